@@ -1,0 +1,112 @@
+"""Command line of every job: preset, overrides, one-line errors.
+
+`--preset` is read first and fills the defaults, so that `--help` shows the values of that very preset; every other flag
+overrides one value. A mistake ends in one line on stderr and exit code 2, before anything is started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from s1.config import Config, ConfigT, read_preset, validate
+from s1.errors import UserError
+
+PRESETS = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "laptop"
+
+_BOX = re.compile(r"[─│╭╮╰╯]")
+Result = TypeVar("Result")
+
+
+def main(run: Callable[[], Result]) -> Result:
+    """Call `run`; a UserError becomes one line and exit code 2, Ctrl-C exit code 130."""
+    try:
+        return run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+
+
+def parse(
+    cls: type[ConfigT],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    fill: Callable[[dict[str, Any]], dict[str, Any]],
+) -> ConfigT:
+    """The configuration that `argv` asks for.
+
+    `fill` turns the sections of the preset into the keyword arguments of `cls`.
+    """
+    import tyro
+
+    preset, rest = _take_preset(argv)
+    sections = read_preset(PRESETS, preset)
+    default = validate(cls, {**fill(sections), "preset": preset}, f"preset {preset!r}")
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            parsed = tyro.cli(cls, args=rest, default=default, prog=prog, description=description)
+    except SystemExit as exit_:
+        if exit_.code:
+            raise UserError(_one_line(complaints.getvalue(), prog)) from None
+        raise
+    except ValueError as error:
+        raise UserError(f"{' '.join(str(error).split())}; see {prog} --help") from error
+    # tyro builds the values one by one; validate them together once more.
+    return validate(cls, parsed.model_dump(), prog)
+
+
+def _take_preset(argv: Sequence[str]) -> tuple[str, list[str]]:
+    preset, rest, index = DEFAULT_PRESET, [], 0
+    args = list(argv)
+    while index < len(args):
+        name, equals, value = args[index].partition("=")
+        if name != "--preset":
+            rest.append(args[index])
+        elif equals:
+            preset = value
+        elif index + 1 < len(args):
+            index += 1
+            preset = args[index]
+        else:
+            raise UserError("--preset needs a name: laptop, s1 or s1.1")
+        index += 1
+    return preset, rest
+
+
+def _one_line(box: str, prog: str) -> str:
+    """tyro's message box, several lines in a frame, as one line."""
+    lines = [line.strip() for line in _BOX.sub("", box).splitlines()]
+    lines = [line for line in lines if line]
+    body = lines[1:] if len(lines) > 1 and not lines[0].startswith(("Error", "Unrecognized options:")) else lines
+    text: list[str] = []
+    for line in body:
+        if line.startswith(("Argument helptext", "For full helptext", "Arguments similar", "Perhaps you meant")):
+            break
+        text.append(line)
+    hint = next((lines[i + 1] for i, line in enumerate(lines[:-1]) if line.startswith("Perhaps you meant")), "")
+    tail = f"; did you mean {hint}?" if hint else f"; see {prog} --help"
+    return " ".join(text) + tail
+
+
+def show(config: Config) -> str:
+    """A configuration as indented YAML, for `--dry-run`."""
+    import yaml
+
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip()

@@ -1,0 +1,45 @@
+"""The one place that starts Ray or joins a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Read by libraries when they are imported in a worker: their chatter would drown our progress lines.
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_DEDUP_LOGS": "1",
+}
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray for the time of the block.
+
+    Under `ray job submit`, or with RAY_ADDRESS set, this joins that cluster; otherwise it starts a local one and ends it
+    again. A session that is open already is shared, so that the pipeline starts Ray once.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS", "local")
+    local = {"include_dashboard": False} if address == "local" else {}
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {name: os.environ[name] for name in QUIET}},
+        **local,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()

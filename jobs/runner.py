@@ -1,0 +1,193 @@
+"""What every job shares: config → plan → run → manifest.
+
+A job is a value: its options, the artifacts it reads, the one it writes, a check that costs nothing, and `run`. The plan
+is pure; `--dry-run` prints it. A job whose output carries a manifest with the plan's fingerprint is skipped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+from pydantic import Field, create_model
+
+from jobs import cli
+from s1 import __version__
+from s1.artifacts import Artifact, Manifest, Staging, join
+from s1.config import Config
+from s1.errors import UserError
+from s1.hashing import fingerprint
+
+OptionsT = TypeVar("OptionsT", bound=Config)
+
+
+class JobFlags(Config):
+    """Flags that every job takes beside its own options."""
+
+    preset: Annotated[str, tyro.conf.Suppress] = "laptop"
+    run_dir: str = Field(
+        "runs/laptop", description="Folder or URI (s3://…, gs://…) that holds the tables of this run, one folder each."
+    )
+    dry_run: bool = Field(False, description="Print the plan and stop.")
+    force: bool = Field(False, description="Run even when the manifest says that the output is up to date.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run reports about itself; it becomes the manifest."""
+
+    rows_in: int
+    rows_out: int
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
+    cost_usd: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run may touch: inputs to read, a staging folder to write, a folder that survives a kill."""
+
+    inputs: Mapping[str, Artifact]
+    staging: Staging
+    run_dir: str
+    identity: str  # the plan's fingerprint
+    scratch: str  # belongs to this very plan; kept until the job is committed, so that a killed run can go on
+
+
+@dataclass(frozen=True)
+class Job(Generic[OptionsT]):
+    """One stage of the recipe."""
+
+    name: str
+    summary: str  # first lines of --help
+    options: type[OptionsT]
+    inputs: tuple[str, ...]  # names of artifacts under the run folder
+    output: str
+    run: Callable[[OptionsT, Context], Outcome]
+    check: Callable[[OptionsT], None] = lambda _: None  # raises UserError; touches files, never Ray
+    describe: Callable[[OptionsT, Mapping[str, Manifest | None]], Sequence[str]] = lambda *_: ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job would do: pure, printable."""
+
+    job: str
+    output: str
+    inputs: dict[str, str]  # artifact name -> URI
+    input_fingerprints: dict[str, str | None]  # None: not there yet
+    config: dict[str, Any]
+    fingerprint: str
+    notes: tuple[str, ...]
+
+
+def plan(job: Job[OptionsT], options: OptionsT, run_dir: str) -> Plan:
+    """The plan of `job` in `run_dir`. Reads manifests, starts nothing."""
+    inputs = {name: join(run_dir, name) for name in job.inputs}
+    manifests = {name: Artifact(uri).manifest() for name, uri in inputs.items()}
+    prints = {name: manifest.fingerprint if manifest else None for name, manifest in manifests.items()}
+    config = options.model_dump(mode="json")
+    identity = fingerprint({"job": job.name, "config": config, "inputs": prints, "code": __version__})
+    notes = tuple(job.describe(options, manifests))
+    return Plan(job.name, join(run_dir, job.output), inputs, prints, config, identity, notes)
+
+
+def execute(job: Job[OptionsT], options: OptionsT, run_dir: str, *, force: bool = False) -> Manifest:
+    """Run `job` unless its output is up to date; returns the manifest of the output."""
+    job.check(options)
+    planned = plan(job, options, run_dir)
+    missing = [name for name, value in planned.input_fingerprints.items() if value is None]
+    if missing:
+        raise UserError(
+            f"{job.name} needs the {missing[0]} of this run, but {planned.inputs[missing[0]]} holds none; "
+            "run the job that writes it, or python -m jobs.pipeline"
+        )
+    output = Artifact(planned.output)
+    found = output.manifest()
+    if found is not None and found.fingerprint == planned.fingerprint and not force:
+        print(f"{job.name}: up to date ({found.rows_out} rows in {planned.output})", file=sys.stderr)
+        return found
+    started = time.monotonic()
+    with output.staging() as staging:
+        context = Context(
+            inputs={name: Artifact(uri) for name, uri in planned.inputs.items()},
+            staging=staging,
+            run_dir=run_dir,
+            identity=planned.fingerprint,
+            scratch=join(run_dir, "_scratch", f"{job.name}-{planned.fingerprint}"),
+        )
+        outcome = job.run(options, context)
+        manifest = staging.commit(
+            Manifest(
+                job=job.name,
+                fingerprint=planned.fingerprint,
+                config=planned.config,
+                inputs={name: value or "" for name, value in planned.input_fingerprints.items()},
+                code_version=__version__,
+                rows_in=outcome.rows_in,
+                rows_out=outcome.rows_out,
+                dropped=outcome.dropped,
+                seconds=round(time.monotonic() - started, 3),
+                cost_usd=outcome.cost_usd,
+                facts=outcome.facts,
+            )
+        )
+    _clear(context.scratch)
+    print(f"{job.name}: {_summary(manifest)} -> {planned.output}", file=sys.stderr)
+    return manifest
+
+
+def _clear(uri: str) -> None:
+    scratch = Artifact(uri)
+    if scratch.exists():
+        scratch.fs.delete_dir(scratch.path)
+
+
+def _summary(manifest: Manifest) -> str:
+    dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items() if count)
+    cost = f", ${manifest.cost_usd:.2f}" if manifest.cost_usd else ""
+    tail = f" (dropped: {dropped})" if dropped else ""
+    return f"{manifest.rows_in} in, {manifest.rows_out} out{tail}, {manifest.seconds:.1f} s{cost}"
+
+
+def render_plan(planned: Plan) -> str:
+    """The plan as text, for `--dry-run`."""
+    import yaml
+
+    inputs = [
+        f"  {name}: {uri} ({planned.input_fingerprints[name] or 'not there yet'})"
+        for name, uri in planned.inputs.items()
+    ]
+    config = yaml.safe_dump(planned.config, sort_keys=False, allow_unicode=True).rstrip().replace("\n", "\n  ")
+    lines = [f"{planned.job} [{planned.fingerprint}]", f"  writes: {planned.output}"]
+    if inputs:
+        lines += ["  reads:", *(f"  {line}" for line in inputs)]
+    return "\n".join([*lines, *(f"  {note}" for note in planned.notes), f"  {config}"])
+
+
+def command(job: Job[OptionsT], argv: Sequence[str] | None = None) -> None:
+    """`python -m jobs.<name>`: parse, plan, run."""
+    arguments = sys.argv[1:] if argv is None else argv
+    cli.main(lambda: _command(job, arguments))
+
+
+def _command(job: Job[OptionsT], argv: Sequence[str]) -> None:
+    flags_and_options = create_model(f"{job.name.title()}Command", __base__=(job.options, JobFlags))
+
+    def fill(sections: dict[str, Any]) -> dict[str, Any]:
+        return {**sections.get(job.name, {}), "run_dir": sections["run_dir"]}
+
+    parsed = cli.parse(
+        flags_and_options, argv, prog=f"python -m jobs.{job.name}", description=job.summary, fill=fill
+    )
+    flags = {name: getattr(parsed, name) for name in JobFlags.model_fields}
+    options = job.options(**{name: getattr(parsed, name) for name in job.options.model_fields})
+    job.check(options)
+    if flags["dry_run"]:
+        print(render_plan(plan(job, options, flags["run_dir"])))
+        return
+    execute(job, options, flags["run_dir"], force=flags["force"])

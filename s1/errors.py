@@ -1,0 +1,9 @@
+"""Errors that a user can mend."""
+
+
+class UserError(ValueError):
+    """A mistake of the user's that the user can mend.
+
+    The message is one line: the value that was met, the rule it breaks, and the fix. Jobs print it and exit with
+    code 2; everything else is a fault of ours and keeps its traceback.
+    """
