@@ -20,8 +20,8 @@ QUIET = {
 def ray_session() -> Iterator[None]:
     """Ray for the time of the block.
 
-    Under `ray job submit`, or with RAY_ADDRESS set, this joins that cluster; otherwise it starts a local one and ends it
-    again. A session that is open already is shared, so that the pipeline starts Ray once.
+    Under `ray job submit`, or with RAY_ADDRESS set, this joins that cluster; otherwise it starts a local one and ends
+    it again. A session that is open already is shared, so that the pipeline starts Ray once.
     """
     import ray
 

@@ -1,7 +1,7 @@
 """What every job shares: config → plan → run → manifest.
 
-A job is a value: its options, the artifacts it reads, the one it writes, a check that costs nothing, and `run`. The plan
-is pure; `--dry-run` prints it. A job whose output carries a manifest with the plan's fingerprint is skipped.
+A job is a value: its options, the artifacts it reads, the one it writes, a check that costs nothing, and `run`. The
+plan is pure; `--dry-run` prints it. A job whose output carries a manifest with the plan's fingerprint is skipped.
 """
 
 from __future__ import annotations
@@ -181,9 +181,7 @@ def _command(job: Job[OptionsT], argv: Sequence[str]) -> None:
     def fill(sections: dict[str, Any]) -> dict[str, Any]:
         return {**sections.get(job.name, {}), "run_dir": sections["run_dir"]}
 
-    parsed = cli.parse(
-        flags_and_options, argv, prog=f"python -m jobs.{job.name}", description=job.summary, fill=fill
-    )
+    parsed = cli.parse(flags_and_options, argv, prog=f"python -m jobs.{job.name}", description=job.summary, fill=fill)
     flags = {name: getattr(parsed, name) for name in JobFlags.model_fields}
     options = job.options(**{name: getattr(parsed, name) for name in job.options.model_fields})
     job.check(options)

@@ -1,0 +1,1 @@
+"""Benchmarks, metrics, plots and the report."""

@@ -1,0 +1,84 @@
+import pytest
+
+from jobs.runner import Context, Job, Outcome, command, execute
+from s1 import schema
+from s1.artifacts import Artifact
+from s1.config import Config
+from s1.errors import UserError
+
+
+class Options(Config):
+    size: int = 2
+
+
+calls: list[int] = []
+
+
+def write_questions(options: Options, context: Context) -> Outcome:
+    calls.append(options.size)
+    rows = [{"question_id": str(i), "question": str(i)} for i in range(options.size)]
+    context.staging.write_table(schema.to_table(rows, schema.QUESTIONS))
+    return Outcome(rows_in=options.size, rows_out=options.size)
+
+
+FIRST = Job("first", "First.", Options, (), "questions", write_questions)
+SECOND = Job("second", "Second.", Options, ("questions",), "traces", write_questions)
+
+
+@pytest.fixture(autouse=True)
+def fresh_calls():
+    calls.clear()
+
+
+def test_a_job_whose_manifest_matches_is_skipped(tmp_path):
+    first = execute(FIRST, Options(size=3), str(tmp_path))
+    assert execute(FIRST, Options(size=3), str(tmp_path)) == first
+    assert calls == [3]
+
+
+def test_other_options_or_other_inputs_run_again(tmp_path):
+    execute(FIRST, Options(size=3), str(tmp_path))
+    execute(SECOND, Options(), str(tmp_path))
+    execute(FIRST, Options(size=4), str(tmp_path))
+    execute(SECOND, Options(), str(tmp_path))
+    assert calls == [3, 2, 4, 2]
+
+
+def test_a_missing_input_says_what_to_run(tmp_path):
+    with pytest.raises(UserError, match="second needs the questions of this run"):
+        execute(SECOND, Options(), str(tmp_path))
+
+
+def test_a_run_that_fails_keeps_what_was_there(tmp_path):
+    def fail(options: Options, context: Context) -> Outcome:
+        context.staging.write_bytes("part-00000.parquet", b"half")
+        raise RuntimeError("worker lost")
+
+    execute(FIRST, Options(size=1), str(tmp_path))
+    with pytest.raises(RuntimeError):
+        execute(Job("first", "", Options, (), "questions", fail), Options(size=2), str(tmp_path))
+    assert Artifact(str(tmp_path / "questions")).read(schema.QUESTIONS).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--preset", "labtop"], "unknown preset 'labtop': presets are laptop; did you mean 'laptop'?"),
+        (["--siz", "3"], "Unrecognized options: --siz"),
+        (["--size", "x"], "--size"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(argv, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        command(FIRST, argv)
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_dry_run_prints_the_plan_and_runs_nothing(tmp_path, capsys):
+    command(FIRST, ["--size", "7", "--run-dir", str(tmp_path), "--dry-run"])
+    assert "size: 7" in capsys.readouterr().out
+    assert calls == []
+    assert list(tmp_path.iterdir()) == []
