@@ -1,0 +1,186 @@
+"""The one place that knows the delimiters: render a prompt, render an example, parse a completion.
+
+Two styles of thinking. `s1` is the paper's (section 4.1): ChatML turns named think and answer, where the token that
+opens a turn ends the thinking. `think-tags` is what R1 and Qwen3 write. Laws, tested as properties:
+
+- the prompt is a prefix of the example, and equals the model's own chat template plus the opening of the thinking;
+- `parse` inverts `render_example`;
+- text of a user, a teacher or a data set never produces a control token: it is tokenised as plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from s1.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Style = Literal["s1", "think-tags"]
+ANSWER_PREFIX = "Answer: "
+
+
+@dataclass(frozen=True)
+class Delimiters:
+    """Control texts around the thinking."""
+
+    thinking_open: str  # after the generation prompt
+    thinking_end: str  # what the model samples to end its thinking
+    answer_open: str  # between that end and the answer
+
+
+STYLES: dict[Style, Delimiters] = {
+    "s1": Delimiters("<|im_start|>think\n", "<|im_start|>", "answer\n"),
+    "think-tags": Delimiters("<think>\n", "</think>", "\n\n"),
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example; the loss starts after `num_prompt_tokens`."""
+
+    input_ids: list[int]
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after the prompt. Without the end of the thinking, all of it is thinking."""
+
+    thinking: str
+    attempt: str
+    thinking_ended: bool
+
+
+def with_answer_prefix(attempt: str) -> str:
+    """The attempt as it is trained on: `Answer: ` is put before one that does not contain it (paper, appendix C)."""
+    return attempt if "Answer:" in attempt else ANSWER_PREFIX + attempt
+
+
+class Template:
+    """Renders and parses token ids with `tokenizer`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, style: Style = "s1") -> None:
+        if not tokenizer.chat_template:
+            raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; use an instruct model's")
+        self.tokenizer = tokenizer
+        self.style: Style = style
+        self.delimiters = STYLES[style]
+        opener = self.delimiters.thinking_end
+        if style == "s1" and len(self.control(opener)) != 1:
+            raise UserError(
+                f"{tokenizer.name_or_path}: {opener} is not a token of this tokenizer; use a ChatML model or think-tags"
+            )
+
+    @cached_property
+    def thinking_end(self) -> tuple[int, ...]:
+        """Ids that end the thinking."""
+        return tuple(self.control(self.delimiters.thinking_end))
+
+    @cached_property
+    def answer_open(self) -> tuple[int, ...]:
+        """Ids between the end of the thinking and the answer."""
+        return tuple(self.control(self.delimiters.answer_open))
+
+    @cached_property
+    def newline(self) -> tuple[int, ...]:
+        """Ids of a line end."""
+        return tuple(self.plain("\n"))
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end a completion."""
+        names = ("<|im_end|>", "<|endoftext|>", "</s>")
+        known = {self.tokenizer.get_vocab().get(name) for name in names} | {self.tokenizer.eos_token_id}
+        return frozenset(token for token in known if token is not None)
+
+    @cached_property
+    def end_of_turn(self) -> tuple[int, ...]:
+        """Ids that close an example."""
+        vocabulary = self.tokenizer.get_vocab()
+        token = vocabulary.get("<|im_end|>", self.tokenizer.eos_token_id)
+        return () if token is None else (token,)
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """Ids at and above this number are padding of the model's head and mean nothing to the tokenizer."""
+        return len(self.tokenizer)
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        texts = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        texts |= {self.delimiters.thinking_end, self.delimiters.thinking_open.strip()}
+        texts = {text for text in texts if len(text) > 1}
+        return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)))
+
+    def control(self, text: str) -> list[int]:
+        """Ids of text that we wrote ourselves: control tokens are recognised."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of text from outside: what looks like a control token is spelled out in ordinary ones."""
+        found = self._control_pattern.search(text)
+        if found is None:
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        cut = found.start() + 1
+        return self.plain(text[:cut]) + self.plain(text[cut:])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, control tokens and spaces as they are; ids beyond the vocabulary are left out."""
+        known = [token for token in ids if token < self.num_tokens]
+        return self.tokenizer.decode(known, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def render_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Prompt ids of a conversation (role, content), up to and including the opening of the thinking."""
+        marks = [f"\ue000{index}\ue001" for index in range(len(messages))]
+        marked = [{"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)]
+        text = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+        assert isinstance(text, str)
+        if not text.endswith(self.delimiters.thinking_open):
+            text += self.delimiters.thinking_open
+        contents = {mark: message["content"] for mark, message in zip(marks, messages, strict=True)}
+        ids: list[int] = []
+        for piece in re.split("(\ue000\\d+\ue001)", text):
+            ids += self.plain(contents[piece]) if piece in contents else self.control(piece) if piece else []
+        return ids
+
+    def render_prompt(self, question: str, system: str | None = None) -> list[int]:
+        """Prompt ids of one question; without `system` the chat template's own system prompt stands."""
+        head = [] if system is None else [{"role": "system", "content": system}]
+        return self.render_messages([*head, {"role": "user", "content": question}])
+
+    def render_example(self, question: str, thinking: str, attempt: str) -> Example:
+        """Training example of one question with its trace (paper, appendix C)."""
+        prompt = self.render_prompt(question)
+        completion = [
+            *self.plain(thinking + "\n"),
+            *self.thinking_end,
+            *self.answer_open,
+            *self.plain(with_answer_prefix(attempt)),
+            *self.end_of_turn,
+        ]
+        return Example(prompt + completion, len(prompt))
+
+    def parse(self, completion: Sequence[int]) -> Completion:
+        """Split the ids that follow a prompt into thinking and attempt."""
+        ids = list(completion)
+        while ids and ids[-1] in self.stop_ids:
+            ids.pop()
+        at = _find(ids, self.thinking_end)
+        if at is None:
+            return Completion(self.decode(ids).removesuffix("\n"), "", thinking_ended=False)
+        rest = ids[at + len(self.thinking_end) :]
+        if tuple(rest[: len(self.answer_open)]) == self.answer_open:
+            rest = rest[len(self.answer_open) :]
+        return Completion(self.decode(ids[:at]).removesuffix("\n"), self.decode(rest), thinking_ended=True)
+
+
+def _find(ids: Sequence[int], wanted: Sequence[int]) -> int | None:
+    """Index of the first occurrence of `wanted` in `ids`."""
+    width = len(wanted)
+    return next((at for at in range(len(ids) - width + 1) if tuple(ids[at : at + width]) == tuple(wanted)), None)
