@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 # Read by libraries when they are imported in a worker: their chatter would drown our progress lines.
@@ -17,7 +18,7 @@ QUIET = {
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session() -> Generator[None]:
     """Ray for the time of the block.
 
     Under `ray job submit`, or with RAY_ADDRESS set, this joins that cluster; otherwise it starts a local one and ends
@@ -31,13 +32,13 @@ def ray_session() -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS", "local")
-    local = {"include_dashboard": False} if address == "local" else {}
     ray.init(
         address=address,
+        # A cluster that runs already decides about its dashboard itself.
+        include_dashboard=False if address == "local" else None,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         runtime_env={"env_vars": {name: os.environ[name] for name in QUIET}},
-        **local,
     )
     try:
         yield

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class Artifact:
             ) from error
 
     @contextmanager
-    def staging(self) -> Iterator[Staging]:
+    def staging(self) -> Generator[Staging]:
         """A fresh staging folder; what is left of earlier, uncommitted attempts is removed first."""
         try:
             self.fs.create_dir(self.path, recursive=True)
@@ -166,14 +166,15 @@ class Staging:
         if old is not None:
             self.fs.delete_file(join(artifact.path, MANIFEST))
             for name in set(old.files) - set(names):
-                if artifact._exists(join(artifact.path, name)):
-                    self.fs.delete_file(join(artifact.path, name))
+                path = join(artifact.path, name)
+                if self.fs.get_file_info(path).type == pafs.FileType.File:
+                    self.fs.delete_file(path)
         for name in names:
             if "/" in name:
                 self.fs.create_dir(join(artifact.path, name.rpartition("/")[0]), recursive=True)
             self.fs.move(join(self.path, name), join(artifact.path, name))
         self.fs.delete_dir(self.path)
-        written = Manifest(**{**asdict(manifest), "files": tuple(names)})
+        written = replace(manifest, files=tuple(names))
         content = json.dumps(asdict(written), indent=2, ensure_ascii=False, default=str).encode()
         temporary = join(artifact.path, f"_{MANIFEST}.{uuid.uuid4().hex[:8]}")
         with self.fs.open_output_stream(temporary) as sink:

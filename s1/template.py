@@ -14,12 +14,35 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
 from s1.errors import UserError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+
+class Tokenizer(Protocol):
+    """The part of a `transformers` tokenizer that the template needs."""
+
+    name_or_path: str
+    chat_template: Any
+
+    @property
+    def eos_token_id(self) -> Any: ...
+
+    @property
+    def added_tokens_decoder(self) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+    def get_vocab(self) -> dict[str, int]: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> Any: ...
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> Any: ...
+
 
 Style = Literal["s1", "think-tags"]
 ANSWER_PREFIX = "Answer: "
@@ -65,7 +88,7 @@ def with_answer_prefix(attempt: str) -> str:
 class Template:
     """Renders and parses token ids with `tokenizer`."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, style: Style = "s1") -> None:
+    def __init__(self, tokenizer: Tokenizer, style: Style = "s1") -> None:
         if not tokenizer.chat_template:
             raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; use an instruct model's")
         self.tokenizer = tokenizer

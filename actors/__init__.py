@@ -1,0 +1,1 @@
+"""What holds state on a worker of the cluster."""
