@@ -33,6 +33,7 @@ QUESTIONS = _schema(
     "QUESTIONS",
     1,
     *_QUESTION,
+    ("split", STRING),  # train | test: test questions are kept for the evaluation and never shown to a teacher
     ("solution", STRING),  # worked solution that came with the question, or null
     ("metadata", STRING),  # JSON: what the source's own verifier needs
 )
