@@ -63,7 +63,7 @@ def test_a_run_that_fails_keeps_what_was_there(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--preset", "labtop"], "unknown preset 'labtop': presets are laptop; did you mean 'laptop'?"),
+        (["--preset", "labtop"], "unknown preset 'labtop': presets are laptop, s1, s1.1; did you mean 'laptop'?"),
         (["--siz", "3"], "Unrecognized options: --siz"),
         (["--size", "x"], "--size"),
     ],
