@@ -1,0 +1,207 @@
+"""Ask an OpenAI-compatible endpoint, many questions at a time.
+
+Speaks the plain chat completions protocol over HTTP with the extra `budget_forcing` object; nothing here knows what
+serves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from s1.errors import UserError
+
+ATTEMPTS = 6
+RETRY_STATUS = frozenset({429, 500, 502, 503, 504})  # 500: a replica died under the request
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+PROBE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a response, in order: sampled by the model, or written by the policy."""
+
+    text: str
+    forced: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one request."""
+
+    thinking: str
+    content: str
+    thinking_tokens: int
+    forced_tokens: int
+    answer_tokens: int
+    ended_by: str | None
+    segments: tuple[Segment, ...]
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question in one setting; `key` is the caller's and comes back with the answer."""
+
+    key: Any
+    model: str
+    question: str
+    max_tokens: int  # of the whole completion, the bound that ends every response
+    budget_forcing: dict[str, Any]
+    temperature: float = 0.0
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": self.question}],
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "budget_forcing": self.budget_forcing,
+        }
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to ask. `base_url` ends in /v1; the key goes into the header and nowhere else."""
+
+    base_url: str
+    api_key: str | None = field(default=None, repr=False)
+
+    def url(self, path: str) -> str:
+        return f"{self.base_url.rstrip('/')}/{path}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+
+def served_models(endpoint: Endpoint) -> list[str] | None:
+    """Names that the endpoint serves; None when it does not say. UserError when nothing answers there."""
+    try:
+        response = httpx.get(endpoint.url("models"), headers=endpoint.headers, timeout=PROBE_TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(
+            f"endpoint {endpoint.base_url}: nothing answers there ({error}); start it, or give the URL that ends in /v1"
+        ) from error
+    if response.status_code in (401, 403):
+        raise UserError(f"endpoint {endpoint.base_url}: refuses the key ({response.status_code}); set the right one")
+    try:
+        return [str(model["id"]) for model in response.raise_for_status().json()["data"]]
+    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
+        return None
+
+
+async def ask_all(
+    endpoint: Endpoint, requests: Iterable[Request], *, concurrency: int, timeout_s: float
+) -> AsyncIterator[tuple[Request, Answer]]:
+    """Answers as they come, at most `concurrency` requests under way.
+
+    A broken connection and the statuses 429, 500, 502, 503 and 504 are tried again, `ATTEMPTS` times in all, after
+    what `Retry-After` asks for or else growing pauses. What still fails then, any other status and a timeout raise
+    UserError and end the iteration.
+    """
+    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+    timeout = httpx.Timeout(timeout_s, pool=None)
+    async with httpx.AsyncClient(timeout=timeout, limits=limits, headers=endpoint.headers) as client:
+        waiting = iter(requests)
+        running: set[asyncio.Task[tuple[Request, Answer]]] = set()
+        try:
+            while True:
+                while len(running) < concurrency and (request := next(waiting, None)) is not None:
+                    running.add(asyncio.create_task(_ask(client, endpoint, request)))
+                if not running:
+                    return
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _ask(client: httpx.AsyncClient, endpoint: Endpoint, request: Request) -> tuple[Request, Answer]:
+    for attempt in range(1, ATTEMPTS + 1):
+        started = time.monotonic()
+        wait_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1))
+        try:
+            response = await client.post(endpoint.url("chat/completions"), json=request.body())
+        except httpx.TimeoutException as error:
+            raise UserError(
+                f"{request.model} gave no answer to {request.key} within the time limit ({error!r}); raise timeout_s "
+                "or lower the budgets; what is finished is kept"
+            ) from error
+        except httpx.TransportError as error:
+            if attempt == ATTEMPTS:
+                raise UserError(
+                    f"{endpoint.base_url}: lost {ATTEMPTS} times ({error!r}); bring it back and run the same command "
+                    "again, what is finished is kept"
+                ) from error
+        else:
+            if response.status_code not in RETRY_STATUS or attempt == ATTEMPTS:
+                return request, read_answer(_payload(response, request), time.monotonic() - started)
+            wait_s = retry_after_s(response.headers) or wait_s
+        await asyncio.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds that `Retry-After` asks to wait, at most `LONGEST_PAUSE_S`; None without a readable one.
+
+    The header holds seconds or an HTTP date (RFC 9110, section 10.2.3).
+    """
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = email.utils.parsedate_to_datetime(value).timestamp()
+        except ValueError:
+            return None
+        seconds = moment - (time.time() if now is None else now)
+    return min(LONGEST_PAUSE_S, max(0.0, seconds)) if seconds == seconds else None
+
+
+def _payload(response: httpx.Response, request: Request) -> dict[str, Any]:
+    if response.is_success:
+        try:
+            payload = response.json()
+            payload["choices"][0]["message"]
+        except (ValueError, LookupError, TypeError) as error:
+            said = " ".join(response.text.split())[:200]
+            raise UserError(f"{response.url}: not a chat completion: {said!r}; give another endpoint") from error
+        return payload
+    said = " ".join(response.text.split())[:300]
+    tried = f" {ATTEMPTS} times" if response.status_code in RETRY_STATUS else ""
+    raise UserError(
+        f"{request.model} answered {response.status_code}{tried} to {request.key}: {said}; mend that and run the same "
+        "command again, what is finished is kept"
+    )
+
+
+def read_answer(payload: dict[str, Any], latency_s: float) -> Answer:
+    """The first choice of a chat completion; the `budget_forcing` object is optional, its usage stands in for it."""
+    message = payload["choices"][0]["message"]
+    usage = payload.get("usage") or {}
+    forced = payload.get("budget_forcing") or {}
+    reasoning_tokens = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    thinking_tokens = forced.get("thinking_tokens", reasoning_tokens)
+    segments = tuple(Segment(piece["text"], bool(piece["forced"])) for piece in forced.get("segments") or ())
+    return Answer(
+        thinking=message.get("reasoning") or message.get("reasoning_content") or "",
+        content=message.get("content") or "",
+        thinking_tokens=thinking_tokens,
+        forced_tokens=forced.get("forced_tokens", 0),
+        answer_tokens=forced.get("answer_tokens", max(0, usage.get("completion_tokens", 0) - thinking_tokens)),
+        ended_by=forced.get("ended_by"),
+        segments=segments,
+        latency_s=round(latency_s, 4),
+    )
