@@ -1,0 +1,115 @@
+"""Decide whether a prediction gives the reference answer: exact, then rational, then symbolic.
+
+Every step only looks at what the one before could not decide. Whatever the input, the answer comes within a few
+seconds; what cannot be decided counts as wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from s1.grading import workers
+from s1.grading.extract import final_answer, response_part, unterminated
+from s1.grading.normalise import normalise, plain, squeeze
+from s1.grading.rational import rational
+
+MAX_RESPONSE_CHARS = 200_000  # of a longer response only the end is read: the final answer stands there
+MAX_ANSWER_CHARS = 2_000  # longer answers are compared as text only
+
+_CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[.:)]?")
+_LEADING_CHOICE = re.compile(r"\(?\s*([A-J])\s*(?:[).:]|$)")
+_ASSIGNED = re.compile(r"[A-Za-z]\s*(?:=|\\in\b|\bin\b)\s*(?=[-\d.(\\])")
+_MIXED = re.compile(r"(-?)(\d+)(?:\s*\((\d+)\)/\((\d+)\)|\s+(\d+)/(\d+))")
+_ROOT = re.compile(r"(?<!\\)\bsqrt\s*\(([^()]*)\)")
+_MARKED = re.compile(r"\$|\\\(|\\\[|\\boxed|\\fbox")
+_FORMULA = re.compile(r"[\\^A-Za-z]")
+_COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|ln|exp)\b")
+_WORDS = re.compile(r"[A-Za-z]{3}|\n|€|£")
+_BRACKETS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
+
+
+def equivalent(gold: str, prediction: str) -> bool:
+    """Whether `prediction`, a final answer or a whole response, gives the answer `gold`.
+
+    Callable from any thread. Takes at most a few seconds, whatever is passed; fails closed.
+    """
+    prediction = response_part(prediction[-MAX_RESPONSE_CHARS:])
+    gold = gold[-MAX_RESPONSE_CHARS:].strip()
+    if not gold or not prediction or unterminated(prediction):
+        return False
+    wanted, given = final_answer(gold), final_answer(prediction)
+    if same_text(wanted, given) or same_text(gold, given):
+        return True
+    if max(len(wanted), len(given)) > MAX_ANSWER_CHARS:
+        return False
+    decided = _by_rules(wanted, given)
+    return decided if decided is not None else _symbolic(gold, prediction, wanted, given)
+
+
+def same_text(left: str, right: str) -> bool:
+    """Whether two answers have the same normal form."""
+    if max(len(left), len(right)) > MAX_ANSWER_CHARS:
+        return left.split() == right.split()
+    forms = [squeeze(normalise(text)).casefold() for text in (left, right)]
+    return bool(forms[0]) and forms[0] == forms[1]
+
+
+def _by_rules(wanted: str, given: str) -> bool | None:
+    """The verdict on two final answers where exact rules give one, else None."""
+    choice, chosen = _CHOICE.fullmatch(plain(wanted)), _LEADING_CHOICE.match(plain(given))
+    if choice is not None and chosen is not None:
+        return choice[1] == chosen[1]
+    wanted, given = normalise(wanted), normalise(given)
+    if not given:
+        return False
+    left, right = rational(_value(wanted)), rational(_value(given))
+    if left is not None and right is not None:
+        return left == right
+    return True if _same_list(wanted, given) else None
+
+
+def _value(text: str) -> str:
+    """`x=5` -> `5`; the mixed number `1 1/2` -> `1+1/2`."""
+    text = _ASSIGNED.sub("", text, count=1) if _ASSIGNED.match(text) else text
+    mixed = _MIXED.fullmatch(text)
+    if mixed is None:
+        return text
+    sign, whole, *parts = mixed.groups()
+    top, bottom = [part for part in parts if part is not None]
+    return f"{sign}({whole}+{top}/{bottom})" if int(top) < int(bottom) else text
+
+
+def _same_list(wanted: str, given: str) -> bool:
+    """Whether both list the same numbers; order counts only where both are in brackets."""
+    (left, ordered_left), (right, ordered_right) = _numbers(wanted), _numbers(given)
+    if left is None or right is None:
+        return False
+    return left == right if ordered_left and ordered_right else sorted(left) == sorted(right)
+
+
+def _numbers(text: str) -> tuple[list[Fraction] | None, bool]:
+    """The numbers of a list such as `1, -2` or `(1,-2)` and whether it stands in round or square brackets."""
+    text = _value(text.strip())
+    opening = next((mark for mark in _BRACKETS if text.startswith(mark)), None)
+    if opening is not None and text.endswith(_BRACKETS[opening]):
+        text = text[len(opening) : -len(_BRACKETS[opening])]
+    values = [rational(part) for part in re.split(r",|\band\b|\bor\b", text) if part.strip()]
+    if len(values) < 2 or None in values:
+        return None, False
+    return [value for value in values if value is not None], opening in ("(", "[")
+
+
+def _symbolic(gold: str, prediction: str, wanted: str, given: str) -> bool:
+    """As math-verify reads the two texts."""
+    return bool(workers.verify_math(_latex(gold, wanted), _latex(prediction, given)))
+
+
+def _latex(text: str, answer: str) -> str:
+    """The text as it stands when it marks its mathematics or is prose; a bare formula is marked as one.
+
+    In unmarked text math-verify takes the next best number for the answer: the 2 of x^2.
+    """
+    if _MARKED.search(text) or not _FORMULA.search(answer) or _WORDS.search(_COMMAND.sub("", answer)):
+        return text
+    return "$" + _ROOT.sub(r"\\sqrt{\1}", answer) + "$"

@@ -1,0 +1,41 @@
+"""Verify a response to a row of any table that carries a question's columns."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from s1.grading import workers
+from s1.grading.equality import MAX_ANSWER_CHARS, MAX_RESPONSE_CHARS, equivalent, same_text
+from s1.grading.extract import final_answer
+from s1.grading.normalise import plain
+
+_NUMBER = re.compile(r"\s*[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?\s*")
+
+
+def correct(row: Mapping[str, Any], response: str | None) -> bool | None:
+    """Whether `response` answers the question of `row` (columns answer, source, metadata); None without a reference.
+
+    A question of the gym is put to its own verifier, since many have more than one right answer and some allow only
+    certain ways to write it. Everything else is decided by `equivalent`. An empty response to a question that has a
+    reference is wrong.
+    """
+    gold, response = row.get("answer"), response or ""
+    if row.get("source") == "gym" and row.get("metadata"):
+        return _gym_accepts(gold, json.loads(row["metadata"]), response)
+    return None if gold is None else equivalent(gold, response)
+
+
+def _gym_accepts(gold: str | None, metadata: Mapping[str, Any], response: str) -> bool:
+    answer = final_answer(response[-MAX_RESPONSE_CHARS:])
+    if not 0 < len(answer) <= MAX_ANSWER_CHARS:
+        return False
+    if gold is not None and same_text(gold, answer):
+        return True
+    dataset, entry = metadata["source_dataset"], metadata["entry"]
+    if any(workers.verify_gym(dataset, entry, text) for text in dict.fromkeys((answer, plain(answer)))):
+        return True
+    # A number is right in whatever notation or sentence it is given.
+    return gold is not None and bool(_NUMBER.fullmatch(gold)) and equivalent(gold, response)

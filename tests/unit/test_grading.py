@@ -1,0 +1,141 @@
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from s1.grading import equivalent, workers
+from s1.grading.extract import final_answer, last_boxed
+from s1.grading.normalise import normalise
+from s1.grading.verify import correct
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "grader"
+
+
+def shared(name: str) -> str:
+    if not (SHARED / name).is_file():
+        pytest.skip(f"left out: {SHARED / name} is not there")
+    return (SHARED / name).read_text()
+
+
+def test_verdicts_on_collected_cases():
+    rows = [json.loads(line) for line in shared("grader_cases.jsonl").splitlines()]
+    right = sum(equivalent(row["gold"], row["pred"]) == row["expected"] for row in rows)
+    assert right / len(rows) >= 0.97
+
+
+def test_extraction_on_collected_cases():
+    functions = {"get_last_boxed": last_boxed, "extract_final_candidate": final_answer, "normalize": normalise}
+    rows = [json.loads(line) for line in shared("extraction_cases.jsonl").splitlines()]
+    wrong = [row for row in rows if functions[row["kind"]](row["text"]) != row["expected"]]
+    assert wrong == []
+
+
+def test_what_no_parser_reads_is_no_answer():
+    assert [text for text in json.loads(shared("latex_unparseable.json")) if equivalent("7", text)] == []
+
+
+@pytest.mark.parametrize(
+    ("gold", "prediction", "expected"),
+    [
+        ("617", "1,234/2", True),
+        ("1/3", "0.3333333333", False),
+        ("1/2", "50%", False),
+        ("28%", "28", True),
+        ("42", "<think>maybe 41</think>So.\n\nAnswer: 42", True),
+        ("42", "thinking 41<|im_start|>answer\nFinal Answer: The final answer is $42$. I hope it is correct.", True),
+        ("42", "\\boxed{41} then \\boxed{42}", True),
+        ("42", "\\boxed{42", False),
+        ("C", "The answer is (C) because it fits.", True),
+        ("C", "D. 12", False),
+        ("E", "\\text{(E)}", True),
+        ("(1,2)", "(2,1)", False),
+        ("1, 2", "2 and 1", True),
+        ("\\frac{639}{40}", "\\boxed{15\\frac{39}{40}}", True),
+        ("sqrt(2)", "\\frac{\\sqrt{8}}{2}", True),
+        (
+            "\\begin{pmatrix} -1/3 \\\\ 2 \\end{pmatrix}",
+            "\\boxed{\\begin{pmatrix} -\\frac{1}{3} \\\\ 2 \\end{pmatrix}}",
+            True,
+        ),
+        ("2", "x^2", False),
+        ("1/2004!", "1/2006!", False),
+        ("2^{-99}", "2^{-98}", False),
+        ("mother-in-law", "Answer: Mother-in-law.", True),
+        ("", "", False),
+        ("5", "", False),
+    ],
+)
+def test_verdicts(gold: str, prediction: str, expected: bool):
+    assert equivalent(gold, prediction) is expected
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        "2^{2^{2^{2^{2^{2^{9}}}}}}",
+        "9^9^9^9^9^9",
+        "\\boxed{((((9!)!)!)!)!}",
+        "\\boxed{" * 100_000,
+        "{" * 3_000_000,
+        "1" * 1_000_000,
+        "Answer: " * 200_000,
+        "\\frac " * 400,
+        "\\text{" * 600 + "}" * 600,
+        "\\boxed{\\sum_{n=1}^{10^{100}} n!}",
+        "\x00\ud800",
+    ],
+)
+def test_hostile_answers_are_wrong_and_quickly_so(prediction: str):
+    equivalent("x+1", "1+x")  # the worker is up
+    started = time.monotonic()
+    assert not equivalent("7", prediction)
+    assert time.monotonic() - started < 5
+
+
+def test_any_thread_may_ask():
+    verdicts: list[bool] = []
+    threads = [threading.Thread(target=lambda: verdicts.append(equivalent("$x+1$", "$1+x$"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verdicts == [True] * 8
+
+
+def test_an_answer_cannot_act(tmp_path: Path):
+    entry = {"question": "", "answer": "0 1", "metadata": {"solution": [[0, 1]], "matrix": [[0, 1]]}}
+    target = tmp_path / "written"
+    attack = f"[open({str(target)!r}, 'w').write('x'), __import__('os').mkdir({str(tmp_path / 'made')!r})]"
+    assert not workers.verify_gym("binary_matrix", entry, attack)
+    assert os.listdir(tmp_path) == []
+    assert workers.verify_gym("binary_matrix", entry, "0 1") is True
+
+
+def gym_row(dataset: str) -> dict[str, object]:
+    import reasoning_gym
+
+    entry = reasoning_gym.create_dataset(dataset, size=1, seed=3)[0]
+    return {
+        "source": "gym",
+        "answer": entry["answer"],
+        "metadata": json.dumps({"source_dataset": dataset, "entry": entry}),
+    }
+
+
+def test_gym_questions_are_put_to_their_own_verifier():
+    row = gym_row("countdown")
+    terms = str(row["answer"]).replace(" ", "")
+    assert correct(row, f"We try a few.\n\nAnswer: {row['answer']}") is True
+    assert correct(row, f"Answer: 0+({terms})*1") is False
+    assert correct(row, f"Answer: ({terms})") is True
+    assert correct(row, "Answer: __import__('time').sleep(100)") is False
+    assert correct(row, "") is False
+
+
+def test_without_a_reference_there_is_no_verdict():
+    assert correct({"answer": None, "source": "files:x", "metadata": None}, "5") is None
+    assert correct({"answer": "5", "source": "files:x", "metadata": None}, "It is 5.\n\nAnswer: 5") is True
+    assert correct({"answer": "5", "source": "files:x", "metadata": None}, None) is False
