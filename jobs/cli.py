@@ -21,7 +21,8 @@ from s1.errors import UserError
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "laptop"
 
-_BOX = re.compile(r"[─│╭╮╰╯]")
+_BOX = re.compile(r"[─│╭╮╰╯]|-{8,}")
+_VIOLATION = re.compile(r"validation errors? for \S+ (?P<key>\S+) (?P<rule>.+?) \[type=.*?input_value=(?P<value>.+?), ")
 Result = TypeVar("Result")
 
 
@@ -102,7 +103,8 @@ def _one_line(box: str, prog: str) -> str:
         text.append(line)
     hint = next((lines[i + 1] for i, line in enumerate(lines[:-1]) if line.startswith("Perhaps you meant")), "")
     tail = f"; did you mean {hint}?" if hint else f"; see {prog} --help"
-    return " ".join(text) + tail
+    found = _VIOLATION.search(" ".join(text))
+    return (f"{found['key']}={found['value']}: {found['rule']}" if found else " ".join(text)) + tail
 
 
 def show(config: Config) -> str:

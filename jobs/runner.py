@@ -70,6 +70,8 @@ class Job(Generic[OptionsT]):
     run: Callable[[OptionsT, Context], Outcome]
     check: Callable[[OptionsT], None] = lambda _: None  # raises UserError; touches files, never Ray
     describe: Callable[[OptionsT, Mapping[str, Manifest | None]], Sequence[str]] = lambda *_: ()
+    outside: Callable[[OptionsT], object] = lambda _: None  # state of files outside the run folder, as JSON
+    needs: Callable[[OptionsT], tuple[str, ...]] | None = None  # the inputs that these very options need; else all
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,14 @@ class Plan:
 
 def plan(job: Job[OptionsT], options: OptionsT, run_dir: str) -> Plan:
     """The plan of `job` in `run_dir`. Reads manifests, starts nothing."""
-    inputs = {name: join(run_dir, name) for name in job.inputs}
+    needed = job.inputs if job.needs is None else job.needs(options)
+    inputs = {name: join(run_dir, name) for name in needed}
     manifests = {name: Artifact(uri).manifest() for name, uri in inputs.items()}
     prints = {name: manifest.fingerprint if manifest else None for name, manifest in manifests.items()}
     config = options.model_dump(mode="json")
-    identity = fingerprint({"job": job.name, "config": config, "inputs": prints, "code": __version__})
+    identity = fingerprint(
+        {"job": job.name, "config": config, "inputs": prints, "code": __version__, "outside": job.outside(options)}
+    )
     notes = tuple(job.describe(options, manifests))
     return Plan(job.name, join(run_dir, job.output), inputs, prints, config, identity, notes)
 

@@ -1,0 +1,38 @@
+"""Data sets of the Hugging Face hub, for users who have a connection. `datasets` is imported when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from pydantic import Field
+
+from s1.config import Config
+from s1.errors import UserError
+from s1.sources.records import Record
+
+
+class Hub(Config):
+    """One split of one data set."""
+
+    name: str = Field(default="", description="Data set, such as simplescaling/s1K-1.1.")
+    config: str | None = Field(default=None, description="Its configuration (subset), when it has several.")
+    split: str = Field(default="train", description="Its split.")
+    revision: str | None = Field(default=None, description="Commit or tag; the newest when left out.")
+
+
+def records(hub: Hub) -> Iterator[Record]:
+    """Rows of the data set, streamed. UserError when it cannot be reached."""
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        rows = datasets.load_dataset(hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True)
+        for row, values in enumerate(rows, start=1):
+            yield Record(f"hub:{hub.name}", row, cast(dict[str, Any], values))
+    except (DatasetsError, ConnectionError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"data set {hub.name!r} (split {hub.split!r}) cannot be read: {reason}; check its name, the connection and "
+            "HF_TOKEN, or use --source files"
+        ) from error
