@@ -123,6 +123,11 @@ class Template:
         return frozenset(token for token in known if token is not None)
 
     @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that an answer does not show to its reader."""
+        return frozenset(id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special)
+
+    @cached_property
     def end_of_turn(self) -> tuple[int, ...]:
         """Ids that close an example."""
         vocabulary = self.tokenizer.get_vocab()

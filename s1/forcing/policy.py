@@ -1,0 +1,127 @@
+"""What is asked of a response's thinking, and the same compiled into token ids (paper, section 3.1).
+
+`BudgetPolicy` is what a user writes. `compile_policy` turns it, for one prompt and one context, into a `Program`: the
+ids that the machine forces and the bounds that it keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from s1.errors import UserError
+from s1.template import Template
+
+Bound = Literal["budget", "context", "length"]  # the policy's cap, the model's context, the request's max_tokens
+
+# Tokens that a reduced budget leaves for the answer when the policy does not say how long it may be; the reference's
+# automatic budget keeps the same number free.
+ANSWER_RESERVE_TOKENS = 100
+
+
+@dataclass(frozen=True)
+class BudgetPolicy:
+    """How long to think. The cap counts every token of the thinking, sampled or forced."""
+
+    max_thinking_tokens: int | None = None  # None: until the model ends its thinking
+    min_thinking_tokens: int = 0
+    num_ignore: int = 0  # ends of the thinking that are replaced, however long it was
+    ignore_str: str | tuple[str, ...] = "Wait"  # what replaces such an end; several take turns
+    final_answer_prefix: str = "Final Answer:"  # opens the answer after a forced end
+    max_answer_tokens: int | None = None
+    before_end: str = ""  # closes the thinking at a forced end
+
+    def __post_init__(self) -> None:
+        for name in ("max_thinking_tokens", "min_thinking_tokens", "num_ignore"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UserError(f"{name}={value}: must be 0 or more")
+        if self.max_answer_tokens is not None and self.max_answer_tokens < 1:
+            raise UserError(f"max_answer_tokens={self.max_answer_tokens}: must be 1 or more, or left out")
+        if self.max_thinking_tokens is not None and self.min_thinking_tokens > self.max_thinking_tokens:
+            raise UserError(
+                f"min_thinking_tokens={self.min_thinking_tokens} is above "
+                f"max_thinking_tokens={self.max_thinking_tokens}; lower the one or raise the other"
+            )
+        if not self.ignore_strings or not all(self.ignore_strings):
+            raise UserError(
+                f"ignore_str={self.ignore_str!r}: must be a text of at least one character, or a list of them"
+            )
+
+    @property
+    def ignore_strings(self) -> tuple[str, ...]:
+        return (self.ignore_str,) if isinstance(self.ignore_str, str) else self.ignore_str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A policy compiled for one prompt: token ids to force, and bounds to keep. All counts are tokens."""
+
+    delimiter: tuple[int, ...]  # ends the thinking
+    answer_open: tuple[int, ...]
+    stop_ids: frozenset[int]  # end the completion
+    ignore: tuple[tuple[int, ...], ...]
+    newline: tuple[int, ...]
+    before_end: tuple[int, ...]
+    answer_prefix: tuple[int, ...]
+    max_thinking: int | None
+    min_thinking: int
+    num_ignore: int
+    max_answer: int | None
+    room: int  # of the whole completion, forced tokens included
+    cut_by: Bound  # what set `max_thinking`
+    room_by: Bound  # what set `room`
+    ends_line: Callable[[int], bool]  # whether the text of a token ends with a line end
+
+    def closing(self, last_token: int | None) -> tuple[int, ...]:
+        """What stands between `last_token` and a forced end; None: nothing was thought, its opening ended a line."""
+        newline = () if last_token is None or self.ends_line(last_token) else self.newline
+        return (*newline, *self.before_end)
+
+
+def compile_policy(
+    policy: BudgetPolicy,
+    template: Template,
+    *,
+    prompt_tokens: int,
+    context_tokens: int,
+    max_tokens: int | None = None,
+) -> Program:
+    """Ids and bounds of `policy` after a prompt of `prompt_tokens` in a model of `context_tokens`.
+
+    `max_tokens` bounds the whole completion. A cap that leaves no room for an answer is reduced; `Program.cut_by` says
+    by what. UserError when not one token fits behind the prompt.
+    """
+    if max_tokens is not None and max_tokens < 1:
+        raise UserError(f"max_tokens={max_tokens}: must be 1 or more")
+    left = context_tokens - prompt_tokens
+    if left < 1:
+        raise UserError(
+            f"the prompt has {prompt_tokens} tokens and the model's context {context_tokens}; shorten the messages"
+        )
+    room_by: Bound = "context" if max_tokens is None or left < max_tokens else "length"
+    room = left if max_tokens is None else min(left, max_tokens)
+    newline, before_end = template.newline, tuple(template.plain(policy.before_end))
+    prefix = tuple(template.plain(policy.final_answer_prefix))
+    end = len(newline) + len(before_end) + len(template.thinking_end) + len(template.answer_open) + len(prefix)
+    wanted = policy.max_thinking_tokens
+    reserve = min(policy.max_answer_tokens or ANSWER_RESERVE_TOKENS, max(1, room // 4))
+    cap = None if wanted is None else min(wanted, max(0, room - end - reserve))
+    return Program(
+        delimiter=template.thinking_end,
+        answer_open=template.answer_open,
+        stop_ids=template.stop_ids - set(template.thinking_end),
+        ignore=tuple(tuple(template.plain(text)) for text in policy.ignore_strings),
+        newline=newline,
+        before_end=before_end,
+        answer_prefix=prefix,
+        max_thinking=cap,
+        min_thinking=policy.min_thinking_tokens,
+        num_ignore=policy.num_ignore,
+        max_answer=policy.max_answer_tokens,
+        room=room,
+        cut_by="budget" if cap == wanted else room_by,
+        room_by=room_by,
+        ends_line=lambda token: template.decode([token]).endswith("\n"),
+    )
