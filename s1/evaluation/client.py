@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,18 +52,18 @@ class Request:
     key: Any
     model: str
     question: str
-    max_tokens: int  # of the whole completion, the bound that ends every response
+    max_tokens: int | None  # of the whole completion, forced tokens included; None: the context is the bound
     budget_forcing: dict[str, Any]
     temperature: float = 0.0
 
     def body(self) -> dict[str, Any]:
-        return {
+        body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": self.question}],
-            "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "budget_forcing": self.budget_forcing,
         }
+        return body if self.max_tokens is None else {**body, "max_tokens": self.max_tokens}
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def served_models(endpoint: Endpoint) -> list[str] | None:
 
 async def ask_all(
     endpoint: Endpoint, requests: Iterable[Request], *, concurrency: int, timeout_s: float
-) -> AsyncIterator[tuple[Request, Answer]]:
+) -> AsyncGenerator[tuple[Request, Answer]]:
     """Answers as they come, at most `concurrency` requests under way.
 
     A broken connection and the statuses 429, 500, 502, 503 and 504 are tried again, `ATTEMPTS` times in all, after

