@@ -101,6 +101,12 @@ def plan(job: Job[OptionsT], options: OptionsT, run_dir: str) -> Plan:
     return Plan(job.name, join(run_dir, job.output), inputs, prints, config, identity, notes)
 
 
+def up_to_date(planned: Plan) -> Manifest | None:
+    """The manifest of the output when it is what `planned` would write, else None."""
+    found = Artifact(planned.output).manifest()
+    return found if found is not None and found.fingerprint == planned.fingerprint else None
+
+
 def execute(job: Job[OptionsT], options: OptionsT, run_dir: str, *, force: bool = False) -> Manifest:
     """Run `job` unless its output is up to date; returns the manifest of the output."""
     job.check(options)
@@ -112,8 +118,8 @@ def execute(job: Job[OptionsT], options: OptionsT, run_dir: str, *, force: bool 
             "run the job that writes it, or python -m jobs.pipeline"
         )
     output = Artifact(planned.output)
-    found = output.manifest()
-    if found is not None and found.fingerprint == planned.fingerprint and not force:
+    found = up_to_date(planned)
+    if found is not None and not force:
         print(f"{job.name}: up to date ({found.rows_out} rows in {planned.output})", file=sys.stderr)
         return found
     started = time.monotonic()
