@@ -25,11 +25,14 @@ from s1 import schema
 from s1.artifacts import Manifest
 from s1.config import Config
 from s1.errors import UserError
+from s1.evaluation import benchmarks
 from s1.evaluation.client import Endpoint, Request, ask_all, served_models
 from s1.evaluation.journal import Journal
 from s1.evaluation.questions import Row, choose, generation
 from s1.evaluation.settings import Setting, settings
 from s1.evaluation.summary import summarise
+from s1.sources import records
+from s1.sources.mapping import Fields
 
 Key: TypeAlias = tuple[str, str, str]  # model, setting, question_id
 
@@ -51,6 +54,10 @@ class EvaluateOptions(Config):
         None, description="Ask this OpenAI-compatible endpoint (its URL ends in /v1) instead of deploying the models."
     )
     api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable with the endpoint's key, if any.")
+    benchmarks: tuple[str, ...] = Field(
+        (), description="Ask these instead of the run's own test questions: files, globs or hub:owner/name[:split]."
+    )
+    fields: Fields = Field(Fields(), description="Which field of a benchmark holds what.")
     domains: tuple[str, ...] = Field((), description="Ask only questions of these; by default of those trained on.")
     num_questions: PositiveInt | None = Field(None, description="Ask at most so many questions.")
     budgets: tuple[PositiveInt, ...] = Field(description="Caps of thinking tokens, one setting each.")
@@ -110,13 +117,12 @@ class _Sweep:
 
 def run(options: EvaluateOptions, context: Context) -> Outcome:
     """Ask, grade, write GENERATIONS."""
-    rows = context.inputs["questions"].read(schema.QUESTIONS).to_pylist()
-    held_out = [row for row in rows if row["split"] == "test"]
-    chosen = choose(held_out, _domains(options, context), options.num_questions)
+    questions = _questions(options, context)
+    chosen = choose(questions, _domains(options, context), options.num_questions)
     if not chosen.questions:
         raise UserError(
-            f"{context.inputs['questions'].uri}: none of {len(held_out)} test questions is of the domains that "
-            "evaluate asks for; raise collect's num_test or set evaluate's domains"
+            f"none of {len(questions)} test questions is of the domains that evaluate asks for; raise collect's "
+            "num_test or set evaluate's domains"
         )
     sweep = _Sweep(options, chosen.questions, _settings(options))
     with Journal(context.scratch) as journal:
@@ -126,11 +132,20 @@ def run(options: EvaluateOptions, context: Context) -> Outcome:
         table = schema.to_table(_in_order(journal.rows, sweep), schema.GENERATIONS)
     context.staging.write_table(table)
     facts = {"num_questions": len(chosen.questions), "engine": _engine(options), "summary": summarise(table)}
-    return Outcome(rows_in=len(held_out), rows_out=table.num_rows, dropped=chosen.dropped, facts=facts)
+    return Outcome(rows_in=len(questions), rows_out=table.num_rows, dropped=chosen.dropped, facts=facts)
 
 
 def _settings(options: EvaluateOptions) -> tuple[Setting, ...]:
     return settings(options.budgets, options.waits, options.natural_max_tokens)
+
+
+def _questions(options: EvaluateOptions, context: Context) -> list[dict[str, Any]]:
+    """All questions that may be asked: of the benchmarks, else those that the run has kept for this."""
+    if options.benchmarks:
+        rows = (row for name in options.benchmarks for row in benchmarks.load(name, options.fields))
+        return list({row["question_id"]: row for row in rows}.values())
+    rows = context.inputs["questions"].read(schema.QUESTIONS).to_pylist()
+    return [row for row in rows if row["split"] == "test"]
 
 
 def _domains(options: EvaluateOptions, context: Context) -> frozenset[str | None] | None:
@@ -215,7 +230,9 @@ def _base_model(options: EvaluateOptions, context: Context) -> str:
 
 
 def check(options: EvaluateOptions) -> None:
-    """What can be known before anything runs: the models' names, the base model, the endpoint."""
+    """What can be known before anything runs: the models' names, the base model, the benchmarks, the endpoint."""
+    for reference in options.benchmarks:
+        benchmarks.check(reference)
     if options.endpoint is None:
         unknown = sorted(set(options.models) - {BASE, TUNED})
         if unknown:
@@ -243,6 +260,13 @@ def describe(options: EvaluateOptions, manifests: Mapping[str, Manifest | None])
     return (f"asks {', '.join(options.models)} in {len(names)} settings: {', '.join(names)}", f"endpoint: {where}")
 
 
+def needs(options: EvaluateOptions) -> tuple[str, ...]:
+    """An endpoint needs no checkpoint of ours, a benchmark no questions of ours."""
+    asked = () if options.benchmarks else ("questions",)
+    trained = () if options.endpoint else ("checkpoint",) if options.benchmarks else ("selection", "checkpoint")
+    return (*asked, *trained)
+
+
 JOB = Job(
     name="evaluate",
     summary=str(__doc__),
@@ -252,7 +276,8 @@ JOB = Job(
     run=run,
     check=check,
     describe=describe,
-    needs=lambda options: ("questions",) if options.endpoint else ("questions", "selection", "checkpoint"),
+    needs=needs,
+    outside=lambda options: [records.state(reference) for reference in options.benchmarks],
 )
 
 if __name__ == "__main__":

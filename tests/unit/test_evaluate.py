@@ -77,15 +77,39 @@ def test_domains_that_nobody_asks_about_end_in_one_line(run_dir: Path):
         execute(JOB, options(server, domains=("nothing",)), str(run_dir))
 
 
+def test_a_benchmark_of_the_user_needs_nothing_of_a_run(tmp_path: Path):
+    for name, answers in (("aime", "12"), ("math", "34")):
+        lines = [json.dumps({"problem": text, "answer": text}) for text in answers]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    references = (str(tmp_path / "aime.jsonl"), str(tmp_path / "math.jsonl"))
+    with serving() as server:
+        execute(JOB, options(server, benchmarks=references), str(tmp_path / "run"))
+    rows = table(tmp_path / "run")
+    assert {(row["domain"], row["question"]) for row in rows} == {
+        ("aime", "1"),
+        ("aime", "2"),
+        ("math", "3"),
+        ("math", "4"),
+    }
+    assert all(row["correct"] for row in rows)
+
+
+def test_a_benchmark_without_answers_is_named(tmp_path: Path):
+    (tmp_path / "quiz.jsonl").write_text(json.dumps({"problem": "1"}))
+    with serving() as server, pytest.raises(UserError, match=r"quiz.jsonl': none of 1 rows has an answer"):
+        execute(JOB, options(server, benchmarks=(str(tmp_path / "quiz.jsonl"),)), str(tmp_path / "run"))
+
+
 def test_an_endpoint_that_fails_half_way_keeps_what_is_finished(run_dir: Path):
     with serving() as server:
-        server.refuse_at = 50
+        server.refuse_at = 10
+        wanted = options(server, concurrency=1, num_questions=3)
         with pytest.raises(UserError, match="answered 400"):
-            execute(JOB, options(server, concurrency=1), str(run_dir))
+            execute(JOB, wanted, str(run_dir))
         assert not (run_dir / "generations" / "manifest.json").exists()
-        execute(JOB, options(server, concurrency=1), str(run_dir))
-        assert len(server.bodies) == 128 + 1
-    assert len(table(run_dir)) == 128
+        execute(JOB, wanted, str(run_dir))
+        assert len(server.bodies) == 24 + 1
+    assert len(table(run_dir)) == 24
     assert not list((run_dir / "_scratch").iterdir())
 
 
@@ -118,6 +142,7 @@ def finished(run_dir: Path) -> int:
         ({"models": ("gpt",)}, "does not serve 'gpt' but base, tuned"),
         ({"endpoint": "localhost:8000"}, "must be a URL"),
         ({"endpoint": "http://127.0.0.1:9/v1"}, "nothing answers there"),
+        ({"benchmarks": ("nowhere.jsonl",)}, "no such file or folder"),
         ({"endpoint": None, "models": ("gpt",)}, "only base and tuned can be deployed"),
         ({"endpoint": None, "base_model": "embedded:gpt"}, "unknown embedded model"),
     ],

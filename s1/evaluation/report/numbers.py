@@ -44,7 +44,7 @@ def funnel(manifests: Iterable[Manifest]) -> list[tuple[str, int]]:
         for reason, count in manifest.dropped.items():
             if count:
                 left -= count
-                steps.append((f"without {reason}", left))
+                steps.append((f"without {reason.replace('_', ' ')}", left))
         if manifest.rows_out != left:
             left = manifest.rows_out
             steps.append((f"{manifest.job}: out", left))
