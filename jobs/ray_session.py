@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Read by libraries when they are imported in a worker: their chatter would drown our progress lines.
 QUIET = {
@@ -15,6 +16,16 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_DEDUP_LOGS": "1",
 }
+
+
+def run_folder(run_dir: str) -> str:
+    """Where `run_dir` lies. A submitted job runs in a copy of the working directory that the cluster throws away with
+    the job: there a relative folder is meant to be under the home folder, so that the next job finds it again.
+    """
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # set by Ray's job server for the driver
+    if not submitted or "://" in run_dir or Path(run_dir).expanduser().is_absolute():
+        return run_dir
+    return str(Path.home() / run_dir)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import tyro
 from pydantic import Field, create_model
 
 from jobs import cli
+from jobs.ray_session import run_folder
 from s1 import __version__
 from s1.artifacts import Artifact, Manifest, Staging, join
 from s1.config import Config
@@ -194,6 +195,7 @@ def _command(job: Job[OptionsT], argv: Sequence[str]) -> None:
 
     parsed = cli.parse(flags_and_options, argv, prog=f"python -m jobs.{job.name}", description=job.summary, fill=fill)
     flags = {name: getattr(parsed, name) for name in JobFlags.model_fields}
+    flags["run_dir"] = run_folder(flags["run_dir"])
     options = job.options(**{name: getattr(parsed, name) for name in job.options.model_fields})
     job.check(options)
     if flags["dry_run"]:
