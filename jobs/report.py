@@ -18,7 +18,7 @@ from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config
 from s1.evaluation.report import numbers
 from s1.evaluation.report.transcripts import transcripts
-from s1.evaluation.summary import summarise
+from s1.evaluation.summary import gain, summarise
 
 STAGES = ("questions", "traces", "features", "selection", "checkpoint", "generations")
 DATA_STAGES = STAGES[:4]
@@ -38,7 +38,7 @@ def run(options: ReportOptions, context: Context) -> Outcome:
     manifests = _manifests(context)
     generations = context.inputs["generations"].read(schema.GENERATIONS)
     summary = summarise(generations)
-    metrics = numbers.metrics(summary, manifests.values())
+    metrics = numbers.metrics(summary, gain(generations), manifests.values())
     losses = _losses(context.inputs["checkpoint"], manifests["checkpoint"])
     coverage, plane = _coverage(context)
     drawn = {

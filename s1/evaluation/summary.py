@@ -10,10 +10,21 @@ from typing import Any
 import pyarrow as pa
 
 from s1.evaluation import metrics
+from s1.evaluation.bootstrap import difference
 from s1.evaluation.settings import NATURAL
 
 Row = Mapping[str, Any]
-_COLUMNS = ("model", "setting", "max_thinking_tokens", "num_ignore", "correct", "thinking_tokens", "ended_by")
+_COLUMNS = (
+    "question_id",
+    "domain",
+    "model",
+    "setting",
+    "max_thinking_tokens",
+    "num_ignore",
+    "correct",
+    "thinking_tokens",
+    "ended_by",
+)
 
 
 def summarise(generations: pa.Table) -> dict[str, dict[str, Any]]:
@@ -71,6 +82,39 @@ def _run(rows: list[Row]) -> dict[str, Any]:
         "num_questions": len(rows),
         "num_graded": len(graded),
         "ended_by": _counts(row["ended_by"] for row in rows),
+        "domains": _by_domain(rows),
+    }
+
+
+def _by_domain(rows: list[Row]) -> dict[str, float | None]:
+    """Accuracy in percent of every domain (of every benchmark)."""
+    graded: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        graded[row["domain"] or "unknown"] += [] if row["correct"] is None else [row["correct"]]
+    return {name: _round(100 * sum(all_) / len(all_) if all_ else None) for name, all_ in sorted(graded.items())}
+
+
+def gain(generations: pa.Table, model: str = "tuned", beside: str = "base") -> dict[str, Any] | None:
+    """How many percentage points `model` is better than `beside` at the natural end, on the questions of both.
+
+    With its 95% paired-bootstrap interval; None when the two have no graded question in common.
+    """
+    verdicts: dict[str, dict[str, bool]] = {model: {}, beside: {}}
+    for row in generations.select(list(_COLUMNS)).to_pylist():
+        if row["model"] in verdicts and row["setting"] == NATURAL and row["correct"] is not None:
+            verdicts[row["model"]][row["question_id"]] = row["correct"]
+    common = sorted(verdicts[model].keys() & verdicts[beside].keys())
+    if not common:
+        return None
+    run, other = ([100 * verdicts[name][question_id] for question_id in common] for name in (model, beside))
+    found = difference(run, other)
+    return {
+        "model": model,
+        "beside": beside,
+        "difference_pct": _round(found.mean),
+        "interval_pct": [_round(found.low), _round(found.high)],
+        "significant": found.excludes_zero,
+        "num_questions": len(common),
     }
 
 

@@ -163,6 +163,8 @@ def test_the_numbers_for_programs(run_dir: Path):
     assert tuned["scaling"] == pytest.approx((75 - 12.5) / 2)
     assert tuned["performance_pct"] == 75
     assert tuned["wait"][0]["num_ignore"] == 1
+    assert metrics["gain"]["difference_pct"] == 62.5
+    assert metrics["gain"]["significant"]
     assert list(metrics["stages"]) == ["collect", "distill", "featurize", "select", "train", "evaluate"]
     assert metrics["stages"]["select"] == {
         "rows_in": 12,

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from s1 import schema
-from s1.evaluation.summary import short_table, summarise, wilson
+from s1.evaluation.summary import gain, short_table, summarise, wilson
 
 
 def rows(model: str, setting: str, budget: int | None, verdicts: list[bool | None], tokens: list[int], waits: int = 0):
@@ -60,6 +60,17 @@ def test_without_a_reference_there_is_no_accuracy_but_still_tokens():
 def test_a_budget_that_brought_no_thinking_has_no_slope():
     numbers = summary(rows("base", "max_0", 0, [True], [0]), rows("base", "max_4", 4, [True], [4]))["base"]
     assert numbers["scaling"] == 0
+
+
+def test_the_gain_counts_the_questions_of_both_models():
+    base, tuned = (
+        rows("base", "natural", None, [False] * 10, [9] * 10),
+        rows("tuned", "natural", None, [True] * 8, [9] * 8),
+    )
+    found = gain(schema.to_table([*base, *tuned], schema.GENERATIONS))
+    assert found is not None
+    assert (found["difference_pct"], found["interval_pct"], found["num_questions"]) == (100, [100, 100], 8)
+    assert gain(schema.to_table(base, schema.GENERATIONS)) is None
 
 
 def test_the_interval_of_a_share():

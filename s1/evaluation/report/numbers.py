@@ -22,11 +22,13 @@ def stages(manifests: Iterable[Manifest]) -> dict[str, dict[str, Any]]:
     }
 
 
-def metrics(summary: Mapping[str, Mapping[str, Any]], manifests: Iterable[Manifest]) -> dict[str, Any]:
-    """`models`: see `s1.evaluation.summary.summarise`; `stages` by name; `seconds` of all of them together."""
+def metrics(
+    summary: Mapping[str, Mapping[str, Any]], gain: Mapping[str, Any] | None, manifests: Iterable[Manifest]
+) -> dict[str, Any]:
+    """`models` and `gain`: see `s1.evaluation.summary`; `stages` by name; `seconds` of all of them together."""
     by_stage = stages(manifests)
     total = sum(stage["seconds"] for stage in by_stage.values())
-    return {"models": dict(summary), "stages": by_stage, "seconds": round(total, 3)}
+    return {"models": dict(summary), "gain": gain, "stages": by_stage, "seconds": round(total, 3)}
 
 
 def funnel(manifests: Iterable[Manifest]) -> list[tuple[str, int]]:
