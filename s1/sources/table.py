@@ -56,7 +56,7 @@ def _shuffled(keys: Iterable[str], seed: int, purpose: str) -> list[str]:
 
 
 def _row(raw: RawQuestion) -> Row:
-    metadata = None if raw.metadata is None else json.dumps(raw.metadata, ensure_ascii=False, sort_keys=True)
+    metadata = None if raw.metadata is None else json.dumps(raw.metadata, ensure_ascii=False)
     return {
         "question_id": hashing.question_id(raw.question),
         "question": raw.question,

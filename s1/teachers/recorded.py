@@ -1,0 +1,106 @@
+"""Traces that exist already: worked solutions that came with the questions, or a file with thinking and attempt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from s1 import hashing
+from s1.config import Config
+from s1.errors import UserError
+from s1.sources import records
+from s1.sources.mapping import CANDIDATES, as_text
+from s1.sources.records import Record
+from s1.teachers.protocol import Question, Status, TraceOutcome, classified, split_think_tags
+
+THINKING = ("thinking", "reasoning", "reasoning_content", "thinking_trajectories", "message_thinking")
+ATTEMPT = ("attempt", "response", "content", "message_content", "output")
+_TAGGED = re.compile(r"<Thought>(.*?)</Thought>\s*(?:<Output>)?(.*?)(?:</Output>)?\s*\Z", re.DOTALL)
+
+
+class Recorded(Config):
+    """Where recorded traces are."""
+
+    path: str = Field(
+        default="",
+        description="File, folder, glob or hub:owner/name with question, thinking and attempt; the questions' own "
+        "solutions when empty.",
+    )
+    question: str | None = Field(default=None, description="Its field with the question; found by itself.")
+    thinking: str | None = Field(default=None, description="Its field with the thinking; found by itself.")
+    attempt: str | None = Field(default=None, description="Its field with the answer to the reader; found by itself.")
+    label: str = Field(default="recorded", description="Who wrote them: the column teacher.")
+    kind: str = Field(default="recorded", description="What they are: the column trace_kind (recorded, raw, summary).")
+
+
+def check(settings: Recorded) -> None:
+    """Raise UserError when the file is not there. Hub data sets are looked up when they are read."""
+    if settings.path and not settings.path.startswith(records.HUB):
+        records.find(settings.path)
+
+
+class RecordedTeacher:
+    """Looks traces up; a question that has none is declined."""
+
+    def __init__(self, settings: Recorded) -> None:
+        self.name = settings.label
+        self.trace_kind = settings.kind
+        self._by_id = load(settings) if settings.path else None
+
+    async def trace(self, question: Question) -> TraceOutcome:
+        """The recorded trace of `question`."""
+        if self._by_id is None:
+            return from_solution(question)
+        found = self._by_id.get(question.question_id)
+        if found is None:
+            return TraceOutcome(Status.DECLINED, detail="no recorded trace")
+        return classified(*found, "recorded")
+
+
+def from_solution(question: Question) -> TraceOutcome:
+    """The worked solution as thinking and the reference as attempt; without a reference its last paragraph."""
+    solution = (question.solution or "").strip()
+    if not solution:
+        return TraceOutcome(Status.DECLINED, detail="no worked solution")
+    if question.answer:
+        return classified(solution, question.answer, "recorded")
+    thinking, _, attempt = solution.rpartition("\n")
+    return classified(thinking, attempt, "recorded")
+
+
+def load(settings: Recorded) -> dict[str, tuple[str | None, str | None]]:
+    """Thinking and attempt of every row, by question id; the first row of a question counts."""
+    traces: dict[str, tuple[str | None, str | None]] = {}
+    for record in records.read(settings.path):
+        question = _field(record, settings.question, CANDIDATES["question"], "question")
+        if question is None:
+            raise UserError(f"{record.where}: no question; every recorded trace needs the question that it answers")
+        traces.setdefault(hashing.question_id(question), _thinking_and_attempt(record, settings))
+    return traces
+
+
+def _thinking_and_attempt(record: Record, settings: Recorded) -> tuple[str | None, str | None]:
+    has_thinking = settings.thinking or any(name.lower() in THINKING for name in record.values)
+    attempt = _field(record, settings.attempt, ATTEMPT, "attempt")
+    if has_thinking:
+        return _field(record, settings.thinking, THINKING, "thinking"), attempt
+    # One text with both in it: Marco-o1's tags, or R1's.
+    tagged = _TAGGED.match((attempt or "").strip())
+    return (tagged[1], tagged[2]) if tagged else split_think_tags(attempt or "")
+
+
+def _field(record: Record, wanted: str | None, usual: tuple[str, ...], what: str) -> str | None:
+    if wanted is not None:
+        if wanted not in record.values:
+            known = ", ".join(sorted(record.values))
+            raise UserError(f"{record.where}: no field {wanted!r} for the {what}; the fields are {known}")
+        return as_text(record.values[wanted])
+    names: Mapping[str, Any] = {name.lower(): value for name, value in record.values.items()}
+    found = [name for name in usual if name in names]
+    if not found:
+        known = ", ".join(sorted(record.values))
+        raise UserError(f"{record.where}: no {what} (the fields are {known}); name it with --recorded.{what}")
+    return next((text for name in found if (text := as_text(names[name])) is not None), None)

@@ -1,0 +1,106 @@
+"""A local model as teacher: one vLLM engine on the worker, continuous batching over all questions under way.
+
+Prompts and completions go through the template, so that a model with `<think>` tags and one that this project trained
+are asked and read in the way that they were trained.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pydantic import Field
+
+from s1 import models
+from s1.config import Config
+from s1.errors import UserError
+from s1.teachers.protocol import Question, Status, TraceOutcome, classified
+from s1.template import Style, Template
+
+PROMPT_VERSION = "1"  # part of every ledger key: raise it when questions are asked in another way
+
+
+class Vllm(Config):
+    """Which model to run, and how it samples."""
+
+    model: str = Field(default="", description="Model reference: embedded:NAME, a folder, or a hub id.")
+    style: Style = Field(default="think-tags", description="How the model marks its thinking.")
+    system: str | None = Field(default=None, description="System prompt; the chat template's own when left out.")
+    max_tokens: int = Field(default=32768, ge=1, description="Limit of one response, thinking included.")
+    temperature: float = Field(default=0.6, ge=0, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="Nucleus sampling.")
+    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that share the model.")
+    engine: dict[str, Any] = Field(default={}, description="Further arguments of the vLLM engine.")
+
+    def identity(self) -> dict[str, Any]:
+        """What shapes an answer, for the ledger; how the engine is run does not."""
+        values = self.model_dump(mode="json", exclude={"engine", "tensor_parallel_size"})
+        return {"teacher": "vllm", "prompt": PROMPT_VERSION, **values}
+
+
+def check(settings: Vllm) -> None:
+    """Raise UserError when there can be no such model. Loads nothing."""
+    if not settings.model:
+        raise UserError("teacher vllm needs --vllm.model: a folder, a hub id or embedded:NAME")
+    models.check(settings.model)
+
+
+class VllmTeacher:
+    """Runs the model. The engine starts with the first question, on the event loop that asks it."""
+
+    trace_kind = "raw"
+
+    def __init__(self, settings: Vllm) -> None:
+        _set_environment()
+        from transformers import AutoTokenizer
+
+        self.settings = settings
+        self.name = settings.model
+        self._folder = str(models.resolve(settings.model))
+        self._template = Template(AutoTokenizer.from_pretrained(self._folder), settings.style)
+        self._engine: Any = None
+
+    async def trace(self, question: Question) -> TraceOutcome:
+        """The model's trace; with the same seed for the same question."""
+        from vllm import SamplingParams
+
+        self._engine = self._engine or self._start()
+        prompt = self._template.render_prompt(question.question, self.settings.system)
+        sampling = SamplingParams(
+            max_tokens=self.settings.max_tokens,
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+            seed=int(question.question_id[:8], 16) % 2**31,
+            stop_token_ids=sorted(self._template.stop_ids),
+            skip_special_tokens=False,
+        )
+        last: Any = None
+        try:
+            async for output in self._engine.generate({"prompt_token_ids": prompt}, sampling, question.question_id):
+                last = output
+        except ValueError as error:  # the prompt does not fit the model's context
+            return TraceOutcome(Status.DECLINED, detail=" ".join(str(error).split()))
+        completion = last.outputs[0]
+        parsed = self._template.parse(list(completion.token_ids))
+        thinking = parsed.thinking if parsed.thinking_ended else ""
+        return classified(
+            thinking,
+            parsed.attempt,
+            completion.finish_reason,
+            input_tokens=len(prompt),
+            output_tokens=len(completion.token_ids),
+        )
+
+    def _start(self) -> Any:
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments: dict[str, Any] = {"tensor_parallel_size": self.settings.tensor_parallel_size, **self.settings.engine}
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(model=self._folder, **arguments))
+
+
+def _set_environment() -> None:
+    """What vLLM reads when it is imported; what the user has set stands."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    # Ray sets this to the CPUs that it was told the worker needs, which slows a CPU engine down.
+    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)

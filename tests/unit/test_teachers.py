@@ -1,0 +1,221 @@
+"""Teachers that need no Ray: the endpoint against a real HTTP server, recorded traces against real files."""
+
+import asyncio
+import json
+import random
+from email.utils import formatdate
+
+import pytest
+from teacher_server import Reply, completion, refusal, teaching
+
+from s1.errors import UserError
+from s1.teachers import openai, recorded, registry
+from s1.teachers.openai import OpenAI, OpenAITeacher
+from s1.teachers.protocol import Question, Status, split_think_tags
+from s1.teachers.recorded import Recorded, RecordedTeacher
+from s1.teachers.retry import Retry, retry_after_s
+
+QUICK = Retry(attempts=4, first_pause_s=0.01, longest_pause_s=0.05)
+
+
+def ask(base_url: str, text: str = "2 + 2?", **settings: object):
+    values = {"base_url": base_url, "model": "r1", "retry": QUICK, "timeout_s": 5.0, **settings}
+
+    async def once():
+        teacher = OpenAITeacher(OpenAI.model_validate(values), openai.api_key(OpenAI.model_validate(values)))
+        try:
+            return await teacher.trace(Question("q", text))
+        finally:
+            await teacher.aclose()
+
+    return asyncio.run(once())
+
+
+@pytest.mark.parametrize("where", ["reasoning", "reasoning_content"])
+def test_the_thinking_is_found_in_either_field(where):
+    with teaching(lambda *_: completion("2 + 2 = 4", "4", where=where)) as server:
+        outcome = ask(server.base_url, usd_per_million_input=1.0, usd_per_million_output=2.0)
+    assert (outcome.status, outcome.thinking, outcome.attempt) == (Status.OK, "2 + 2 = 4", "4")
+    assert (outcome.input_tokens, outcome.output_tokens) == (10, 20)
+    assert outcome.cost_usd == pytest.approx(50e-6)
+
+
+@pytest.mark.parametrize("content", ["<think>\n2 + 2 = 4\n</think>\n\n4", "2 + 2 = 4</think>4"])
+def test_the_thinking_is_found_in_tags(content):
+    with teaching(lambda *_: completion("", content)) as server:
+        outcome = ask(server.base_url)
+    assert (outcome.status, outcome.thinking, outcome.attempt) == (Status.OK, "2 + 2 = 4", "4")
+
+
+def test_the_request_says_what_was_configured(monkeypatch):
+    monkeypatch.setenv("A_KEY", "sesame")
+    with teaching(lambda *_: completion("a", "b")) as server:
+        ask(server.base_url, api_key_env="A_KEY", system="Be brief.", max_tokens=9, extra_body={"top_k": 5})
+    assert server.headers[0]["authorization"] == "Bearer sesame"
+    assert server.bodies[0] == {
+        "model": "r1",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}],
+        "max_tokens": 9,
+        "top_k": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (completion("half a", "", reason="length"), Status.TRUNCATED),
+        (completion("", "4"), Status.MALFORMED),
+        (completion("2 + 2 = 4", " "), Status.MALFORMED),
+        (completion("", "<think>never ends"), Status.MALFORMED),
+        (completion("", "", reason="content_filter"), Status.DECLINED),
+        (refusal(400, "the prompt is too long"), Status.DECLINED),
+        (refusal(401), Status.FATAL),
+        (refusal(404, "no such model"), Status.FATAL),
+        (refusal(429, "insufficient_quota"), Status.FATAL),
+        (refusal(429, "slow down"), Status.TRANSIENT),
+    ],
+)
+def test_every_end_has_its_class_and_only_passing_ones_are_asked_again(reply, status):
+    with teaching(lambda *_: reply) as server:
+        assert ask(server.base_url).status == status
+    assert server.asked.total() == (QUICK.attempts if status == Status.TRANSIENT else 1)
+
+
+@pytest.mark.parametrize(
+    "failure", [refusal(429), refusal(500), refusal(503), refusal(529), Reply(drop=True), Reply(b"<html>")]
+)
+def test_a_passing_failure_is_asked_again(failure):
+    with teaching(lambda _, count: failure if count < 3 else completion("a", "b")) as server:
+        assert ask(server.base_url).status == Status.OK
+    assert server.asked.total() == 3
+
+
+def test_what_keeps_failing_is_given_up_with_its_reason():
+    with teaching(lambda *_: refusal(503, "model is\nloading")) as server:
+        outcome = ask(server.base_url)
+    assert (outcome.status, outcome.detail) == (Status.TRANSIENT, "HTTP 503: model is loading")
+    assert ask("http://127.0.0.1:9/v1").detail.startswith("ConnectError")
+
+
+def test_a_response_that_never_comes_is_a_passing_failure():
+    import threading
+
+    hold = threading.Event()
+
+    def script(_: str, count: int) -> Reply:
+        if count == 1:
+            hold.wait(10)
+        return completion("a", "b")
+
+    with teaching(script) as server:
+        outcome = ask(server.base_url, timeout_s=0.2)
+        hold.set()
+    assert outcome.status == Status.OK
+    assert server.asked.total() == 2
+
+
+def test_the_service_decides_how_long_to_wait_within_our_bound():
+    draw = random.Random(0)
+    assert 7.0 <= Retry().pause_s(1, 7.0, draw) <= 7.7
+    assert Retry(longest_pause_s=60).pause_s(1, 3600.0, draw) == 60.0
+    assert all(0.5 * 2**n <= Retry().pause_s(n + 1, None, draw) <= 2**n for n in range(5))
+    assert Retry(longest_pause_s=60).pause_s(500, None, draw) <= 60.0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("2", 2.0), ("0.5", 0.5), (formatdate(1000, usegmt=True), 100.0), ("soon", None), ("", None), ("nan", None)],
+)
+def test_retry_after_is_read_as_number_or_date(value, seconds):
+    assert retry_after_s({"retry-after": value}, now_s=900.0) == seconds
+
+
+def test_a_pause_that_was_asked_for_is_kept():
+    import time
+
+    with teaching(lambda _, count: refusal(429, Retry_After="0.3") if count == 1 else completion("a", "b")) as server:
+        started = time.monotonic()
+        ask(server.base_url, retry=Retry(attempts=2, first_pause_s=0.001, longest_pause_s=5))
+    assert time.monotonic() - started >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "needs --openai.model"),
+        ({"model": "r1", "base_url": "localhost:8000"}, "must be a URL"),
+        ({"model": "r1", "api_key_env": "S1_NO_SUCH_KEY"}, "'S1_NO_SUCH_KEY': this environment variable is not set"),
+    ],
+)
+def test_an_endpoint_that_cannot_work_is_refused_before_anything_starts(settings, message):
+    with pytest.raises(UserError, match=message):
+        openai.check(OpenAI.model_validate(settings))
+
+
+def test_the_key_is_shown_nowhere(monkeypatch):
+    monkeypatch.setenv("A_KEY", "sesame")
+    options = registry.TeacherOptions.model_validate(
+        {"teacher": "openai", "openai": {"model": "m", "api_key_env": "A_KEY"}}
+    )
+    spec = registry.spec(options)
+    assert "sesame" not in repr(spec) + options.model_dump_json() + json.dumps(spec.identity)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("<think>a</think>b", ("a", "b")),
+        ("a</think>b", ("a", "b")),
+        ("b", (None, "b")),
+        ("<think>a", ("a", "")),
+    ],
+)
+def test_think_tags_are_split(text, parts):
+    assert split_think_tags(text) == parts
+
+
+def look_up(settings: Recorded, question: Question):
+    return asyncio.run(RecordedTeacher(settings).trace(question))
+
+
+def test_a_worked_solution_becomes_thinking_and_the_reference_the_attempt():
+    outcome = look_up(Recorded(), Question("q", "?", "42", solution="6 x 7 = 42"))
+    assert (outcome.status, outcome.thinking, outcome.attempt) == (Status.OK, "6 x 7 = 42", "42")
+    last = look_up(Recorded(), Question("q", "?", None, solution="6 x 7 = 42\nSo it is 42."))
+    assert (last.thinking, last.attempt) == ("6 x 7 = 42", "So it is 42.")
+    assert look_up(Recorded(), Question("q", "?", "42")).status == Status.DECLINED
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "What?", "thinking": "Hm.", "attempt": "That."},
+        {"problem": "what? ", "message_thinking": "Hm.", "message_content": "That."},
+        {"question": "What?", "thinking_trajectories": ["Hm."], "attempt": "That."},
+        {"instruction": "What?", "response": "<Thought>\nHm.\n</Thought>\n<Output>\nThat.\n</Output>"},
+        {"prompt": "What?", "response": "<think>Hm.</think>That."},
+    ],
+)
+def test_recorded_traces_are_found_by_the_question_whatever_their_fields_are_called(tmp_path, row):
+    from s1.hashing import question_id
+
+    path = tmp_path / "traces.jsonl"
+    path.write_text(json.dumps(row))
+    outcome = look_up(Recorded(path=str(path)), Question(question_id("What?"), "What?"))
+    assert (outcome.status, outcome.thinking, outcome.attempt) == (Status.OK, "Hm.", "That.")
+    assert look_up(Recorded(path=str(path)), Question("other", "?")).status == Status.DECLINED
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "message"),
+    [
+        ({"question": "What?"}, {}, r"row 1: no attempt \(the fields are question\); name it with --recorded.attempt"),
+        ({"question": " ", "attempt": "b"}, {}, "row 1: no question"),
+        ({"question": "a", "attempt": "b"}, {"thinking": "cot"}, "row 1: no field 'cot' for the thinking"),
+    ],
+)
+def test_a_file_without_traces_is_named_with_its_row(tmp_path, row, settings, message):
+    path = tmp_path / "traces.jsonl"
+    path.write_text(json.dumps(row))
+    with pytest.raises(UserError, match=message):
+        recorded.load(Recorded(path=str(path), **settings))
