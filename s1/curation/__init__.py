@@ -1,0 +1,1 @@
+"""Choose what is worth learning from: quality, decontamination, difficulty, diversity."""

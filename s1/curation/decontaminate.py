@@ -1,0 +1,113 @@
+"""Find questions that share a run of words with a test question (paper, section 2.2 and its reference code).
+
+Only the test side is indexed. Words of the test side get numbers; the questions become number sequences whose n-grams
+are hashed all at once; a hash that the index knows is then compared word by word, so that the verdicts are exactly
+those of comparing every n-gram with every other.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+BATCH_WORDS = 500_000
+
+_SPACING = re.compile(r"\\(?:[,;:!> ]|quad(?![a-z])|qquad(?![a-z])|left(?![a-z])|right(?![a-z])|displaystyle(?![a-z]))")
+_FRACTION = re.compile(r"\\[dt]frac(?![a-z])")
+_WORD = re.compile(r"\\?[a-z]+|\d+|[^\W\d_]+|[+\-=<>^/*]")
+
+
+def words(text: str) -> list[str]:
+    """As in the paper: lower case, split at white space."""
+    return text.lower().split()
+
+
+def normalised_words(text: str) -> list[str]:
+    """Without Unicode variants, LaTeX spacing, punctuation and brackets: `$f(x)=2$.` and `f (x) = 2` are the same."""
+    text = unicodedata.normalize("NFKC", text).lower()
+    text = _FRACTION.sub(r"\\frac", _SPACING.sub(" ", text))
+    return _WORD.findall(text.replace("\u2212", "-"))
+
+
+def contaminated(
+    questions: Sequence[str], test_questions: Sequence[str], ngram: int = 8, normalise: bool = False
+) -> NDArray[np.bool_]:
+    """Which `questions` share at least one run of `ngram` words with a test question, as a bool array (N,).
+
+    Text with fewer than `ngram` words shares none. `normalise` compares normalised words instead of the paper's.
+    """
+    return touched(questions, test_questions, ngram, normalise) >= 0
+
+
+def touched(
+    questions: Sequence[str], test_questions: Sequence[str], ngram: int = 8, normalise: bool = False
+) -> NDArray[np.int64]:
+    """Index of the first test question that each question shares an n-gram with, or -1, as int64 (N,)."""
+    return Index(test_questions, ngram, normalise).touched(questions)
+
+
+class Index:
+    """All n-grams of the test questions."""
+
+    def __init__(self, test_questions: Sequence[str], ngram: int = 8, normalise: bool = False) -> None:
+        if ngram < 1:
+            raise ValueError(f"ngram={ngram}: must be at least 1")
+        self.ngram = ngram
+        self.split = normalised_words if normalise else words
+        self._numbers: dict[str, int] = {}  # word -> number, from 1; 0 is any other word
+        self._owner: dict[tuple[int, ...], int] = {}  # n-gram -> first test question that has it
+        for at, text in enumerate(test_questions):
+            row = [self._numbers.setdefault(word, len(self._numbers) + 1) for word in self.split(text)]
+            for start in range(len(row) - ngram + 1):
+                self._owner.setdefault(tuple(row[start : start + ngram]), at)
+        grams = np.array(list(self._owner), dtype=np.int64).reshape(-1, ngram)  # (G, n)
+        with np.errstate(over="ignore"):
+            self._hashes = np.unique((grams.astype(np.uint64) * self._weights()).sum(axis=1, dtype=np.uint64))
+
+    def touched(self, questions: Sequence[str]) -> NDArray[np.int64]:
+        """As the function of the same name."""
+        found = np.full(len(questions), -1, dtype=np.int64)
+        if self._hashes.size:
+            for rows, numbers in self._batches(questions):
+                self._mark(found, rows, numbers)
+        return found
+
+    def _weights(self) -> NDArray[np.uint64]:
+        return np.random.default_rng(8).integers(1, 2**63, size=self.ngram, dtype=np.uint64) * np.uint64(2) + np.uint64(
+            1
+        )
+
+    def _batches(self, questions: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """(row of every word, number of every word), a bounded number of words at a time; rows are never split."""
+        rows: list[int] = []
+        lengths: list[int] = []
+        numbers: list[int] = []
+        for at, text in enumerate(questions):
+            get = self._numbers.get
+            row = [get(word, 0) for word in self.split(text)]
+            rows.append(at)
+            lengths.append(len(row))
+            numbers += row
+            if len(numbers) >= BATCH_WORDS or at + 1 == len(questions):
+                yield np.repeat(np.array(rows, dtype=np.int64), lengths), np.array(numbers, dtype=np.int64)
+                rows, lengths, numbers = [], [], []
+
+    def _mark(self, found: NDArray[np.int64], rows: NDArray[np.int64], numbers: NDArray[np.int64]) -> None:
+        num_grams = len(numbers) - self.ngram + 1
+        if num_grams <= 0:
+            return
+        hashes = np.zeros(num_grams, dtype=np.uint64)
+        with np.errstate(over="ignore"):
+            for offset, weight in enumerate(self._weights()):
+                hashes += numbers[offset : offset + num_grams].astype(np.uint64) * weight
+        slot = np.minimum(np.searchsorted(self._hashes, hashes), self._hashes.size - 1)
+        within_row = rows[:num_grams] == rows[self.ngram - 1 :]
+        for start in np.flatnonzero(within_row & (self._hashes[slot] == hashes)):
+            row = rows[start]
+            owner = self._owner.get(tuple(numbers[start : start + self.ngram].tolist()))
+            if owner is not None and found[row] < 0:
+                found[row] = owner

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+
+from s1.curation import coverage
+from s1.curation.diversity import METHODS, select
+from s1.errors import UserError
+
+
+def cloud(num_rows: int, dimensions: int = 16, num_clusters: int = 10, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(num_clusters, dimensions))
+    points = centers[rng.integers(num_clusters, size=num_rows)] + 0.4 * rng.normal(size=(num_rows, dimensions))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def value(points: np.ndarray, picks: np.ndarray) -> float:
+    """Facility location: mean similarity to the nearest pick."""
+    return float(np.maximum(points @ points[picks].T, 0).max(axis=1).mean())
+
+
+def plain_greedy(points: np.ndarray, size: int) -> list[int]:
+    similar, best, picks = np.maximum(points @ points.T, 0), np.zeros(len(points)), []
+    for _ in range(size):
+        gains = np.maximum(similar - best, 0).sum(axis=1, dtype=np.float64)
+        gains[picks] = -1
+        picks.append(int(gains.argmax()))
+        best = np.maximum(best, similar[picks[-1]])
+    return picks
+
+
+def farthest_first(points: np.ndarray, size: int, first: int) -> list[int]:
+    picks = [first]
+    gap = np.full(len(points), np.inf)
+    while len(picks) < size:
+        gap = np.minimum(gap, ((points - points[picks[-1]]) ** 2).sum(axis=1))
+        gap[picks] = -1
+        picks.append(int(gap.argmax()))
+    return picks
+
+
+def test_facility_location_is_greedy():
+    points = cloud(400)
+    picks = select(points, 30, "facility_location")
+    assert value(points, picks) == pytest.approx(value(points, np.array(plain_greedy(points, 30))), rel=1e-4)
+
+
+def test_facility_location_on_a_sample_is_no_worse_than_greedy_on_all(monkeypatch: pytest.MonkeyPatch):
+    points = cloud(3000, num_clusters=60)
+    greedy = value(points, select(points, 50, "facility_location"))
+    monkeypatch.setattr(coverage, "PILOT_ROWS", 500)
+    picks = select(points, 50, "facility_location")
+    assert len(set(picks.tolist())) == 50
+    assert value(points, picks) >= 0.995 * greedy
+    # In greedy order: a prefix is a good selection itself.
+    assert value(points, picks[:10]) >= 0.97 * value(points, select(points, 10, "facility_location"))
+
+
+def test_k_center_takes_the_farthest_row_each_time(monkeypatch: pytest.MonkeyPatch):
+    points = cloud(700)
+    picks = coverage.k_center(points, 60, first=3)
+    assert picks.tolist() == farthest_first(points, 60, 3)
+    monkeypatch.setattr(coverage, "BLOCK_ROWS", 50)
+    assert coverage.k_center(points, 60, first=3).tolist() == picks.tolist()
+
+
+def test_dpp_takes_different_rows_before_copies():
+    points = cloud(40, seed=3)
+    picks = select(np.concatenate([points, points, points]), 40, "dpp")
+    assert len({int(row) % 40 for row in picks}) == 40
+
+
+def test_clusters_are_served_alike():
+    rng = np.random.default_rng(1)
+    centers = 10 * np.eye(4, 8)
+    sizes = [300, 60, 20, 20]
+    points = np.concatenate([center + 0.1 * rng.normal(size=(n, 8)) for center, n in zip(centers, sizes, strict=True)])
+    labels = np.repeat(np.arange(4), sizes)
+    picks = select(points, 4, "cluster")
+    assert sorted(labels[picks].tolist()) == [0, 1, 2, 3]
+
+
+def test_algorithm_1_draws_domains_uniformly_and_prefers_long_traces():
+    num_rows = 3000
+    points = cloud(num_rows)
+    lengths = np.random.default_rng(2).permutation(num_rows)
+    domains = np.where(np.arange(num_rows) < 2700, "big", "small")
+    picks = select(points, 200, "s1", lengths=lengths, domains=domains)
+    share = (domains[picks] == "small").mean()
+    assert 0.4 < share < 0.6
+    ranks = {name: np.argsort(-lengths[domains == name]) for name in ("big", "small")}
+    longest_of_big = set(np.flatnonzero(domains == "big")[ranks["big"][:130]].tolist())
+    big_picks = [row for row in picks.tolist() if domains[row] == "big"]
+    assert len(longest_of_big & set(big_picks)) / len(big_picks) > 0.9
+
+
+def test_algorithm_1_takes_the_best_rows_first():
+    quality = np.zeros(50)
+    quality[[4, 40]] = 1
+    picks = select(cloud(50), 10, "s1", lengths=np.arange(50), quality=quality)
+    assert picks[:2].tolist() == [40, 4]
+
+
+def test_longest_and_random():
+    lengths = np.array([3, 9, 1, 7])
+    assert select(cloud(4), 3, "longest", lengths=lengths).tolist() == [1, 3, 0]
+    points = cloud(500)
+    assert select(points, 100, "random", seed=1).tolist() != select(points, 100, "random", seed=2).tolist()
+    heavy = np.where(np.arange(500) < 50, 1.0, 0.0)
+    assert max(select(points, 50, "random", quality=heavy)) < 50
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_more_than_there_is_gives_all(method: str):
+    assert sorted(select(cloud(7), 99, method, lengths=np.arange(7)).tolist()) == list(range(7))
+    assert select(np.zeros((0, 4)), 5, method, lengths=[]).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"method": "best"}, "methods are s1, k_center"),
+        ({"size": -1}, "must not be negative"),
+        ({"method": "longest"}, "needs lengths"),
+        ({"lengths": [1, 2]}, "one value for each of the 3 rows"),
+        ({"domains": ["a"]}, "one for each of the 3 rows"),
+        ({"quality": [1, 1, -1]}, "not negative"),
+        ({"embeddings": [[0.0], [float("nan")], [1.0]]}, "row 1"),
+        ({"embeddings": [[[0.0]]]}, "rows x dimensions"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(arguments: dict, says: str):
+    with pytest.raises(UserError, match=says):
+        select(**{"embeddings": np.eye(3), "size": 2, "method": "random", **arguments})
+
+
+def test_near_duplicates_go_and_their_first_stays(monkeypatch: pytest.MonkeyPatch):
+    points = cloud(300, num_clusters=300, dimensions=32)
+    doubled = np.concatenate([points, points[:40] + 0.001, points[:5]])
+    monkeypatch.setattr(coverage, "BLOCK_ROWS", 64)
+    dropped = coverage.near_duplicates(doubled, 0.98)
+    assert not dropped[:300].any()
+    assert dropped[300:].all()
