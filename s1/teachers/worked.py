@@ -70,7 +70,8 @@ def render(solution: Solution, *, checked: bool) -> str:
     """The thinking: the first route line by line and, when checked, the second one after "Wait"."""
     lines = list(solution.first[0])
     if checked and solution.second is not None:
-        lines.append("Wait, " + ", ".join(solution.second[0]))
+        opening, *rest = solution.second[0]
+        lines += [f"Wait, {opening}", *rest]
     return "\n".join(lines)
 
 
@@ -81,21 +82,29 @@ def _parts(number: int) -> list[int]:
     return [value for value in values if value] or [0]
 
 
-def _product(left: int, right: int) -> tuple[list[str], int]:
-    """`left` times every part of `right`, then the running sum."""
-    parts = _parts(right)
-    partial = [left * part for part in parts]
-    lines = [f"{left} x {part} = {value}" for part, value in zip(parts, partial, strict=True)]
-    sums, total = _running_sum(partial)
-    return lines + sums, total
-
-
 def _running_sum(values: list[int]) -> tuple[list[str], int]:
+    """One number after the other."""
     total, lines = values[0], list[str]()
     for value in values[1:]:
         lines.append(f"{total} + {value} = {total + value}")
         total += value
     return lines, total
+
+
+def _sum_in_steps(values: list[int]) -> tuple[list[str], int]:
+    """One number after the other, tens before units: no step needs a carry in two places."""
+    steps = [values[0]]
+    for value in values[1:]:
+        steps += [part for part in (value // 10 * 10, value % 10) if part] or [0]
+    return _running_sum(steps)
+
+
+def _sum_both_ways(values: list[int], first_lines: list[str]) -> Solution:
+    """The sum from the first number on and, as the check, from the last one on."""
+    sums, total = _sum_in_steps(values)
+    back, again = _sum_in_steps(values[::-1])
+    other = (["from the end:", *back], str(again)) if back else None
+    return Solution(([*first_lines, *sums], str(total)), other)
 
 
 def _products(facts: Mapping[str, Any]) -> Solution | None:
@@ -106,25 +115,29 @@ def _products(facts: Mapping[str, Any]) -> Solution | None:
     left, right = factors
     if len(_parts(right)) == 1:  # nothing to split there: begin with the other one
         left, right = right, left
-    first, result = _product(left, right)
+    partial = [(part, left * part) for part in _parts(right)]
+    sums, result = _running_sum([value for _, value in partial])
+    lines = [f"{left} x {right}", *(f"{left} x {part} = {value}" for part, value in partial), *sums]
     # The check splits the other factor; its partial products are as easy as the first pass's, so it names them only.
-    sums, again = _running_sum([right * part for part in _parts(left)])
-    other = ([f"{right} x {left}: {sums[0]}", *sums[1:]], str(again)) if sums else None
-    return Solution(([f"{left} x {right}", *first], str(result)), other)
+    back, again = _running_sum([right * part for part in _parts(left)])
+    return Solution((lines, str(result)), ([f"{right} x {left}:", *back], str(again)) if back else None)
+
+
+def _basic_arithmetic(facts: Mapping[str, Any]) -> Solution | None:
+    """Plain sums of whole numbers; everything else is declined."""
+    terms = str(facts["expression"]).split(" + ")
+    if len(terms) < 2 or not all(term.isdecimal() for term in terms):
+        return None
+    return _sum_both_ways([int(term) for term in terms], [])
 
 
 def _leg_counting(facts: Mapping[str, Any]) -> Solution | None:
-    """Legs of every animal, then the running sum; the check goes through the list backwards."""
+    """Legs of every animal, then their sum."""
     from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
     herd = [(animal, int(count), int(ANIMALS[animal])) for animal, count in facts["animals"].items()]
-    legs = [count * each for _, count, each in herd]
-    lines = [f"{animal}: {count} x {each} = {value}" for (animal, count, each), value in zip(herd, legs, strict=True)]
-    sums, total = _running_sum(legs)
-    backwards = [f"{each} x {count} = {count * each}" for _, count, each in reversed(herd)]
-    sums_back, total_back = _running_sum(legs[::-1])
-    other = ([*backwards, *sums_back], str(total_back)) if sums else None
-    return Solution(([*lines, *sums], str(total)), other)
+    lines = [f"{count} {animal}: {count} x {each} = {count * each}" for animal, count, each in herd]
+    return _sum_both_ways([count * each for _, count, each in herd], lines)
 
 
 def _gcd(facts: Mapping[str, Any]) -> Solution | None:
@@ -138,7 +151,8 @@ def _gcd(facts: Mapping[str, Any]) -> Solution | None:
         lines.append(f"{large} = {large // small} x {small} + {large % small}")
         large, small = small, large % small
     quotients = [number // large for number in numbers]
-    check = [f"{number} = {large} x {part}" for number, part in zip(numbers, quotients, strict=True)]
+    check = ["the other way:"]
+    check += [f"{number} = {large} x {part}" for number, part in zip(numbers, quotients, strict=True)]
     check.append(f"{quotients[0]} and {quotients[1]} share no factor: {large}")
     return Solution(([*lines, f"gcd {large}"], str(large)), (check, str(large)))
 
@@ -155,7 +169,7 @@ def _chain_sum(facts: Mapping[str, Any]) -> Solution | None:
         lines.append(f"{total} {'+' if sign > 0 else '-'} {number} = {total + sign * number}")
         total += sign * number
     added, taken = (sum(n for s, n in zip(signs, numbers, strict=True) if s == side) for side in (1, -1))
-    check = [f"added {added}", f"taken away {taken}", f"{added} - {taken} = {added - taken}"]
+    check = [f"added {added}, taken away {taken}:", f"{added} - {taken} = {added - taken}"]
     return Solution((lines, str(total)), (check, str(added - taken)) if taken else None)
 
 
@@ -169,6 +183,7 @@ def _spell_backward(facts: Mapping[str, Any]) -> Solution | None:
 
 FAMILIES: dict[str, Callable[[Mapping[str, Any]], Solution | None]] = {
     "products": _products,
+    "basic_arithmetic": _basic_arithmetic,
     "leg_counting": _leg_counting,
     "gcd": _gcd,
     "chain_sum": _chain_sum,

@@ -18,6 +18,7 @@ PARAMETERS = {
     "products": {"min_digits": 1, "max_digits": 3},
     "leg_counting": {"min_animals": 1, "max_animals": 5},
     "chain_sum": {"max_digits": 3},
+    "basic_arithmetic": {"operators": ["+"], "allow_parentheses": False, "allow_negation": False, "max_digits": 3},
 }
 
 
