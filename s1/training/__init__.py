@@ -1,0 +1,1 @@
+"""Supervised fine-tuning on traces: examples, order of the data, schedule, and what a run would cost."""

@@ -1,0 +1,59 @@
+"""Which examples make up which optimiser step, and how a batch is spread over workers and forward passes.
+
+Everything follows from (seed, step): a resumed run sees the same batches, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from s1.training.schedule import steps_per_epoch
+
+
+@lru_cache(maxsize=2)
+def permutation(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Order of the examples in `epoch`."""
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
+
+def batch(step: int, num_examples: int, batch_size: int, seed: int) -> list[int]:
+    """Examples of optimiser step `step`, counted over all epochs; the last batch of an epoch may be smaller."""
+    epoch, position = divmod(step, steps_per_epoch(num_examples, batch_size))
+    order = permutation(num_examples, seed, epoch)
+    return order[position * batch_size : (position + 1) * batch_size].tolist()
+
+
+def assign(lengths: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """Positions in a batch for each rank: numbers differ by one at most, tokens are balanced, longest first."""
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    ranks: list[list[int]] = [[] for _ in range(num_ranks)]
+    tokens = [0] * num_ranks
+    for start in range(0, len(order), num_ranks):
+        # One round gives every rank one example: the longest of the round to the rank with the fewest tokens so far.
+        free = sorted(range(num_ranks), key=lambda rank: (tokens[rank], rank))
+        for rank, position in zip(free, order[start : start + num_ranks], strict=False):
+            ranks[rank].append(position)
+            tokens[rank] += lengths[position]
+    return ranks
+
+
+def passes(lengths: Sequence[int], num_ranks: int, micro_batch_size: int) -> list[list[list[int]]]:
+    """Positions in a batch for each forward pass and, inside it, each rank.
+
+    Every rank takes part in every pass, as collective operations demand; one without examples left has an empty list.
+    Examples of one pass are neighbours in length, so that little is padded.
+    """
+    shares = assign(lengths, num_ranks)
+    count = -(-max(len(share) for share in shares) // micro_batch_size)
+    return [list(ranks) for ranks in zip(*(_split(share, count) for share in shares), strict=True)]
+
+
+def _split(values: list[int], count: int) -> list[list[int]]:
+    """`count` neighbouring pieces whose sizes differ by one at most."""
+    cuts = [index * len(values) // count for index in range(count + 1)]
+    return [values[start:end] for start, end in pairwise(cuts)]

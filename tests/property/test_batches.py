@@ -1,0 +1,41 @@
+"""Laws of the order of the data."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s1.training.batches import assign, batch, passes
+from s1.training.schedule import steps_per_epoch
+
+LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=40)
+
+
+@given(num=st.integers(1, 60), size=st.integers(1, 20), seed=st.integers(0, 99), epoch=st.integers(0, 3))
+def test_every_epoch_shows_every_example_once(num, size, seed, epoch):
+    steps = steps_per_epoch(num, size)
+    shown = [batch(epoch * steps + step, num, size, seed) for step in range(steps)]
+    assert all(len(indices) == size for indices in shown[:-1])
+    assert sorted(index for indices in shown for index in indices) == list(range(num))
+
+
+@given(lengths=LENGTHS, num_ranks=st.integers(1, 8))
+def test_ranks_share_a_batch_evenly(lengths, num_ranks):
+    shares = assign(lengths, num_ranks)
+    assert sorted(position for share in shares for position in share) == list(range(len(lengths)))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    tokens = [sum(lengths[position] for position in share) for share in shares]
+    if len(lengths) % num_ranks == 0:
+        assert max(tokens) - min(tokens) <= max(lengths)
+
+
+@given(lengths=LENGTHS, num_ranks=st.integers(1, 8), size=st.integers(1, 5))
+def test_passes_hold_every_example_once_and_fit(lengths, num_ranks, size):
+    cut = passes(lengths, num_ranks, size)
+    assert all(len(ranks) == num_ranks and len(mine) <= size for ranks in cut for mine in ranks)
+    assert sorted(p for ranks in cut for mine in ranks for p in mine) == list(range(len(lengths)))
+    assert all(any(ranks) for ranks in cut)
+
+
+def test_epochs_and_seeds_differ_and_a_step_is_always_the_same():
+    assert batch(0, 100, 16, 0) == batch(0, 100, 16, 0)
+    assert batch(0, 100, 16, 0) != batch(7, 100, 16, 0)
+    assert batch(0, 100, 16, 0) != batch(0, 100, 16, 1)
