@@ -6,6 +6,8 @@ ever holds a table of all pairs.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,15 @@ class Clusters:
     centers: Matrix  # (K, D)
     labels: NDArray[np.int64]  # (N,)
     distances: NDArray[np.float32]  # (N,) squared, to the row's own centre
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """For loops over small products: threads that wait for each other make them many times slower on a busy machine."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def squared_norms(points: Matrix) -> NDArray[np.float32]:
@@ -65,6 +76,7 @@ def k_means(points: Matrix, count: int, rng: np.random.Generator, rounds: int = 
     return Clusters(centers, *nearest(points, centers))
 
 
+@one_thread()
 def _spread(points: Matrix, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Rows of a k-means++ start: each is drawn with weight of its squared distance to those before it."""
     picks = [int(rng.integers(len(points)))]
@@ -83,6 +95,7 @@ def _squared_distances(points: Matrix, point: NDArray[np.float32]) -> NDArray[np
     return np.maximum(squared_norms(points) - 2.0 * (points @ point) + point @ point, 0.0)
 
 
+@one_thread()
 def k_center(points: Matrix, size: int, first: int, quality: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
     """Greedy k-center (farthest first) from row `first`; with `quality`, distances count times quality.
 
@@ -155,9 +168,8 @@ def facility_location(points: Matrix, size: int, quality: NDArray[np.float64] | 
     return picks[order]
 
 
-def _lazy_greedy(
-    rows: Matrix, candidates: Matrix, size: int, quality: NDArray[np.float64] | None, batch: int = 16
-) -> NDArray[np.int64]:
+@one_thread()
+def _lazy_greedy(rows: Matrix, candidates: Matrix, size: int, quality: NDArray[np.float64] | None) -> NDArray[np.int64]:
     """Indices of `size` candidates in greedy order; gains are sums over `rows` of what the similarity grows by.
 
     Gains only shrink from pick to pick, so a candidate is looked at again only when its last known gain is the largest.
@@ -169,11 +181,13 @@ def _lazy_greedy(
     picks: list[int] = []
     while len(picks) < size:
         fresh = np.isneginf(bound)  # those that were picked
+        batch = 16
         while not fresh[top := int(bound.argmax())]:
             again = np.argpartition(-bound, min(batch, len(bound) - 1))[:batch]
             again = again[~fresh[again]] if not fresh[again].all() else np.array([top])
             bound[again] = _gains(rows, candidates[again], best) * weight[again]
             fresh[again] = True
+            batch = min(2 * batch, 256)
         picks.append(top)
         bound[top] = -np.inf
         best = np.maximum(best, rows @ candidates[top])

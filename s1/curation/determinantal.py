@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from s1.curation.coverage import Matrix, squared_norms
+from s1.curation.coverage import Matrix, one_thread, squared_norms
 
 SAMPLE_ROWS = 1024
 MIN_VARIANCE = 1e-6  # below it a row adds no volume that float32 can tell from none
 
 
+@one_thread()
 def greedy_map(points: Matrix, size: int, quality: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
     """Indices of `size` rows, each the one that makes the volume of the picks grow most.
 
