@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from jobs.runner import Context, Job, Outcome, command
 from s1 import models, schema
@@ -55,17 +55,13 @@ class TrainOptions(Config):
     save_steps: int = Field(20, ge=0, description="Steps between checkpoints; 0: none, a killed run starts over.")
     max_failures: int = Field(3, ge=0, description="Lost workers that a run survives.")
 
-    @model_validator(mode="after")
-    def _batch_fills_workers(self) -> TrainOptions:
-        if self.batch_size % self.workers:
-            raise ValueError(
-                f"batch_size={self.batch_size} is not divisible by workers={self.workers}; change one of them"
-            )
-        return self
-
 
 def check(options: TrainOptions) -> None:
-    """What can be seen without starting anything: the model and whether its tokenizer knows the delimiters."""
+    """What can be seen without starting anything: sizes that fit each other, the model, its tokenizer's delimiters."""
+    if options.batch_size % options.workers:
+        raise UserError(
+            f"batch_size={options.batch_size} is not divisible by workers={options.workers}; change one of them"
+        )
     models.check(options.model)
     _check_tokenizer(options)
 

@@ -58,7 +58,6 @@ def test_a_table_without_traces_is_refused(template):
     ("values", "says"),
     [
         ({"workers": 0}, "workers=0"),
-        ({"batch_size": 16, "workers": 3}, "batch_size=16 is not divisible by workers=3"),
         ({"zero_stage": 4}, "zero_stage=4"),
         ({"modle": "x"}, "modle"),
     ],
@@ -67,6 +66,11 @@ def test_impossible_options_are_one_line(values, says):
     with pytest.raises(UserError, match=says) as error:
         validate(TrainOptions, values, "train")
     assert "\n" not in str(error.value)
+
+
+def test_a_batch_that_the_workers_cannot_share_is_refused():
+    with pytest.raises(UserError, match="batch_size=16 is not divisible by workers=3"):
+        check(TrainOptions(batch_size=16, workers=3))
 
 
 def test_a_tokenizer_without_the_delimiters_is_refused_before_anything_starts(tmp_path):
