@@ -1,0 +1,214 @@
+"""The forced engine: one model on one replica, every request driven through the budget machine from start to end.
+
+A request stays on the replica that took it, so each segment finds the ones before it in the prefix cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
+from s1.errors import UserError
+from s1.forcing import Program, compile_policy, segments
+from s1.forcing.machine import State, ended_by, finish_reason, unmet
+from s1.forcing.transcript import Delta, Span, Transcript
+from s1.template import Template
+from serve.engine import EngineOptions, Sampling, VllmEngine
+from serve.protocol import (
+    Accepted,
+    Added,
+    ChatRequest,
+    Choice,
+    Completed,
+    Event,
+    Finished,
+    Rejected,
+    Report,
+    Segment,
+)
+
+Item = TypeVar("Item")
+
+
+class ForcedEngine:
+    """What a replica runs. `model` is a reference of `s1.models`."""
+
+    def __init__(self, model: str, options: EngineOptions) -> None:
+        from transformers import AutoTokenizer
+
+        from s1 import models
+
+        folder = models.resolve(model)
+        self.template = Template(AutoTokenizer.from_pretrained(folder), options.style)
+        self.engine = VllmEngine(folder, options)
+
+    async def complete(self, request: ChatRequest) -> Completed | Rejected:
+        """Every completion of `request` as a whole."""
+        added: list[list[Added]] = [[] for _ in range(request.n)]
+        reports: dict[int, Report] = {}
+        prompt_tokens = 0
+        async with aclosing(self.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, Rejected):
+                    return event
+                if isinstance(event, Accepted):
+                    prompt_tokens = event.prompt_tokens
+                elif isinstance(event, Added):
+                    added[event.choice].append(event)
+                else:
+                    reports[event.choice] = event.report
+        choices = (_joined(events, reports[choice]) for choice, events in enumerate(added))
+        return Completed(prompt_tokens, tuple(choices))
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+        """What happens to `request`, as it happens: rejected, or accepted and completed."""
+        try:
+            prompt = self.template.render_messages([message.plain() for message in request.messages])
+            program = compile_policy(
+                request.policy(),
+                self.template,
+                prompt_tokens=len(prompt),
+                context_tokens=self.engine.context_tokens,
+                max_tokens=request.completion_limit,
+            )
+        except UserError as error:
+            yield Rejected(str(error), "messages")
+            return
+        yield Accepted(len(prompt))
+        choices = [self._choice(request, program, prompt, choice) for choice in range(request.n)]
+        async with aclosing(_merged(choices)) as events:
+            async for event in events:
+                yield event
+
+    async def _choice(
+        self, request: ChatRequest, program: Program, prompt: Sequence[int], choice: int
+    ) -> AsyncGenerator[Event, None]:
+        sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
+        engine = self.engine.continuation(sampling, choice=choice, num_tokens=self.template.num_tokens)
+        transcript, stop = Transcript(self.template), StopStrings(request.stop_strings)
+        state = State()
+        async with aclosing(segments.run(program, prompt, engine)) as steps:
+            async for step in steps:
+                state = step.state
+                if event := _added(choice, transcript.add(step.tokens), stop):
+                    yield event
+                if stop.found:
+                    break
+        if event := _added(choice, transcript.finish(), stop, last=True):
+            yield event
+        yield Finished(choice, _report(program, state, stop.found))
+
+    async def ready(self) -> bool:
+        """Answers when the replica takes requests."""
+        await self.engine.check_health()
+        return True
+
+    async def num_requests(self) -> int:
+        """Requests that the engine is working on."""
+        return self.engine.num_requests
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which replaces a replica that raises."""
+        await self.engine.check_health()
+
+    def __del__(self) -> None:
+        engine = getattr(self, "engine", None)
+        if engine is not None:
+            engine.close()
+
+
+class StopStrings:
+    """Looks for strings that end an answer. What may be the beginning of one is kept back."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self.strings = tuple(strings)
+        self.found = False
+        self._kept = ""
+
+    def pass_on(self, text: str, *, last: bool = False) -> str:
+        """The part of the text so far that can be given out, up to the first stop string."""
+        if self.found:
+            return ""
+        text = self._kept + text
+        hits = [at for string in self.strings if (at := text.find(string)) >= 0]
+        if hits:
+            self.found, self._kept = True, ""
+            return text[: min(hits)]
+        keep = 0 if last else max((_overlap(text, string) for string in self.strings), default=0)
+        self._kept = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, string: str) -> int:
+    """Length of the longest end of `text` that `string` begins with."""
+    longest = min(len(text), len(string) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(string[:size])), 0)
+
+
+def _added(choice: int, delta: Delta, stop: StopStrings, *, last: bool = False) -> Added | None:
+    content = stop.pass_on(delta.content, last=last)
+    if not (delta.reasoning or content or delta.spans):
+        return None
+    return Added(choice, delta.reasoning, content, tuple(_segment(span) for span in delta.spans))
+
+
+def _segment(span: Span) -> Segment:
+    return Segment(span.text, span.forced)
+
+
+def _joined(events: Sequence[Added], report: Report) -> Choice:
+    """One completion from what was added to it; neighbouring segments of one kind become one."""
+    joined: list[Segment] = []
+    for segment in (segment for event in events for segment in event.segments):
+        if joined and joined[-1].forced == segment.forced:
+            segment = Segment(joined.pop().text + segment.text, segment.forced)
+        joined.append(segment)
+    reasoning = "".join(event.reasoning for event in events)
+    return Choice(reasoning, "".join(event.content for event in events), tuple(joined), report)
+
+
+def _report(program: Program, state: State, stopped: bool) -> Report:
+    return Report(
+        thinking_tokens=state.thinking_tokens,
+        forced_tokens=state.forced_tokens,
+        answer_tokens=state.answer_tokens,
+        completion_tokens=state.position,
+        rounds=state.rounds,
+        max_tokens=program.max_thinking,
+        ended_by=ended_by(program, state),
+        unmet=unmet(program, state),
+        finish_reason="stop" if stopped else finish_reason(state),
+    )
+
+
+async def _merged(streams: Sequence[AsyncGenerator[Item, None]]) -> AsyncGenerator[Item, None]:
+    """Items of all streams as they come. Closing it, or the failure of one stream, closes the others."""
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:
+            async for item in only:
+                yield item
+        return
+    queue: asyncio.Queue[Item | None] = asyncio.Queue()
+
+    async def drain(stream: AsyncGenerator[Item, None]) -> None:
+        try:
+            async with aclosing(stream):
+                async for item in stream:
+                    queue.put_nowait(item)
+        finally:
+            queue.put_nowait(None)
+
+    tasks = [asyncio.create_task(drain(stream)) for stream in streams]
+    try:
+        for _ in tasks:
+            while (item := await queue.get()) is not None:
+                yield item
+            for task in tasks:
+                if task.done():
+                    task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from s1.errors import UserError
+from serve.app import AppOptions, build
+from serve.engine import EngineOptions
+
+LAPTOP = Path(__file__).parents[2] / "cluster" / "serve.laptop.yaml"
+EMBEDDED = "embedded:smollm2-135m-instruct"
+
+
+def test_the_laptop_config_passes_serves_own_schema_and_builds():
+    from ray.serve.schema import ServeDeploySchema
+
+    config = ServeDeploySchema.model_validate(yaml.safe_load(LAPTOP.read_text()))
+    (application,) = config.applications
+    assert application.import_path == "serve.app:build"
+    options = AppOptions.model_validate(application.args)
+    assert build(options) is not None
+    assert config.http_options.host == "127.0.0.1"
+
+
+def test_arguments_of_the_command_line_are_text_and_become_what_they_mean():
+    options = AppOptions.model_validate({"model": EMBEDDED, "max_queued_requests": "4", "num_cpus": "0.25"})
+    assert options.served() == {"s1": EMBEDDED}
+    assert (options.max_queued_requests, options.num_cpus) == (4, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({}, "give either model"),
+        ({"model": EMBEDDED, "models": {"a": EMBEDDED}}, "give either model"),
+        ({"models": {"a b": EMBEDDED}}, "model id 'a b'"),
+        ({"model": EMBEDDED, "replicas": 2}, "replicas"),
+        ({"model": EMBEDDED, "engine": {"device": "tpu"}}, "engine.device"),
+    ],
+)
+def test_wrong_options_say_what_is_wrong(values, says):
+    with pytest.raises(ValidationError, match=says):
+        AppOptions.model_validate(values)
+
+
+def test_a_model_that_cannot_be_is_refused_before_anything_is_deployed():
+    with pytest.raises(UserError, match="embedded:nothing"):
+        build(AppOptions(model="embedded:nothing"))
+
+
+def test_a_cpu_replica_sets_its_threads_itself():
+    environment = EngineOptions(threads=3).environment()
+    assert environment["OMP_NUM_THREADS"] == "3" and environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert "OMP_NUM_THREADS" not in EngineOptions(device="gpu").environment()
