@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.ledger import Ledger, request_key
-from s1.teachers.protocol import Question, Status, Teacher, TraceOutcome
+from s1.teachers.protocol import Question, Status, Teacher, TraceOutcome, asked
 from s1.teachers.registry import TeacherSpec
 
 OUTCOMES = pa.schema(
@@ -46,12 +46,11 @@ class Pool(Config):
 
 
 class TeacherWorker:
-    """A teacher on a worker. Ray Data calls it with batches of questions, several at a time, on one event loop."""
+    """Teachers on a worker. Ray Data calls it with batches of questions, several at a time, on one event loop."""
 
     def __init__(self, spec: TeacherSpec, ledger_uri: str | None, concurrency: int) -> None:
-        self._teacher: Teacher = spec.build()
-        self._identity = spec.identity
-        self._ledger = Ledger(ledger_uri) if ledger_uri and self._identity is not None else None
+        self._teachers = [(spec.build(name), spec.identity(name)) for name in spec.names]
+        self._ledger = Ledger(ledger_uri) if ledger_uri else None
         self._under_way = asyncio.Semaphore(concurrency)
         self._fatal: TraceOutcome | None = None
 
@@ -61,40 +60,40 @@ class TeacherWorker:
             # A worker that died may have finished a part of this batch.
             await asyncio.to_thread(self._ledger.refresh)
         questions = [Question(**row) for row in batch.select(QUESTION_COLUMNS).to_pylist()]
-        outcomes = await asyncio.gather(*(self._trace(question) for question in questions))
-        return outcome_table(self._teacher.name, self._teacher.trace_kind, questions, outcomes)
+        return outcome_table(questions, await asyncio.gather(*(self._trace(question) for question in questions)))
 
     async def _trace(self, question: Question) -> TraceOutcome:
+        """What the first teacher says that does not decline, or else the last one."""
         async with self._under_way:
-            if self._fatal is not None:
-                return self._fatal
-            outcome = await self._recorded(question)
+            outcome = TraceOutcome(Status.DECLINED)
+            for teacher, identity in self._teachers:
+                outcome = self._fatal or await self._asked_once(teacher, identity, question)
+                if outcome.status != Status.DECLINED:
+                    break
             if outcome.status == Status.FATAL:
                 self._fatal = outcome
             return outcome
 
-    async def _recorded(self, question: Question) -> TraceOutcome:
+    async def _asked_once(self, teacher: Teacher, identity: dict[str, Any] | None, question: Question) -> TraceOutcome:
         """The outcome from the ledger, or a new one that the ledger holds before anybody sees it."""
-        if self._ledger is None or self._identity is None:
-            return await self._teacher.trace(question)
-        key = request_key(question.question, self._identity)
-        known = self._ledger.get(key)
-        if known is not None:
-            return known
-        outcome = await self._teacher.trace(question)
-        # Nothing is paid for a refusal without a token: it is asked again by the next run.
-        if outcome.is_final and outcome.output_tokens != 0 and outcome.finish_reason != "refused":
-            try:
-                await self._ledger.record(key, outcome)
-            except OSError as error:
-                return TraceOutcome(Status.FATAL, detail=f"{self._ledger.uri}: cannot be written ({error})")
+        if self._ledger is None or identity is None:
+            return await asked(teacher, question)
+        key = request_key(question.question, identity)
+        outcome = self._ledger.get(key)
+        if outcome is None:
+            outcome = await asked(teacher, question)
+            if outcome.is_final:
+                try:
+                    await self._ledger.record(key, outcome)
+                except OSError as error:
+                    return TraceOutcome(Status.FATAL, detail=f"{self._ledger.uri}: cannot be written ({error})")
         return outcome
 
 
-def outcome_table(teacher: str, kind: str, questions: list[Question], outcomes: list[TraceOutcome]) -> pa.Table:
+def outcome_table(questions: Sequence[Question], outcomes: Sequence[TraceOutcome]) -> pa.Table:
     """Outcomes as rows of OUTCOMES."""
     rows = [
-        {"question_id": question.question_id, "teacher": teacher, "trace_kind": kind, **asdict(outcome)}
+        {"question_id": question.question_id, **asdict(outcome)}
         for question, outcome in zip(questions, outcomes, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=OUTCOMES)

@@ -49,14 +49,14 @@ def describe(options: DistillOptions, manifests: Mapping[str, Manifest | None]) 
     questions = manifests.get("questions")
     known = questions.facts.get("num_train") if questions else None
     count = "?" if known is None else min(known, options.num_questions or known)
-    return [f"asks: teacher {options.teacher} for {count} traces, {options.pool.num_workers} worker(s)"]
+    return [f"asks: {' then '.join(registry.chosen(options))} for {count} traces, {options.pool.num_workers} worker(s)"]
 
 
 def run(options: DistillOptions, context: Context) -> Outcome:
     """Ask for what is not recorded yet, drop what is no trace, write the rest in the order of the questions."""
     questions = training_questions(options, context)
     spec = registry.spec(options)
-    ledger_uri = (options.ledger or join(context.run_dir, "_ledger")) if spec.identity is not None else None
+    ledger_uri = (options.ledger or join(context.run_dir, "_ledger")) if spec.is_paid else None
     tally = Tally(recorded(questions, spec, ledger_uri))
     num_recorded = len(tally.rows)
     waiting = questions.filter(pa.array([key not in tally.rows for key in questions["question_id"].to_pylist()]))
@@ -122,18 +122,22 @@ def training_questions(options: DistillOptions, context: Context) -> pa.Table:
 
 
 def recorded(questions: pa.Table, spec: TeacherSpec, ledger_uri: str | None) -> dict[str, Row]:
-    """Outcomes that an earlier run has paid for, by question id."""
-    if ledger_uri is None or spec.identity is None:
+    """Outcomes that an earlier run has paid for, by question id.
+
+    With a first teacher that costs nothing, the workers look them up themselves, after that one has been asked.
+    """
+    identity = spec.identity(spec.names[0])
+    if ledger_uri is None or identity is None:
         return {}
     ledger = Ledger(ledger_uri)
     ledger.refresh()
-    found: dict[str, Row] = {}
-    name, kind = spec.label
-    for values in questions.select(QUESTION_COLUMNS).to_pylist():
-        outcome = ledger.get(request_key(values["question"], spec.identity))
-        if outcome is not None:
-            found[values["question_id"]] = outcome_table(name, kind, [Question(**values)], [outcome]).to_pylist()[0]
-    return found
+    asked = [Question(**values) for values in questions.select(QUESTION_COLUMNS).to_pylist()]
+    found = [(question, ledger.get(request_key(question.question, identity))) for question in asked]
+    known = [(question, outcome) for question, outcome in found if outcome is not None]
+    if len(spec.names) > 1:
+        known = [(question, outcome) for question, outcome in known if outcome.status != Status.DECLINED]
+    rows = outcome_table([question for question, _ in known], [outcome for _, outcome in known]).to_pylist()
+    return {row["question_id"]: row for row in rows}
 
 
 def _asked(questions: pa.Table, spec: TeacherSpec, ledger_uri: str | None, pool: Pool) -> Iterator[Row]:
@@ -152,7 +156,9 @@ def check_losses(options: DistillOptions, tally: Tally) -> None:
         )
     if not tally.counts[Status.OK]:
         said = "; ".join(f"{status}: {reason}" for status, reason in tally.reasons().items())
-        raise UserError(f"teacher {options.teacher} gave no trace for any of {asked} questions ({said})")
+        raise UserError(
+            f"{' then '.join(registry.chosen(options))} gave no trace for any of {asked} questions ({said})"
+        )
 
 
 def _trace(question: Row, outcome: Row) -> Row:
@@ -170,7 +176,7 @@ JOB = Job(
     run=run,
     check=registry.check,
     describe=describe,
-    outside=lambda options: records.state(options.recorded.path) if options.teacher == "recorded" else None,
+    outside=lambda options: records.state(options.recorded.path) if "recorded" in registry.chosen(options) else None,
 )
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_DEDUP_LOGS": "1",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    # One line of Ray's own about every pool of actors ends up on the terminal otherwise.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 

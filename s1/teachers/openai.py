@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr
 
 from s1.config import Config
 from s1.errors import UserError
-from s1.teachers.protocol import Question, Status, TraceOutcome, classified, split_think_tags
+from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified, split_think_tags
 from s1.teachers.retry import Retry, retry_after_s
 
 PROMPT_VERSION = "1"  # part of every ledger key: raise it when `body` asks in another way
@@ -123,7 +123,7 @@ class OpenAITeacher:
         fatal = response.status_code in FATAL_STATUS or "insufficient_quota" in response.text
         if response.status_code in TRANSIENT_STATUS and not fatal:
             return TraceOutcome(Status.TRANSIENT, detail=detail), retry_after_s(response.headers)
-        return TraceOutcome(Status.FATAL if fatal else Status.DECLINED, detail=detail, finish_reason="refused"), None
+        return TraceOutcome(Status.FATAL if fatal else Status.DECLINED, detail=detail, finish_reason=REFUSED), None
 
     def _read(self, response: httpx.Response) -> TraceOutcome:
         """The outcome of a response that arrived and is paid for."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
+
+REFUSED = "refused"  # finish reason of a request that the service did not take on
 
 
 class Status(StrEnum):
@@ -32,7 +34,10 @@ class Question:
 
 @dataclass(frozen=True)
 class TraceOutcome:
-    """What came of one question. `thinking` and `attempt` count only when the status is `OK`."""
+    """What came of one question. `thinking` and `attempt` count only when the status is `OK`.
+
+    Who was asked (`teacher`, `trace_kind`) is filled in by `asked`.
+    """
 
     status: Status
     thinking: str = ""
@@ -42,11 +47,16 @@ class TraceOutcome:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float = 0.0
+    teacher: str = ""
+    trace_kind: str = ""
 
     @property
     def is_final(self) -> bool:
-        """Whether asking again would only cost again: such an outcome belongs into the ledger."""
-        return self.status not in (Status.TRANSIENT, Status.FATAL)
+        """Whether asking again would only cost again: such an outcome belongs into the ledger.
+
+        A request that was refused as such cost nothing, and may be accepted when the service is set up otherwise.
+        """
+        return self.status not in (Status.TRANSIENT, Status.FATAL) and self.finish_reason != REFUSED
 
 
 @runtime_checkable
@@ -66,6 +76,12 @@ class Teacher(Protocol):
     async def trace(self, question: Question) -> TraceOutcome:
         """The outcome for one question; what fails is an outcome too, not an exception."""
         ...
+
+
+async def asked(teacher: Teacher, question: Question) -> TraceOutcome:
+    """The teacher's outcome with the teacher's name on it."""
+    outcome = await teacher.trace(question)
+    return replace(outcome, teacher=teacher.name, trace_kind=teacher.trace_kind)
 
 
 def classified(thinking: str | None, attempt: str | None, finish_reason: str, **usage: object) -> TraceOutcome:

@@ -21,6 +21,7 @@ class TeacherOptions(Config):
     """Which teacher, and the settings of every one of them."""
 
     teacher: TeacherName = Field(default="worked", description="Who writes the traces.")
+    then: TeacherName | None = Field(default=None, description="Who is asked for what the first one declines.")
     recorded: records.Recorded = Field(default=records.Recorded(), description="Traces that exist already.")
     worked: Worked = Field(default=Worked(), description="Steps that are correct by construction.")
     vllm: engines.Vllm = Field(default=engines.Vllm(), description="A local model.")
@@ -35,37 +36,47 @@ class TeacherSpec:
     key: SecretStr | None = None
 
     @property
-    def identity(self) -> dict[str, Any] | None:
+    def names(self) -> tuple[TeacherName, ...]:
+        """Whom to ask, in order: the next one for what the one before declines."""
+        return chosen(self.options)
+
+    def identity(self, name: TeacherName) -> dict[str, Any] | None:
         """What shapes a paid answer beside the question; None for a teacher whose work costs nothing to repeat."""
-        chosen = self.options.teacher
-        return getattr(self.options, chosen).identity() if chosen in ("vllm", "openai") else None
+        if name == "openai":
+            return self.options.openai.identity()
+        return self.options.vllm.identity() if name == "vllm" else None
 
     @property
-    def label(self) -> tuple[str, str]:
-        """Columns teacher and trace_kind of a paid teacher, without building it."""
-        chosen = self.options.teacher
-        return getattr(self.options, chosen).model, "raw"
+    def is_paid(self) -> bool:
+        """Whether anything of this belongs into a ledger."""
+        return any(self.identity(name) is not None for name in self.names)
 
-    def build(self) -> Teacher:
-        """The teacher, on the worker that uses it."""
+    def build(self, name: TeacherName) -> Teacher:
+        """One of the teachers, on the worker that uses it."""
         options = self.options
-        if options.teacher == "openai":
+        if name == "openai":
             return endpoints.OpenAITeacher(options.openai, self.key)
-        if options.teacher == "vllm":
+        if name == "vllm":
             return engines.VllmTeacher(options.vllm)
-        if options.teacher == "recorded":
+        if name == "recorded":
             return records.RecordedTeacher(options.recorded)
         return WorkedTeacher(options.worked)
 
 
+def chosen(options: TeacherOptions) -> tuple[TeacherName, ...]:
+    """The teachers that `options` ask for, in order."""
+    return (options.teacher,) if options.then in (None, options.teacher) else (options.teacher, options.then)
+
+
 def check(options: TeacherOptions) -> None:
-    """Raise UserError when the chosen teacher lacks something. Starts nothing and asks nobody."""
+    """Raise UserError when a chosen teacher lacks something. Starts nothing and asks nobody."""
     checks = {"recorded": records.check, "vllm": engines.check, "openai": endpoints.check}
-    if options.teacher in checks:
-        checks[options.teacher](getattr(options, options.teacher))
+    for name in chosen(options):
+        if name in checks:
+            checks[name](getattr(options, name))
 
 
 def spec(options: TeacherOptions) -> TeacherSpec:
-    """The chosen teacher, with its key from this process's environment."""
-    key = endpoints.api_key(options.openai) if options.teacher == "openai" else None
+    """The chosen teachers, with their key from this process's environment."""
+    key = endpoints.api_key(options.openai) if "openai" in chosen(options) else None
     return TeacherSpec(TeacherOptions.model_validate(options.model_dump(include=set(TeacherOptions.model_fields))), key)

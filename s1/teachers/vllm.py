@@ -14,7 +14,7 @@ from pydantic import Field
 from s1 import models
 from s1.config import Config
 from s1.errors import UserError
-from s1.teachers.protocol import Question, Status, TraceOutcome, classified
+from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified
 from s1.template import Style, Template
 
 PROMPT_VERSION = "1"  # part of every ledger key: raise it when questions are asked in another way
@@ -79,7 +79,7 @@ class VllmTeacher:
             async for output in self._engine.generate({"prompt_token_ids": prompt}, sampling, question.question_id):
                 last = output
         except ValueError as error:  # the prompt does not fit the model's context
-            return TraceOutcome(Status.DECLINED, detail=" ".join(str(error).split()))
+            return TraceOutcome(Status.DECLINED, detail=" ".join(str(error).split()), finish_reason=REFUSED)
         completion = last.outputs[0]
         parsed = self._template.parse(list(completion.token_ids))
         thinking = parsed.thinking if parsed.thinking_ended else ""

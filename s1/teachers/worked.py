@@ -18,6 +18,8 @@ from pydantic import Field
 from s1.config import Config
 from s1.teachers.protocol import Question, Status, TraceOutcome, classified
 
+CHECK = "Wait, another way:"
+
 # A route is lines of steps and the result that they end in; the second one is None when there is no other route.
 Steps = tuple[list[str], str]
 

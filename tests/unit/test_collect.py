@@ -196,3 +196,25 @@ def test_a_source_that_gives_another_number_is_reported(tmp_path, capsys):
     manifest = execute(JOB, CollectOptions(source="files", path=str(path), expected=2), str(tmp_path / "run"))
     assert manifest.facts["count_differs"] == "1 rows met, 2 expected"
     assert "1 rows met, 2 expected" in capsys.readouterr().err
+
+
+def test_a_data_set_is_read_as_the_hub_lays_it_out(tmp_path):
+    folder = tmp_path / "set" / "data"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(ROWS), folder / "train-00000-of-00001.parquet")
+    options = {"source": "hub", "hub": {"name": str(tmp_path / "set")}}
+    execute(JOB, CollectOptions.model_validate(options), str(tmp_path / "run"))
+    rows = Artifact(str(tmp_path / "run" / "questions")).read(schema.QUESTIONS).to_pylist()
+    assert [row["answer"] for row in rows] == ["2", "4", "6", "8", "10"]
+    with pytest.raises(UserError, match=r"data set .*\(split 'test'\) cannot be read"):
+        options["hub"]["split"] = "test"
+        execute(JOB, CollectOptions.model_validate(options), str(tmp_path / "other"))
+
+
+def test_a_data_set_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit):
+        command(JOB, ["--source", "hub", "--hub.name", "nobody/nothing", "--run-dir", str(tmp_path)])
+    err = capsys.readouterr().err
+    assert "data set 'nobody/nothing' (split 'train') cannot be read" in err
+    assert err.count("\n") == 1

@@ -158,7 +158,7 @@ def test_the_key_is_shown_nowhere(monkeypatch):
         {"teacher": "openai", "openai": {"model": "m", "api_key_env": "A_KEY"}}
     )
     spec = registry.spec(options)
-    assert "sesame" not in repr(spec) + options.model_dump_json() + json.dumps(spec.identity)
+    assert "sesame" not in repr(spec) + options.model_dump_json() + json.dumps(spec.identity("openai"))
 
 
 @pytest.mark.parametrize(
