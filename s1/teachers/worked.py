@@ -18,7 +18,7 @@ from pydantic import Field
 from s1.config import Config
 from s1.teachers.protocol import Question, Status, TraceOutcome, classified
 
-CHECK = "Wait, another way:"
+CHECK = "Wait, another way:"  # the line before the second route
 
 # A route is lines of steps and the result that they end in; the second one is None when there is no other route.
 Steps = tuple[list[str], str]
@@ -72,8 +72,7 @@ def render(solution: Solution, *, checked: bool) -> str:
     """The thinking: the first route line by line and, when checked, the second one after "Wait"."""
     lines = list(solution.first[0])
     if checked and solution.second is not None:
-        opening, *rest = solution.second[0]
-        lines += [f"Wait, {opening}", *rest]
+        lines += [CHECK, *solution.second[0]]
     return "\n".join(lines)
 
 
@@ -105,7 +104,7 @@ def _sum_both_ways(values: list[int], first_lines: list[str]) -> Solution:
     """The sum from the first number on and, as the check, from the last one on."""
     sums, total = _sum_in_steps(values)
     back, again = _sum_in_steps(values[::-1])
-    other = (["from the end:", *back], str(again)) if back else None
+    other = (back, str(again)) if back != sums else None
     return Solution(([*first_lines, *sums], str(total)), other)
 
 
@@ -117,12 +116,17 @@ def _products(facts: Mapping[str, Any]) -> Solution | None:
     left, right = factors
     if len(_parts(right)) == 1:  # nothing to split there: begin with the other one
         left, right = right, left
+    first, result = _product(left, right)
+    second, again = _product(right, left)
+    other = (second, str(again)) if len(_parts(left)) > 1 else None
+    return Solution(([f"{left} x {right}", *first], str(result)), other)
+
+
+def _product(left: int, right: int) -> tuple[list[str], int]:
+    """`left` times every part of `right`, then the running sum."""
     partial = [(part, left * part) for part in _parts(right)]
-    sums, result = _running_sum([value for _, value in partial])
-    lines = [f"{left} x {right}", *(f"{left} x {part} = {value}" for part, value in partial), *sums]
-    # The check splits the other factor; its partial products are as easy as the first pass's, so it names them only.
-    back, again = _running_sum([right * part for part in _parts(left)])
-    return Solution((lines, str(result)), ([f"{right} x {left}:", *back], str(again)) if back else None)
+    sums, total = _running_sum([value for _, value in partial])
+    return [*(f"{left} x {part} = {value}" for part, value in partial), *sums], total
 
 
 def _basic_arithmetic(facts: Mapping[str, Any]) -> Solution | None:
@@ -153,8 +157,7 @@ def _gcd(facts: Mapping[str, Any]) -> Solution | None:
         lines.append(f"{large} = {large // small} x {small} + {large % small}")
         large, small = small, large % small
     quotients = [number // large for number in numbers]
-    check = ["the other way:"]
-    check += [f"{number} = {large} x {part}" for number, part in zip(numbers, quotients, strict=True)]
+    check = [f"{number} = {large} x {part}" for number, part in zip(numbers, quotients, strict=True)]
     check.append(f"{quotients[0]} and {quotients[1]} share no factor: {large}")
     return Solution(([*lines, f"gcd {large}"], str(large)), (check, str(large)))
 
