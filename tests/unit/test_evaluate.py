@@ -60,7 +60,12 @@ def test_every_test_question_is_asked_in_every_setting(run_dir: Path):
     assert manifest.facts["summary"]["tuned"]["control_pct"] == 100
     assert (manifest.rows_in, manifest.rows_out) == (16, 128)
     wait = next(body for body in server.bodies if body["budget_forcing"]["num_ignore"])
-    assert wait["budget_forcing"] == {"num_ignore": 1, "ignore_str": "Wait", "max_tokens": 64}
+    assert wait["budget_forcing"] == {
+        "num_ignore": 1,
+        "ignore_str": "Wait",
+        "max_tokens": 64,
+        "max_answer_tokens": 16,
+    }
     assert wait["max_tokens"] > 64 + 16
 
 
@@ -118,9 +123,10 @@ def test_a_killed_run_goes_on_without_asking_again(run_dir: Path):
         server.hold_after = 40
         argv = [sys.executable, "-m", "jobs.evaluate", "--endpoint", server.endpoint.base_url, "--budgets", "4", "8"]
         argv += ["--natural-max-tokens", "64", "--run-dir", str(run_dir), "--concurrency", "4"]
+        argv += ["--num-questions", "16", "--domains", "sums", "other"]
         process = subprocess.Popen(argv, cwd=Path(__file__).parents[2], env=os.environ.copy())
         deadline = time.monotonic() + 60
-        while (kept := finished(run_dir)) < 40 and time.monotonic() < deadline:
+        while (kept := finished(run_dir)) < 40 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
