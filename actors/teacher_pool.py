@@ -49,10 +49,15 @@ class TeacherWorker:
     """Teachers on a worker. Ray Data calls it with batches of questions, several at a time, on one event loop."""
 
     def __init__(self, spec: TeacherSpec, ledger_uri: str | None, concurrency: int) -> None:
-        self._teachers = [(spec.build(name), spec.identity(name)) for name in spec.names]
+        self._fatal: TraceOutcome | None = None
+        self._teachers: list[tuple[Teacher, dict[str, Any] | None]] = []
+        try:
+            self._teachers = [(spec.build(name), spec.identity(name)) for name in spec.names]
+        except UserError as error:
+            # An exception here would reach the user as a worker that cannot be started.
+            self._fatal = TraceOutcome(Status.FATAL, detail=str(error))
         self._ledger = Ledger(ledger_uri) if ledger_uri else None
         self._under_way = asyncio.Semaphore(concurrency)
-        self._fatal: TraceOutcome | None = None
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows of OUTCOMES, one for every question, in their order."""
@@ -65,7 +70,7 @@ class TeacherWorker:
     async def _trace(self, question: Question) -> TraceOutcome:
         """What the first teacher says that does not decline, or else the last one."""
         async with self._under_way:
-            outcome = TraceOutcome(Status.DECLINED)
+            outcome = self._fatal or TraceOutcome(Status.DECLINED)
             for teacher, identity in self._teachers:
                 outcome = self._fatal or await self._asked_once(teacher, identity, question)
                 if outcome.status != Status.DECLINED:

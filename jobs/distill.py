@@ -36,7 +36,9 @@ Row = dict[str, Any]
 class DistillOptions(TeacherOptions):
     """Whom to ask, and what for."""
 
-    num_questions: int | None = Field(default=None, ge=1, description="Ask for the first so many training questions.")
+    num_questions: int | None = Field(
+        default=None, ge=1, description="Ask for a random sample of so many training questions."
+    )
     max_lost: float = Field(
         default=0.0, ge=0, le=1, description="Share of questions that may be given up after passing failures."
     )
@@ -115,7 +117,10 @@ def training_questions(options: DistillOptions, context: Context) -> pa.Table:
     """The rows of QUESTIONS that a teacher may see. UserError when there is none."""
     table = context.inputs["questions"].read(schema.QUESTIONS)
     table = table.filter(pa.array([split == "train" for split in table["split"].to_pylist()]))
-    table = table.slice(0, options.num_questions)
+    if options.num_questions is not None and options.num_questions < table.num_rows:
+        # Keys are hashes: the smallest ones are a sample that stays the same when questions are added.
+        sample = set(sorted(table["question_id"].to_pylist())[: options.num_questions])
+        table = table.filter(pa.array([key in sample for key in table["question_id"].to_pylist()]))
     if not table.num_rows:
         raise UserError("no training question in this run; lower collect.num_test or collect more")
     return table

@@ -23,8 +23,8 @@ from s1.teachers.retry import Retry, retry_after_s
 
 PROMPT_VERSION = "1"  # part of every ledger key: raise it when `body` asks in another way
 TRANSIENT_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-FATAL_STATUS = frozenset({401, 403, 404})
-_TRANSIENT_ERRORS = (httpx.TimeoutException, httpx.NetworkError, httpx.ProtocolError, httpx.ProxyError)
+FATAL_STATUS = frozenset({301, 302, 307, 308, 401, 402, 403, 404, 405})
+_TRANSIENT_ERRORS = (httpx.TransportError, httpx.DecodingError)
 _DETAIL_CHARS = 300
 
 
@@ -64,7 +64,10 @@ def check(settings: OpenAI) -> None:
     """Raise UserError when there is no model name, no usable URL or no key. Asks nobody."""
     if not settings.model:
         raise UserError("teacher openai needs --openai.model: the name that the endpoint knows")
-    url = httpx.URL(settings.base_url) if settings.base_url.isprintable() else httpx.URL("")
+    try:
+        url = httpx.URL(settings.base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
     if url.scheme not in ("http", "https") or not url.host:
         raise UserError(f"openai.base_url={settings.base_url!r}: must be a URL such as http://127.0.0.1:8000/v1")
     api_key(settings)

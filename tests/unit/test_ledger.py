@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
 from s1.errors import UserError
@@ -109,3 +110,15 @@ def test_records_are_plain_json_lines(tmp_path: Path):
     record(Ledger(str(tmp_path)), "a")
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text())["attempt"] == "the attempt"
+
+
+def test_on_an_object_store_every_group_of_records_is_an_object(tmp_path):
+    (tmp_path / "bucket").mkdir()
+    writer, reader = Ledger("unused"), Ledger("unused")
+    for ledger in (writer, reader):
+        ledger.fs, ledger.path = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "bucket"
+    record(writer, "a", "b")
+    record(writer, "c")
+    reader.refresh()
+    assert [reader.get(key) for key in "abc"] == [PAID] * 3
+    assert len(list((tmp_path / "bucket").iterdir())) >= 2

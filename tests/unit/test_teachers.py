@@ -71,6 +71,7 @@ def test_the_request_says_what_was_configured(monkeypatch):
         (refusal(400, "the prompt is too long"), Status.DECLINED),
         (refusal(401), Status.FATAL),
         (refusal(404, "no such model"), Status.FATAL),
+        (refusal(308, "", Location="/elsewhere"), Status.FATAL),
         (refusal(429, "insufficient_quota"), Status.FATAL),
         (refusal(429, "slow down"), Status.TRANSIENT),
     ],
@@ -81,8 +82,11 @@ def test_every_end_has_its_class_and_only_passing_ones_are_asked_again(reply, st
     assert server.asked.total() == (QUICK.attempts if status == Status.TRANSIENT else 1)
 
 
+CORRUPT = Reply(b"not gzip", headers={"Content-Encoding": "gzip"})
+
+
 @pytest.mark.parametrize(
-    "failure", [refusal(429), refusal(500), refusal(503), refusal(529), Reply(drop=True), Reply(b"<html>")]
+    "failure", [refusal(429), refusal(500), refusal(503), refusal(529), Reply(drop=True), Reply(b"<html>"), CORRUPT]
 )
 def test_a_passing_failure_is_asked_again(failure):
     with teaching(lambda _, count: failure if count < 3 else completion("a", "b")) as server:
@@ -144,6 +148,7 @@ def test_a_pause_that_was_asked_for_is_kept():
     [
         ({}, "needs --openai.model"),
         ({"model": "r1", "base_url": "localhost:8000"}, "must be a URL"),
+        ({"model": "r1", "base_url": "http://a\x00b/v1"}, "must be a URL"),
         ({"model": "r1", "api_key_env": "S1_NO_SUCH_KEY"}, "'S1_NO_SUCH_KEY': this environment variable is not set"),
     ],
 )
