@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import os
+import time
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -220,15 +221,18 @@ def _endpoint(options: EvaluateOptions, context: Context) -> Generator[Endpoint]
     # Both models are asked with the delimiters that the tuned one has learned.
     engine = options.serve.engine.model_copy(update={"style": manifest.config["template"]})
     application = AppOptions.model_validate({**dict(options.serve), "engine": engine, "models": asked})
-    with ray_session(), _starting() as on_wait, deployed(asked, application, on_wait=on_wait) as base_url:
+    with ray_session(), contextlib.ExitStack() as stack:
+        with _starting() as on_wait:
+            base_url = stack.enter_context(deployed(asked, application, on_wait=on_wait))
         yield Endpoint(base_url)
 
 
 @contextlib.contextmanager
 def _starting() -> Generator[Callable[[str], None]]:
     """Says every few seconds which models are still starting."""
-    with Progress("evaluate: starting", total=None, unit="checks") as bar:
-        yield lambda waiting: bar.advance(note=waiting)
+    started = time.monotonic()
+    with Progress("evaluate: starting the models", total=None, unit="s") as bar:
+        yield lambda waiting: bar.update(int(time.monotonic() - started), waiting)
 
 
 def _engine(options: EvaluateOptions) -> dict[str, Any]:
