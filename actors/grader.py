@@ -1,0 +1,70 @@
+"""Graders on Ray Data: what is wrong with a trace, whether an attempt is right."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from s1 import models
+from s1.curation import quality
+from s1.curation.decontaminate import Index
+from s1.grading.verify import correct
+from s1.template import Template
+
+CONTAMINATED = "contaminated"
+# Grading a response waits for a process most of the time.
+_THREADS = 4
+
+
+class TraceGrader:
+    """Judges traces on a worker; takes and gives Arrow tables."""
+
+    def __init__(self, student: str, test_questions: list[str], ngram: int, normalise: bool) -> None:
+        from transformers import AutoTokenizer
+
+        self._template = Template(AutoTokenizer.from_pretrained(str(models.resolve(student))), "think-tags")
+        self._index = Index(test_questions, ngram, normalise)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """question_id, quality_issues, trace_correct and trace_tokens of every row."""
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        faults = [quality.issues(row) for row in rows]
+        hits = self._index.touched([row["question"] or "" for row in rows])
+        for names, hit in zip(faults, hits.tolist(), strict=True):
+            if hit >= 0:
+                names.append(CONTAMINATED)
+        return pa.table(
+            {
+                "question_id": batch["question_id"],
+                "quality_issues": pa.array(faults, pa.list_(pa.string())),
+                "trace_correct": _verdicts(rows, "attempt"),
+                "trace_tokens": pa.array([self._num_tokens(row) for row in rows], pa.int64()),
+            }
+        )
+
+    def _num_tokens(self, row: dict[str, Any]) -> int:
+        """Tokens of thinking and attempt, of the student's tokenizer."""
+        return sum(len(self._template.plain(row[name] or "")) for name in ("thinking", "attempt"))
+
+
+def grade_attempts(batch: pa.Table) -> pa.Table:
+    """question_id, solver_attempt and solver_correct of every row; no verdict where nothing was asked."""
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    verdicts = _verdicts(rows, "solver_attempt").to_pylist()
+    asked = [row["solver_attempt"] is not None for row in rows]
+    known = [verdict if was_asked else None for verdict, was_asked in zip(verdicts, asked, strict=True)]
+    return pa.table(
+        {
+            "question_id": batch["question_id"],
+            "solver_attempt": batch["solver_attempt"],
+            "solver_correct": pa.array(known, pa.bool_()),
+        }
+    )
+
+
+def _verdicts(rows: list[dict[str, Any]], column: str) -> pa.Array:
+    with ThreadPoolExecutor(_THREADS) as threads:
+        verdicts = list(threads.map(lambda row: correct(row, row[column]), rows))
+    return pa.array(verdicts, pa.bool_())

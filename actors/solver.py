@@ -1,0 +1,116 @@
+"""The solver on Ray Data: a model answers every question without further ado; what it solves is too easy to teach.
+
+Greedy, the model's plain chat template, no thinking asked for (paper, section 2.2).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from s1 import models
+from s1.config import Config
+from s1.template import Template
+
+
+class SolverOptions(Config):
+    """Which models attempt the questions, and how they run."""
+
+    models: tuple[str, ...] = Field(
+        default=("embedded:smollm2-135m-instruct",),
+        description="Solver models, one after the other; what any of them solves counts as solved. Empty: no solver.",
+    )
+    prompt: str = Field(
+        default="{question}\nAnswer with the final result only.", description="What is asked; {question} is put in."
+    )
+    max_tokens: PositiveInt = Field(default=24, description="Tokens of an attempt.")
+    max_model_len: PositiveInt = Field(
+        default=1024, description="Tokens of prompt and attempt; longer prompts are not asked."
+    )
+    max_num_seqs: PositiveInt = Field(default=128, description="Attempts that are decoded at the same time.")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        default="bfloat16", description="Type of weights and activations."
+    )
+    kv_cache_gib: PositiveFloat | None = Field(
+        default=1.0, description="Memory of the KV cache; by default vLLM's own rule."
+    )
+    enforce_eager: bool = Field(
+        default=True, description="Do not compile the model: starts faster, runs slower on GPUs."
+    )
+    tensor_parallel_size: PositiveInt = Field(default=1, description="GPUs of one solver.")
+    num_workers: PositiveInt = Field(default=1, description="Solvers that work side by side.")
+    num_cpus: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for a solver.")
+    num_gpus: float = Field(default=0.0, ge=0, description="GPUs that Ray sets aside for a solver; 0: it runs on CPUs.")
+    batch_rows: PositiveInt = Field(default=256, description="Questions that a solver is given at a time.")
+
+    def environment(self) -> dict[str, str]:
+        """Environment of a solver's process: read by vLLM and OpenMP when they are loaded."""
+        if self.num_gpus:
+            return {}
+        # Ray would set the threads to the logical CPUs of the actor, which may be a fraction. One process for scheduler
+        # and model: it is faster on few cores, and nothing is left behind when the actor is killed.
+        return {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+        }
+
+
+class Solver:
+    """One model on a worker; takes and gives Arrow tables."""
+
+    def __init__(self, model: str, options: SolverOptions) -> None:
+        from vllm import LLM, SamplingParams
+
+        self.options = options
+        arguments: dict[str, Any] = {
+            "model": str(models.resolve(model)),
+            "dtype": options.dtype,
+            "max_model_len": options.max_model_len,
+            "max_num_seqs": options.max_num_seqs,
+            "enforce_eager": options.enforce_eager,
+            "tensor_parallel_size": options.tensor_parallel_size,
+            "enable_prefix_caching": True,  # the system prompt is the same for all
+            "generation_config": "vllm",
+            "disable_log_stats": True,
+        }
+        if options.kv_cache_gib is not None:
+            arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * 2**30)
+        self._engine: Any = LLM(**arguments)
+        # Only its way to tokenise is used, so the style does not matter.
+        self._template = Template(self._engine.get_tokenizer(), "think-tags")
+        self._sampling = SamplingParams(
+            temperature=0.0, max_tokens=options.max_tokens, stop_token_ids=sorted(self._template.stop_ids)
+        )
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """The batch with a column `solver_attempt`; null where the prompt is too long for the model."""
+        prompts = [self._prompt(question) for question in batch["question"].to_pylist()]
+        room = self.options.max_model_len - self.options.max_tokens
+        fitting = [at for at, prompt in enumerate(prompts) if len(prompt) <= room]
+        attempts: list[str | None] = [None] * len(prompts)
+        for at, text in zip(fitting, self._generate([prompts[at] for at in fitting]), strict=True):
+            attempts[at] = text
+        return batch.append_column("solver_attempt", pa.array(attempts, pa.string()))
+
+    def _prompt(self, question: str) -> list[int]:
+        """Ids of the chat prompt; nothing in a question becomes a control token."""
+        mark = "\ue000question\ue001"
+        conversation = [{"role": "user", "content": mark}]
+        text: Any = self._template.tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True
+        )
+        before, _, after = text.partition(mark)
+        asked = self.options.prompt.replace("{question}", question)
+        return self._template.control(before) + self._template.plain(asked) + self._template.control(after)
+
+    def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
+        if not prompts:
+            return []
+        requests = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self._engine.generate(requests, self._sampling, use_tqdm=False)
+        return [output.outputs[0].text.strip() for output in outputs]

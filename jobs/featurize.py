@@ -1,0 +1,264 @@
+"""Learn about every trace what the selection needs: TRACES becomes FEATURES.
+
+    python -m jobs.featurize --preset laptop
+    python -m jobs.featurize --test-sets data/math500.jsonl data/aime24.jsonl
+
+On Ray Data, one after the other: faults of question and trace, the solver's attempt and its grade, the embedding. The
+solver is only asked about rows without a fault.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, PositiveInt
+
+from actors.embedder import Embedder, EmbedderOptions
+from actors.grader import CONTAMINATED, TraceGrader, grade_attempts
+from actors.solver import Solver, SolverOptions
+from jobs.progress import Progress
+from jobs.ray_session import ray_session
+from jobs.runner import Context, Job, Outcome, command
+from s1 import models, schema
+from s1.artifacts import Artifact, Manifest
+from s1.config import Config
+from s1.curation.difficulty import solved
+from s1.errors import UserError
+from s1.sources import mapping, records
+
+ROWS_PER_FILE = 10_000
+TEXT_COLUMNS = ["question_id", "question", "answer", "source", "metadata", "thinking", "attempt", "finish_reason"]
+SOLVER_COLUMNS = ["question_id", "question", "answer", "source", "metadata"]
+Row = dict[str, Any]
+
+
+class FeaturizeOptions(Config):
+    """What is measured, and with which models."""
+
+    student: str = Field(
+        default="embedded:smollm2-135m-instruct", description="Model whose tokenizer counts a trace's tokens."
+    )
+    solver: SolverOptions = Field(default=SolverOptions(), description="Models that attempt the questions.")
+    embedder: EmbedderOptions = Field(default=EmbedderOptions(), description="Encoder of the questions.")
+    test_sets: tuple[str, ...] = Field(
+        default=(), description="Questions to keep out: files, folders, globs or hub:owner/name[:split]."
+    )
+    ngram: PositiveInt = Field(
+        default=8, description="Words in a row that a question must not share with a test question."
+    )
+    normalise: bool = Field(
+        default=False, description="Compare words without punctuation, LaTeX spacing and Unicode variants."
+    )
+    grader_workers: PositiveInt = Field(default=1, description="Workers that judge the traces.")
+    grader_cpus: float = Field(default=0.5, gt=0, description="CPUs that Ray sets aside for each of them.")
+
+
+def check(options: FeaturizeOptions) -> None:
+    """Raise UserError for models and files that are not there."""
+    for model in (options.student, options.embedder.model, *options.solver.models):
+        models.check(model)
+    if "{question}" not in options.solver.prompt:
+        raise UserError(f"solver.prompt={options.solver.prompt!r}: must contain {{question}}")
+    if options.solver.max_tokens >= options.solver.max_model_len:
+        raise UserError(
+            f"solver.max_tokens={options.solver.max_tokens}: leaves no room for a prompt within "
+            f"max_model_len={options.solver.max_model_len}"
+        )
+    for path in options.test_sets:
+        if not path.startswith(records.HUB):
+            records.find(path)
+
+
+def describe(options: FeaturizeOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
+    """How much is to be done, with which models."""
+    traces = manifests.get("traces")
+    count = "?" if traces is None else traces.rows_out
+    solvers = ", ".join(options.solver.models) or "none"
+    return [
+        f"rows: {count}; solvers: {solvers}; encoder: {options.embedder.model}; test sets: {len(options.test_sets)}"
+    ]
+
+
+def run(options: FeaturizeOptions, context: Context) -> Outcome:
+    """Measure, then write the rows of TRACES with what was measured, in their order."""
+    traces = context.inputs["traces"]
+    ids = unique_ids(traces)
+    test_questions = [question for path in options.test_sets for question in read_test_set(path)]
+    with ray_session():
+        features = grade_traces(options, traces, len(ids), test_questions)
+        questions = traces.read(schema.TRACES, columns=SOLVER_COLUMNS)
+        for key, values in attempt_questions(options.solver, without_faults(questions, features)).items():
+            features[key].update(values)
+        for row in embed(options.embedder, questions.select(["question_id", "question"])):
+            features[row["question_id"]]["embedding"] = row["embedding"]
+    write(context, traces, features)
+    return Outcome(len(ids), len(ids), facts=facts(options, features, len(test_questions)))
+
+
+def unique_ids(traces: Artifact) -> list[str]:
+    """Keys of the table, in order. UserError when one is there twice."""
+    ids: list[str] = traces.read(schema.TRACES, columns=["question_id"])["question_id"].to_pylist()
+    if not ids:
+        raise UserError(f"{traces.uri}: has no rows; distill more questions")
+    (key, times), *_ = Counter(ids).most_common(1)
+    if times > 1:
+        raise UserError(f"{traces.uri}: question_id {key!r} is there {times} times; keep one trace for each question")
+    return ids
+
+
+def read_test_set(path: str) -> Iterator[str]:
+    """Questions of one test set."""
+    for record in records.read(path):
+        yield mapping.to_question(record, mapping.Fields(), path).question
+
+
+def grade_traces(options: FeaturizeOptions, traces: Artifact, num_rows: int, tests: list[str]) -> dict[str, Row]:
+    """quality_issues, trace_correct and trace_tokens by question id."""
+    import ray
+
+    # The long texts go from the files to the workers; they never pass through here.
+    rows = ray.data.read_parquet(
+        traces.parquet_paths(schema.TRACES),
+        filesystem=traces.fs,
+        columns=TEXT_COLUMNS,
+        override_num_blocks=max(1, min(num_rows // 64, 8 * options.grader_workers)),
+    )
+    graded = rows.map_batches(
+        TraceGrader,
+        fn_constructor_args=(options.student, tests, options.ngram, options.normalise),
+        batch_size=64,
+        batch_format="pyarrow",
+        num_cpus=options.grader_cpus,
+        compute=ray.data.ActorPoolStrategy(size=options.grader_workers),
+    )
+    return {row.pop("question_id"): row for row in collect(graded, "featurize: traces", num_rows)}
+
+
+def without_faults(questions: pa.Table, features: Mapping[str, Row]) -> pa.Table:
+    """Rows of `questions` that nothing rules out yet."""
+    return questions.filter(
+        pa.array([not features[key]["quality_issues"] for key in questions["question_id"].to_pylist()], pa.bool_())
+    )
+
+
+def attempt_questions(options: SolverOptions, questions: pa.Table) -> dict[str, Row]:
+    """solver, solver_attempt and solver_correct by question id: the attempt that was right, else the last one."""
+    best: dict[str, Row] = {}
+    verdicts: dict[str, list[bool | None]] = {}
+    for model in options.models if questions.num_rows else ():
+        for row in attempts(options, model, questions):
+            key = row["question_id"]
+            if not any(verdicts.setdefault(key, [])):
+                best[key] = {"solver": model, "solver_attempt": row["solver_attempt"]}
+            verdicts[key].append(row["solver_correct"])
+    return {key: {**values, "solver_correct": solved(verdicts[key])} for key, values in best.items()}
+
+
+def attempts(options: SolverOptions, model: str, questions: pa.Table) -> Iterator[Row]:
+    """question_id, solver_attempt and solver_correct of one solver."""
+    import ray
+
+    attempted = blocks(questions, options.batch_rows).map_batches(
+        Solver,
+        fn_constructor_args=(model, options),
+        batch_size=options.batch_rows,
+        batch_format="pyarrow",
+        num_cpus=options.num_cpus,
+        num_gpus=options.num_gpus,
+        compute=ray.data.ActorPoolStrategy(size=options.num_workers),
+        runtime_env={"env_vars": options.environment()},
+    )
+    graded = attempted.map_batches(grade_attempts, batch_size=64, batch_format="pyarrow", num_cpus=0.25)
+    return collect(graded, f"featurize: solver {model}", questions.num_rows)
+
+
+def embed(options: EmbedderOptions, questions: pa.Table) -> Iterator[Row]:
+    """question_id and embedding."""
+    import ray
+
+    embedded = blocks(questions, options.batch_rows).map_batches(
+        Embedder,
+        fn_constructor_args=(options,),
+        batch_size=options.batch_rows,
+        batch_format="pyarrow",
+        num_cpus=options.num_cpus,
+        num_gpus=options.num_gpus,
+        compute=ray.data.ActorPoolStrategy(size=options.num_workers),
+        runtime_env={"env_vars": options.environment()},
+    )
+    return collect(embedded, "featurize: embeddings", questions.num_rows)
+
+
+def blocks(table: pa.Table, block_rows: int) -> Any:
+    """A data set in blocks: what workers share out among themselves, and what is done again when one dies."""
+    import ray
+
+    return ray.data.from_arrow([table.slice(at, block_rows) for at in range(0, table.num_rows, block_rows)])
+
+
+def collect(dataset: Any, label: str, num_rows: int) -> Iterator[Row]:
+    """Rows of a data set as they come, with progress."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # ours says more
+    context.max_errored_blocks = 0
+    with Progress(label, num_rows, "rows") as bar:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            table = cast(pa.Table, batch)
+            yield from table.to_pylist()
+            bar.advance(table.num_rows)
+
+
+def write(context: Context, traces: Artifact, features: Mapping[str, Row]) -> None:
+    """FEATURES, file by file: the traces are never in memory as a whole."""
+    number = 0
+    for path in traces.parquet_paths(schema.TRACES):
+        with traces.fs.open_input_file(path) as source:
+            for batch in pq.ParquetFile(source).iter_batches(ROWS_PER_FILE):
+                rows = [_merged(row, features) for row in batch.to_pylist()]
+                table = schema.to_table(rows, schema.FEATURES)
+                context.staging.write_table(table, f"part-{number:05d}.parquet")
+                number += 1
+
+
+def _merged(trace: Row, features: Mapping[str, Row]) -> Row:
+    kept = {name: value for name, value in trace.items() if name in schema.FEATURES.names}
+    return {**kept, **features[trace["question_id"]]}
+
+
+def facts(options: FeaturizeOptions, features: Mapping[str, Row], num_test_questions: int) -> dict[str, Any]:
+    """What the report tells about the features."""
+    tokens = sorted(row["trace_tokens"] for row in features.values())
+    verdicts = [row.get("solver_correct") for row in features.values()]
+    return {
+        "issues": dict(Counter(name for row in features.values() for name in row["quality_issues"]).most_common()),
+        "contaminated": sum(CONTAMINATED in row["quality_issues"] for row in features.values()),
+        "num_test_questions": num_test_questions,
+        "trace_wrong": sum(row["trace_correct"] is False for row in features.values()),
+        "solvers": list(options.solver.models),
+        "solver_asked": sum("solver_attempt" in row for row in features.values()),
+        "solved": sum(verdict is True for verdict in verdicts),
+        "trace_tokens_median": tokens[len(tokens) // 2],
+        "trace_tokens_total": sum(tokens),
+    }
+
+
+JOB = Job(
+    name="featurize",
+    summary=(__doc__ or "").strip(),
+    options=FeaturizeOptions,
+    inputs=("traces",),
+    output="features",
+    run=run,
+    check=check,
+    describe=describe,
+    outside=lambda options: [records.state(path) for path in options.test_sets],
+)
+
+if __name__ == "__main__":
+    command(JOB)

@@ -1,0 +1,125 @@
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.runner import execute
+from jobs.select import JOB, SelectOptions
+from s1 import schema
+from s1.artifacts import Artifact, Manifest
+from s1.errors import UserError
+
+
+def feature_rows(num_rows: int = 40) -> list[dict[str, Any]]:
+    points = np.random.default_rng(0).normal(size=(num_rows, 8)).astype(np.float32)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return [
+        {
+            "question_id": f"q{at}",
+            "question": f"Question {at}?",
+            "answer": "1",
+            "source": "hub:aime" if at % 10 == 0 else "gym",
+            "domain": "ab"[at % 2],
+            "thinking": f"Thought {at}.",
+            "attempt": "Answer: 1",
+            "quality_issues": [],
+            "trace_correct": True,
+            "solver_correct": False,
+            "trace_tokens": 100 + at,
+            "embedding": point.tolist(),
+        }
+        for at, point in enumerate(points)
+    ]
+
+
+def put(run_dir: Path, rows: list[dict[str, Any]], fingerprint: str = "f" * 16) -> None:
+    """FEATURES in two files."""
+    with Artifact(str(run_dir / "features")).staging() as staging:
+        half = len(rows) // 2
+        for number, part in enumerate((rows[:half], rows[half:])):
+            staging.write_table(schema.to_table(part, schema.FEATURES), f"part-{number:05d}.parquet")
+        staging.commit(Manifest("featurize", fingerprint, {}, {}, "0", len(rows), len(rows)))
+
+
+def chosen(run_dir: Path) -> list[dict[str, Any]]:
+    return Artifact(str(run_dir / "selection")).read(schema.SELECTION).to_pylist()
+
+
+def test_the_funnel_counts_every_row_that_goes(tmp_path: Path):
+    rows = feature_rows()
+    rows[0]["quality_issues"] = ["truncated", "repetition"]
+    rows[1]["quality_issues"] = ["contaminated"]
+    for at in (2, 3, 4):
+        rows[at]["solver_correct"] = True
+    rows[5]["trace_correct"] = False
+    rows[6] |= {"trace_correct": None, "solver_correct": None, "answer": None}
+    rows[8]["embedding"] = rows[7]["embedding"]
+    rows[9]["trace_tokens"] = 5000
+    put(tmp_path, rows)
+    manifest = execute(JOB, SelectOptions(size=10, near_duplicates=0.99, max_trace_tokens=1000), str(tmp_path))
+    assert manifest.dropped == {
+        "truncated": 1,
+        "contaminated": 1,
+        "too_long": 1,
+        "solved": 3,
+        "trace_wrong": 1,
+        "near_duplicate": 1,
+        "not_picked": 22,
+    }
+    assert manifest.facts["funnel"] == {
+        "traces": 40,
+        "quality": 37,
+        "difficulty": 33,
+        "distinct": 32,
+        "selected": 10,
+    }
+    assert manifest.rows_in - manifest.rows_out == sum(manifest.dropped.values())
+    picked = chosen(tmp_path)
+    assert [row["pick_order"] for row in picked] == list(range(10))
+    assert all(row["thinking"] == f"Thought {row['question_id'][1:]}." for row in picked)
+
+
+def test_the_order_of_the_rows_does_not_matter(tmp_path: Path):
+    rows = feature_rows()
+    put(tmp_path / "a", rows)
+    random.Random(1).shuffle(rows)
+    put(tmp_path / "b", rows)
+    for method in ("s1", "facility_location", "k_center"):
+        for run in ("a", "b"):
+            execute(JOB, SelectOptions(size=12, method=method, near_duplicates=0.9), str(tmp_path / run))
+        assert chosen(tmp_path / "a") == chosen(tmp_path / "b")
+
+
+def test_rows_to_keep_come_first(tmp_path: Path):
+    rows = feature_rows()
+    rows[20]["trace_correct"] = None
+    put(tmp_path, rows)
+    execute(JOB, SelectOptions(size=8, method="s1", keep_first={"*aime*": 0}), str(tmp_path))
+    assert [row["question_id"] for row in chosen(tmp_path)][:3] == ["q30", "q10", "q0"]
+
+
+def test_all_that_is_left_is_taken_when_more_is_asked_for(tmp_path: Path):
+    put(tmp_path, feature_rows())
+    manifest = execute(JOB, SelectOptions(size=500), str(tmp_path))
+    assert (manifest.rows_out, manifest.facts["asked_for"], manifest.dropped) == (40, 500, {})
+
+
+def test_issues_can_be_ignored_and_filters_switched_off(tmp_path: Path):
+    rows = feature_rows()
+    for row in rows:
+        row |= {"quality_issues": ["contaminated"], "solver_correct": True, "trace_correct": False}
+    put(tmp_path, rows)
+    with pytest.raises(UserError, match=r"40 contaminated.*--ignore-issues"):
+        execute(JOB, SelectOptions(), str(tmp_path))
+    lenient = SelectOptions(ignore_issues=("contaminated",), drop_solved=False, drop_wrong=False)
+    assert execute(JOB, lenient, str(tmp_path)).rows_out == 40
+
+
+def test_missing_embeddings_are_said_in_one_line(tmp_path: Path):
+    rows = feature_rows()
+    rows[3]["embedding"] = None
+    put(tmp_path, rows)
+    with pytest.raises(UserError, match="run featurize again"):
+        execute(JOB, SelectOptions(), str(tmp_path))
