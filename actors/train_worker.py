@@ -48,6 +48,7 @@ class TrainTask:
     zero_stage: Literal[1, 2, 3]
     activation_checkpointing: bool
     loss_chunk_tokens: int
+    share_prompt: bool
     save_steps: int
     threads: int
 
@@ -139,7 +140,14 @@ class Worker:
         mine = ranks[self.rank]
         # A rank that has nothing left to do still takes part: collective operations wait for it.
         spare = min((example for examples in ranks for example in examples), key=_num_tokens)
-        return self.engine(collate(mine or [spare], self.device, num_chunks=num_chunks, counts=bool(mine)))
+        batch = collate(
+            mine or [spare],
+            self.device,
+            num_chunks=num_chunks,
+            share_prompt=self.task.share_prompt,
+            counts=bool(mine),
+        )
+        return self.engine(batch)
 
     def not_finite(self, step: int, record: Record) -> str:
         """One line about a step whose loss or gradient is not a number."""

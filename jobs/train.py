@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -48,6 +48,10 @@ class TrainOptions(Config):
     zero_stage: Literal[1, 2, 3] = Field(1, description="What DeepSpeed shards: optimiser, gradients, weights.")
     activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     loss_chunk_tokens: int = Field(4096, ge=1, description="Positions whose logits are in memory at a time.")
+    share_prompt: bool = Field(
+        False,
+        description="Compute the beginning that the prompts of a forward pass have in common once: for short texts.",
+    )
     workers: int = Field(1, ge=1, description="Training workers.")
     gpus_per_worker: int = Field(0, ge=0, le=1)
     cpus_per_worker: float = Field(1.0, gt=0, description="Logical CPUs that Ray reserves for a worker.")
@@ -62,13 +66,13 @@ def check(options: TrainOptions) -> None:
         raise UserError(
             f"batch_size={options.batch_size} is not divisible by workers={options.workers}; change one of them"
         )
+    if options.share_prompt and options.activation_checkpointing:
+        raise UserError("share_prompt keeps what activation_checkpointing throws away; switch one of them off")
     models.check(options.model)
     _check_tokenizer(options)
 
 
 def _check_tokenizer(options: TrainOptions) -> None:
-    from pathlib import Path
-
     file = Path(options.model).expanduser() / "tokenizer.json"
     if options.template != "s1" or not file.is_file():
         return
@@ -103,7 +107,9 @@ def run(options: TrainOptions, context: Context) -> Outcome:
 
     export_folder = context.staging.local_path
     selection = context.inputs["selection"].read(schema.SELECTION, COLUMNS)
-    template = Template(AutoTokenizer.from_pretrained(models.resolve(options.model)), options.template)
+    folder = models.resolve(options.model)
+    _check_head(options.model, folder)
+    template = Template(AutoTokenizer.from_pretrained(folder), options.template)
     examples, too_long = render(selection, template, options.block_size, options.too_long)
     steps = schedule.num_steps(examples.num_rows, options.batch_size, options.epochs, options.max_steps)
     task = TrainTask(
@@ -124,6 +130,7 @@ def run(options: TrainOptions, context: Context) -> Outcome:
         zero_stage=options.zero_stage,
         activation_checkpointing=options.activation_checkpointing,
         loss_chunk_tokens=options.loss_chunk_tokens,
+        share_prompt=options.share_prompt,
         save_steps=options.save_steps,
         threads=options.threads_per_worker,
     )
@@ -137,6 +144,14 @@ def run(options: TrainOptions, context: Context) -> Outcome:
         dropped={"too_long": too_long},
         facts=_facts(options, records),
     )
+
+
+def _check_head(ref: str, folder: Path) -> None:
+    """Refuse a model that changes its logits after the head: the loss sees the head's own."""
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if config.get(name) not in (None, 1, 1.0):
+            raise UserError(f"{ref}: {name}={config[name]} is not supported; choose a model without it")
 
 
 def _store(examples: Any, context: Context) -> str:
@@ -197,8 +212,7 @@ def _train(options: TrainOptions, task: Any, context: Context) -> list[dict[str,
             worker_runtime_env={"env_vars": _worker_environment(options)},
         ),
     )
-    with _progress(journal, task.steps), _own_interrupt():
-        trainer.fit()
+    _fit(trainer, journal, task.steps)
     records, stopped = ray.get(journal.result.remote())
     if stopped:
         raise UserError(stopped)
@@ -211,50 +225,39 @@ def _worker_environment(options: TrainOptions) -> dict[str, str]:
     return environment if options.gpus_per_worker else {**environment, "DS_ACCELERATOR": "cpu"}
 
 
-@contextmanager
-def _own_interrupt() -> Generator[None]:
-    """Give Ctrl-C back to this process after Ray Train has taken it."""
-    import signal
-
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _progress(journal: Any, steps: int) -> Generator[None]:
-    """Show the journal's last record while the block runs."""
+def _fit(trainer: Any, journal: Any, steps: int) -> None:
+    """Run the trainer and show the journal's last record meanwhile."""
     import threading
+    from concurrent.futures import Future, wait
 
     import ray
-    from ray.exceptions import RayError
 
     from jobs.progress import Progress
 
-    done = threading.Event()
+    outcome: Future[Any] = Future()
 
-    def watch(bar: Progress) -> None:
-        while not done.wait(1.0):
-            try:
-                count, record = ray.get(journal.latest.remote())
-            except RayError:
-                return  # Ray ends; what happened is raised by the training itself.
-            if record:
-                speed = record["tokens"] / max(record["seconds"], 1e-9)
-                bar.update(count, f"loss {record['loss']:.3f}, {speed:.0f} tokens/s")
-            else:
-                bar.update(0, "starting workers")
-
-    with Progress("train", total=steps, unit="steps") as bar:
-        thread = threading.Thread(target=watch, args=(bar,), daemon=True)
-        thread.start()
+    def fit() -> None:
         try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+            outcome.set_result(trainer.fit())
+        except BaseException as error:  # handed to the main thread, which raises it
+            outcome.set_exception(error)
+
+    # Beside the main thread, so that Ctrl-C stays ours: in it, Ray Train would take the signal and end in a traceback.
+    threading.Thread(target=fit, daemon=True).start()
+    with Progress("train", total=steps, unit="steps") as bar:
+        while not wait([outcome], timeout=1.0).done:
+            count, record = ray.get(journal.latest.remote())
+            bar.update(count, _note(record))
+        if outcome.exception() is None:
+            count, record = ray.get(journal.latest.remote())
+            bar.update(count, _note(record))
+    outcome.result()
+
+
+def _note(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "starting workers"
+    return f"loss {record['loss']:.3f}, {record['tokens'] / max(record['seconds'], 1e-9):.0f} tokens/s"
 
 
 def _facts(options: TrainOptions, records: list[dict[str, Any]]) -> dict[str, Any]:
