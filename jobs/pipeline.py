@@ -1,0 +1,140 @@
+"""The whole recipe: questions, traces, features, selection, training, evaluation, report.
+
+    python -m jobs.pipeline --preset laptop
+    ray job submit --working-dir . -- python -m jobs.pipeline --preset laptop --run-dir /shared/runs/demo
+
+Options of a stage carry its name: --collect.seed 7. A stage whose output is up to date is skipped, so the same command
+goes on where a killed run stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from pydantic import Field
+
+from jobs import cli, collect, distill, evaluate, featurize, report, select, train
+from jobs.collect import CollectOptions
+from jobs.distill import DistillOptions
+from jobs.evaluate import EvaluateOptions
+from jobs.featurize import FeaturizeOptions
+from jobs.ray_session import ray_session, run_folder
+from jobs.report import ReportOptions
+from jobs.runner import Job, JobFlags, execute, plan, render_plan, up_to_date
+from jobs.select import SelectOptions
+from jobs.train import TrainOptions
+from s1.artifacts import Artifact, Manifest, join
+from s1.config import Config
+from s1.errors import UserError
+from s1.evaluation.report.page import seconds
+from s1.evaluation.summary import align, short_table
+
+STAGES: tuple[Job[Any], ...] = (
+    collect.JOB,
+    distill.JOB,
+    featurize.JOB,
+    select.JOB,
+    train.JOB,
+    evaluate.JOB,
+    report.JOB,
+)
+
+
+class PipelineOptions(JobFlags):
+    """The options of all stages."""
+
+    collect: CollectOptions = Field(description="Questions: where they come from.")
+    distill: DistillOptions = Field(description="Traces: who writes them.")
+    featurize: FeaturizeOptions = Field(description="Features: quality, the solver's attempt, embeddings.")
+    select: SelectOptions = Field(description="Selection: how many, and how they are chosen.")
+    train: TrainOptions = Field(description="Fine-tuning.")
+    evaluate: EvaluateOptions = Field(description="Evaluation: settings, questions, endpoint.")
+    report: ReportOptions = Field(description="Report.")
+
+    def stages(self) -> Iterator[tuple[Job[Any], Config]]:
+        """Every job with its options, in order."""
+        return ((job, getattr(self, job.name)) for job in STAGES)
+
+
+def check(options: PipelineOptions) -> None:
+    """Everything that can be known before anything starts: each stage by itself, then what they ask of each other."""
+    for job, stage in options.stages():
+        try:
+            job.check(stage)
+        except UserError as error:
+            raise UserError(f"{job.name}: {error}") from error
+    if options.collect.num_test == 0 and not options.evaluate.benchmarks:
+        raise UserError(
+            "collect.num_test=0 leaves no unseen question to evaluate on; give at least 1, or evaluate.benchmarks"
+        )
+
+
+def check_writable(run_dir: str) -> None:
+    """Raise UserError when nothing can be written under `run_dir`; makes the folder."""
+    folder = Artifact(run_dir)
+    probe = join(folder.path, "_writable")
+    try:
+        folder.fs.create_dir(folder.path, recursive=True)
+        with folder.fs.open_output_stream(probe) as sink:
+            sink.write(b"")
+        folder.fs.delete_file(probe)
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir!r} cannot be written ({error}); choose a folder that can be") from error
+
+
+def run(options: PipelineOptions) -> list[Manifest]:
+    """Run what is not up to date; Ray is started once, and only when a stage has to run."""
+    manifests: list[Manifest] = []
+    with ExitStack() as stack:
+        waiting = True
+        for number, (job, stage) in enumerate(options.stages(), start=1):
+            if waiting and (options.force or up_to_date(plan(job, stage, options.run_dir)) is None):
+                print("starting Ray", file=sys.stderr)
+                stack.enter_context(ray_session())
+                waiting = False
+            print(f"[{number}/{len(STAGES)}] {job.name}", file=sys.stderr)
+            manifests.append(execute(job, stage, options.run_dir, force=options.force))
+    return manifests
+
+
+def result(manifests: Sequence[Manifest]) -> str:
+    """What the run has found and what it took, as a short table."""
+    by_job = {manifest.job: manifest for manifest in manifests}
+    times = [["stage", "rows in", "rows out", "time"]]
+    times += [[m.job, f"{m.rows_in:,}", f"{m.rows_out:,}", seconds(m.seconds)] for m in manifests]
+    times.append(["total", "", "", seconds(sum(manifest.seconds for manifest in manifests))])
+    return f"{align(times)}\n\n{short_table(by_job['evaluate'].facts['summary'])}"
+
+
+def parse(argv: Sequence[str]) -> PipelineOptions:
+    """The options that a command line asks for."""
+    options = cli.parse(
+        PipelineOptions,
+        argv,
+        prog="python -m jobs.pipeline",
+        description=str(__doc__),
+        fill=lambda sections: {
+            "run_dir": sections["run_dir"],
+            **{job.name: sections.get(job.name, {}) for job in STAGES},
+        },
+    )
+    return options.model_copy(update={"run_dir": run_folder(options.run_dir)})
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse, check, then print the plans or run."""
+    options = parse(argv)
+    check(options)
+    if options.dry_run:
+        print("\n\n".join(render_plan(plan(job, stage, options.run_dir)) for job, stage in options.stages()))
+        return
+    check_writable(options.run_dir)
+    manifests = run(options)
+    print(f"\n{result(manifests)}\n\n{join(Artifact(options.run_dir).path, 'report', 'report.html')}")
+
+
+if __name__ == "__main__":
+    cli.main(lambda: main(sys.argv[1:]))

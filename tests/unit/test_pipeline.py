@@ -1,0 +1,126 @@
+"""What the pipeline says before it starts anything."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs import cli, pipeline
+from jobs.pipeline import STAGES, check_writable, main, result
+from s1.artifacts import Artifact, Manifest
+from s1.errors import UserError
+
+
+def mistake(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(lambda: main(argv))
+    assert exit_.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--preset", "labtop"], "did you mean 'laptop'"),
+        (["--colect.seed", "3"], "--colect.seed"),
+        (["--collect.seed", "x"], "--collect.seed"),
+        (["--distill.teacher", "socrates"], "socrates"),
+        (["--collect.source", "files", "--collect.path", "nowhere.jsonl"], "collect: nowhere.jsonl: no such file"),
+        (["--train.model", "embedded:gpt"], "train: unknown embedded model"),
+        (["--train.batch-size", "16", "--train.workers", "3"], "not divisible"),
+        (["--evaluate.budgets", "4", "9999"], "budget 9999 is above natural_max_tokens"),
+        (["--evaluate.endpoint", "http://127.0.0.1:9/v1"], "evaluate: endpoint http://127.0.0.1:9/v1: nothing answers"),
+        (["--collect.num-test", "0"], "collect.num_test=0 leaves no unseen question"),
+    ],
+)
+def test_a_mistake_of_any_stage_is_said_before_the_first_one_runs(
+    argv: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run_dir = tmp_path / "run"
+    assert says in mistake([*argv, "--run-dir", str(run_dir)], capsys)
+    assert not run_dir.exists()
+
+
+def test_a_run_folder_that_cannot_be_written_is_said_before_ray_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").write_text("in the way")
+    started = time.monotonic()
+    assert "cannot be written" in mistake(["--run-dir", str(tmp_path / "file" / "run")], capsys)
+    assert "ray" not in sys.modules or time.monotonic() - started < 5
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_checking_leaves_nothing_behind(tmp_path: Path):
+    check_writable(str(tmp_path / "run"))
+    assert list((tmp_path / "run").iterdir()) == []
+    with pytest.raises(UserError, match=r"run_dir=.*cannot be written"):
+        check_writable("/proc/run")
+
+
+def test_a_dry_run_prints_every_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    main(["--run-dir", str(tmp_path / "run"), "--dry-run", "--select.size", "77"])
+    out = capsys.readouterr().out
+    assert re.findall(r"^(\w+) \[[0-9a-f]{16}\]$", out, re.MULTILINE) == [job.name for job in STAGES]
+    assert "size: 77" in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["laptop", "s1", "s1.1"])
+def test_every_preset_has_a_plan(preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    main(["--preset", preset, "--run-dir", str(tmp_path), "--dry-run"])
+    assert f"writes: {tmp_path}/report" in capsys.readouterr().out
+
+
+def test_stages_that_are_up_to_date_start_no_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    argv = ["--run-dir", str(tmp_path)]
+    options = parsed(argv)
+    for job, stage in options.stages():
+        planned = pipeline.plan(job, stage, str(tmp_path))
+        facts = {"summary": {"tuned": {"natural": None, "points": [], "wait": [], **SCORES}}}
+        with Artifact(planned.output).staging() as staging:
+            staging.commit(Manifest(job.name, planned.fingerprint, {}, {}, "0", 3, 2, seconds=61, facts=facts))
+    loaded = set(sys.modules)
+    main(argv)
+    assert "ray" not in set(sys.modules) - loaded
+    out, err = capsys.readouterr()
+    assert err.count("up to date") == len(STAGES)
+    assert out.rstrip().endswith(str(tmp_path / "report" / "report.html"))
+    assert "7 min 7 s" in out
+
+
+SCORES = {"control_pct": 100.0, "scaling": 12.5, "performance_pct": 70.0}
+
+
+def parsed(argv: list[str]) -> pipeline.PipelineOptions:
+    return pipeline.parse(argv)
+
+
+def test_the_table_at_the_end():
+    summary = json.loads(json.dumps({"tuned": {"natural": None, "points": [], "wait": [], **SCORES}}))
+    text = result([Manifest("evaluate", "", {}, {}, "", 1200, 64, seconds=75, facts={"summary": summary})])
+    assert text.splitlines() == [
+        "stage     rows in  rows out        time",
+        "evaluate    1,200        64  1 min 15 s",
+        "total                        1 min 15 s",
+        "",
+        "              tuned",
+        "control      100.0%",
+        "scaling       +12.5",
+        "performance   70.0%",
+    ]
+
+
+def test_help_answers_at_once():
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "jobs.pipeline", "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    for job in STAGES:
+        assert f"--{job.name}." in done.stdout
+    assert time.monotonic() - started < 5  # about half a second on a machine that does nothing else
