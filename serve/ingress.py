@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
@@ -42,6 +42,16 @@ def _openapi() -> dict[str, Any]:
     content = {"application/json": {"schema": body}}
     description["paths"]["/v1/chat/completions"]["post"]["requestBody"] = {"required": True, "content": content}
     return description
+
+
+class Events(Protocol):
+    """What a handle's streaming call gives."""
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    async def __anext__(self) -> Event: ...
+
+    def cancel(self) -> None: ...
 
 
 api = FastAPI(title="s1", description="Chat completions with a budget for the thinking.")
@@ -94,7 +104,7 @@ class Ingress:
         return JSONResponse(Envelope(request.model).completion(outcome))
 
     async def _stream(self, request: ChatRequest) -> Response:
-        events: AsyncIterator[Event] = self.engines[request.model].options(stream=True).stream.remote(request)
+        events: Events = self.engines[request.model].options(stream=True).stream.remote(request)
         # The status line is written before the first event is: wait until the engine has taken the request.
         first = await anext(events)
         if isinstance(first, Rejected):
@@ -135,9 +145,7 @@ async def _body(http: Request) -> Any:
         raise BadRequest(f"the body is not JSON: {bad}") from bad
 
 
-async def _server_sent(
-    request: ChatRequest, accepted: Accepted, events: AsyncIterator[Event]
-) -> AsyncGenerator[str, None]:
+async def _server_sent(request: ChatRequest, accepted: Accepted, events: Events) -> AsyncGenerator[str, None]:
     """OpenAI's stream: chunks, the usage when it was asked for, [DONE]."""
     envelope, reports = Envelope(request.model), dict[int, Report]()
     try:
@@ -155,6 +163,9 @@ async def _server_sent(
         # The status has been sent: what went wrong can only be told in the stream.
         yield _sse(_failure(failure)[1])
         return
+    finally:
+        # A client that went away ends this generator, and must not keep the engine busy.
+        events.cancel()
     yield "data: [DONE]\n\n"
 
 
