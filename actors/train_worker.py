@@ -39,6 +39,7 @@ class TrainTask:
     warmup_steps: int
     batch_size: int
     micro_batch_size: int
+    micro_batch_tokens: int | None
     seed: int
     learning_rate: float
     betas: tuple[float, float]
@@ -48,7 +49,6 @@ class TrainTask:
     zero_stage: Literal[1, 2, 3]
     activation_checkpointing: bool
     loss_chunk_tokens: int
-    share_prompt: bool
     save_steps: int
     threads: int
 
@@ -106,7 +106,7 @@ class Worker:
         started = time.monotonic()
         examples = [self.example(index) for index in self.batch(step)]
         lengths = [len(example.input_ids) for example in examples]
-        passes = batches.passes(lengths, self.num_ranks, self.task.micro_batch_size)
+        passes = batches.passes(lengths, self.num_ranks, self.task.micro_batch_size, self.task.micro_batch_tokens)
         rate = schedule.learning_rate(step, self.task.steps, self.task.warmup_steps, self.task.learning_rate)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
@@ -140,14 +140,7 @@ class Worker:
         mine = ranks[self.rank]
         # A rank that has nothing left to do still takes part: collective operations wait for it.
         spare = min((example for examples in ranks for example in examples), key=_num_tokens)
-        batch = collate(
-            mine or [spare],
-            self.device,
-            num_chunks=num_chunks,
-            share_prompt=self.task.share_prompt,
-            counts=bool(mine),
-        )
-        return self.engine(batch)
+        return self.engine(collate(mine or [spare], self.device, num_chunks=num_chunks, counts=bool(mine)))
 
     def not_finite(self, step: int, record: Record) -> str:
         """One line about a step whose loss or gradient is not a number."""

@@ -93,6 +93,7 @@ def training(options: TrainOptions, hardware: Hardware, data: Expected) -> dict[
         zero_stage=options.zero_stage,
         precision=options.precision,
         micro_batch_size=options.micro_batch_size,
+        micro_batch_tokens=options.micro_batch_tokens,
         activation_checkpointing=options.activation_checkpointing,
         loss_chunk_tokens=options.loss_chunk_tokens,
     )

@@ -35,6 +35,9 @@ class TrainOptions(Config):
     max_steps: int | None = Field(None, ge=1, description="End after this many optimiser steps.")
     batch_size: int = Field(16, ge=1, description="Examples per optimiser step, over all workers.")
     micro_batch_size: int = Field(1, ge=1, description="Examples per worker and forward pass.")
+    micro_batch_tokens: int | None = Field(
+        None, ge=1, description="Tokens per worker and forward pass, padding included, unless one example has more."
+    )
     learning_rate: float = Field(1e-5, gt=0, description="Peak of the schedule: linear warm-up, cosine to 0.")
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps that warm up.")
     adam_beta1: float = Field(0.9, ge=0, lt=1)
@@ -48,10 +51,6 @@ class TrainOptions(Config):
     zero_stage: Literal[1, 2, 3] = Field(1, description="What DeepSpeed shards: optimiser, gradients, weights.")
     activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     loss_chunk_tokens: int = Field(4096, ge=1, description="Positions whose logits are in memory at a time.")
-    share_prompt: bool = Field(
-        False,
-        description="Compute the beginning that the prompts of a forward pass have in common once: for short texts.",
-    )
     workers: int = Field(1, ge=1, description="Training workers.")
     gpus_per_worker: int = Field(0, ge=0, le=1)
     cpus_per_worker: float = Field(1.0, gt=0, description="Logical CPUs that Ray reserves for a worker.")
@@ -66,8 +65,6 @@ def check(options: TrainOptions) -> None:
         raise UserError(
             f"batch_size={options.batch_size} is not divisible by workers={options.workers}; change one of them"
         )
-    if options.share_prompt and options.activation_checkpointing:
-        raise UserError("share_prompt keeps what activation_checkpointing throws away; switch one of them off")
     models.check(options.model)
     _check_tokenizer(options)
 
@@ -121,6 +118,7 @@ def run(options: TrainOptions, context: Context) -> Outcome:
         warmup_steps=schedule.num_warmup_steps(steps, options.warmup_ratio),
         batch_size=options.batch_size,
         micro_batch_size=options.micro_batch_size,
+        micro_batch_tokens=options.micro_batch_tokens,
         seed=options.seed,
         learning_rate=options.learning_rate,
         betas=(options.adam_beta1, options.adam_beta2),
@@ -130,7 +128,6 @@ def run(options: TrainOptions, context: Context) -> Outcome:
         zero_stage=options.zero_stage,
         activation_checkpointing=options.activation_checkpointing,
         loss_chunk_tokens=options.loss_chunk_tokens,
-        share_prompt=options.share_prompt,
         save_steps=options.save_steps,
         threads=options.threads_per_worker,
     )

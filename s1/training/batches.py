@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -42,18 +42,27 @@ def assign(lengths: Sequence[int], num_ranks: int) -> list[list[int]]:
     return ranks
 
 
-def passes(lengths: Sequence[int], num_ranks: int, micro_batch_size: int) -> list[list[list[int]]]:
+def passes(
+    lengths: Sequence[int], num_ranks: int, micro_batch_size: int, micro_batch_tokens: int | None = None
+) -> list[list[list[int]]]:
     """Positions in a batch for each forward pass and, inside it, each rank.
 
-    Every rank takes part in every pass, as collective operations demand; one without examples left has an empty list.
-    Examples of one pass are neighbours in length, so that little is padded.
+    A rank gets at most `micro_batch_size` examples a pass, and no more than `micro_batch_tokens` tokens, padding
+    included, unless one example alone has more. Every rank takes part in every pass, as collective operations demand;
+    one without examples left has an empty list. Examples of a pass are neighbours in length, so that little is padded.
     """
-    shares = assign(lengths, num_ranks)
-    count = -(-max(len(share) for share in shares) // micro_batch_size)
-    return [list(ranks) for ranks in zip(*(_split(share, count) for share in shares), strict=True)]
+    cut = [_cut(share, lengths, micro_batch_size, micro_batch_tokens) for share in assign(lengths, num_ranks)]
+    return [list(ranks) for ranks in zip_longest(*cut, fillvalue=[])]
 
 
-def _split(values: list[int], count: int) -> list[list[int]]:
-    """`count` neighbouring pieces whose sizes differ by one at most."""
-    cuts = [index * len(values) // count for index in range(count + 1)]
-    return [values[start:end] for start, end in pairwise(cuts)]
+def _cut(share: list[int], lengths: Sequence[int], size: int, tokens: int | None) -> list[list[int]]:
+    """Neighbouring pieces of `share`, whose first example is the longest."""
+    pieces: list[list[int]] = []
+    for position in share:
+        last = pieces[-1] if pieces else []
+        fits = tokens is None or not last or lengths[last[0]] * (len(last) + 1) <= tokens
+        if last and len(last) < size and fits:
+            last.append(position)
+        else:
+            pieces.append([position])
+    return pieces

@@ -91,6 +91,7 @@ class Run:
     zero_stage: Literal[1, 2, 3]
     precision: Literal["bf16", "fp32"]
     micro_batch_size: int
+    micro_batch_tokens: int | None
     activation_checkpointing: bool
     loss_chunk_tokens: int
 
@@ -121,6 +122,8 @@ def memory(run: Run, longest_tokens: int) -> dict[str, float]:
     """Bytes of one worker at its peak, by component, when the longest sequence has `longest_tokens`."""
     width = 2 if run.precision == "bf16" else 4
     tokens = longest_tokens * run.micro_batch_size
+    if run.micro_batch_tokens is not None:
+        tokens = max(longest_tokens, min(tokens, run.micro_batch_tokens))
     layer = _layer_bytes(run) * tokens
     logits = min(tokens, run.loss_chunk_tokens) * run.shape.vocabulary * LOGIT_BYTES
     if run.activation_checkpointing:

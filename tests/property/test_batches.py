@@ -27,9 +27,16 @@ def test_ranks_share_a_batch_evenly(lengths, num_ranks):
         assert max(tokens) - min(tokens) <= max(lengths)
 
 
-@given(lengths=LENGTHS, num_ranks=st.integers(1, 8), size=st.integers(1, 5))
-def test_passes_hold_every_example_once_and_fit(lengths, num_ranks, size):
-    cut = passes(lengths, num_ranks, size)
+@given(
+    lengths=LENGTHS,
+    num_ranks=st.integers(1, 8),
+    size=st.integers(1, 5),
+    tokens=st.one_of(st.none(), st.integers(1, 1500)),
+)
+def test_passes_hold_every_example_once_and_fit(lengths, num_ranks, size, tokens):
+    cut = passes(lengths, num_ranks, size, tokens)
+    for mine in (mine for ranks in cut for mine in ranks if tokens is not None and len(mine) > 1):
+        assert len(mine) * max(lengths[position] for position in mine) <= tokens
     assert all(len(ranks) == num_ranks and len(mine) <= size for ranks in cut for mine in ranks)
     assert sorted(p for ranks in cut for mine in ranks for p in mine) == list(range(len(lengths)))
     assert all(any(ranks) for ranks in cut)

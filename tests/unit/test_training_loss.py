@@ -4,10 +4,9 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from s1.template import Example
-from s1.training.loss import SequenceMeanLoss, collate, shared_tokens
+from s1.training.loss import SequenceMeanLoss, collate
 
 CPU = torch.device("cpu")
-# (prompt, completion): the prompts begin alike, the lengths differ.
 EXAMPLES = [
     Example([1, 2, 3, 4, 9, 8, 7], 5),
     Example([1, 2, 3, 5, 6, 4, 4, 4, 4, 2, 6], 4),
@@ -45,14 +44,14 @@ def gradients(model: LlamaForCausalLM, loss: torch.Tensor) -> dict[str, torch.Te
 
 
 @pytest.mark.parametrize("num_chunks", [1, 3, 20])
-@pytest.mark.parametrize(("share_prompt", "checkpointing"), [(False, False), (True, False), (False, True)])
-def test_loss_and_gradients_are_those_of_one_sequence_at_a_time(model, num_chunks, share_prompt, checkpointing):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_gradients_are_those_of_one_sequence_at_a_time(model, num_chunks, checkpointing):
     expected = plain(model)
     wanted = gradients(model, expected)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()
-    batch = collate(EXAMPLES, CPU, num_chunks=num_chunks, share_prompt=share_prompt)
+    batch = collate(EXAMPLES, CPU, num_chunks=num_chunks)
     loss = SequenceMeanLoss(model)(batch)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     found = gradients(model, loss)
@@ -63,9 +62,3 @@ def test_loss_and_gradients_are_those_of_one_sequence_at_a_time(model, num_chunk
 def test_a_batch_that_does_not_count_has_no_gradient(model):
     found = gradients(model, SequenceMeanLoss(model)(collate(EXAMPLES[:1], CPU, counts=False)))
     assert all(not gradient.any() for gradient in found.values())
-
-
-def test_prompts_share_what_they_begin_with_and_never_their_last_token():
-    assert shared_tokens(EXAMPLES) == 3
-    assert shared_tokens([EXAMPLES[0], EXAMPLES[2]]) == 4
-    assert shared_tokens(EXAMPLES[:1]) == 0
