@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,6 +62,16 @@ class TeacherServer(ThreadingHTTPServer):
         """Until so many requests have been answered."""
         with self.progress:
             return self.progress.wait_for(lambda: self.finished.total() >= num_finished, timeout_s)
+
+    def goes_quiet(self, timeout_s: float) -> bool:
+        """Whether, within the time, two seconds pass without a new answer."""
+        end = time.monotonic() + timeout_s
+        with self.progress:
+            while time.monotonic() < end:
+                before = self.finished.total()
+                if not self.progress.wait_for(lambda before=before: self.finished.total() > before, 2.0):
+                    return True
+        return False
 
 
 class _Handler(BaseHTTPRequestHandler):
