@@ -18,6 +18,7 @@ MAX_RESPONSE_CHARS = 200_000  # of a longer response only the end is read: the f
 MAX_ANSWER_CHARS = 2_000  # longer answers are compared as text only
 
 _CHOICE = re.compile(r"\(?\s*([A-J])\s*\)?\s*[.:)]?")
+_NAMED_CHOICE = re.compile(r"\b(?:option|choice|answer)\s+(?:is\s+)?[(*]*([A-J])\b|\(([A-J])\)")
 _LEADING_CHOICE = re.compile(r"\(?\s*([A-J])\s*(?:[).:]|$)")
 _ASSIGNED = re.compile(r"[A-Za-z]\s*(?:=|\\in\b|\bin\b)\s*(?=[-\d.(\\])")
 _MIXED = re.compile(r"(-?)(\d+)(?:\s*\((\d+)\)/\((\d+)\)|\s+(\d+)/(\d+))")
@@ -57,9 +58,9 @@ def same_text(left: str, right: str) -> bool:
 
 def _by_rules(wanted: str, given: str) -> bool | None:
     """The verdict on two final answers where exact rules give one, else None."""
-    choice, chosen = _CHOICE.fullmatch(plain(wanted)), _LEADING_CHOICE.match(plain(given))
-    if choice is not None and chosen is not None:
-        return choice[1] == chosen[1]
+    choice = _CHOICE.fullmatch(plain(wanted))
+    if choice is not None and (chosen := _chosen(plain(given))) is not None:
+        return choice[1] == chosen
     wanted, given = normalise(wanted), normalise(given)
     if not given:
         return False
@@ -67,6 +68,15 @@ def _by_rules(wanted: str, given: str) -> bool | None:
     if left is not None and right is not None:
         return left == right
     return True if _same_list(wanted, given) else None
+
+
+def _chosen(answer: str) -> str | None:
+    """The letter that an answer to a multiple-choice question names."""
+    leading = _LEADING_CHOICE.match(answer)
+    if leading is not None:
+        return leading[1]
+    named = _NAMED_CHOICE.findall(answer)
+    return named[-1][0] or named[-1][1] if named else None
 
 
 def _value(text: str) -> str:

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _MARKER = re.compile(
-    r"(?:####"
+    r"(?:####(?=[^\n]{0,200}\s*\Z)"  # the way gsm8k ends; elsewhere it is a heading
+    r"|^[#* \t]*(?:final[ \t]+)?answer[* \t]*$"
     r"|\b(?:final|correct|right)?\s*(?:\d\s+)?answer\b\**\s*(?:is\b\s*:?|:|=)"
     r"|<answer>)"
     r"[\s*]*",
-    re.IGNORECASE,
+    re.IGNORECASE | re.MULTILINE,
 )
 _FINAL = re.compile(r"\bfinal\s+answer\b", re.IGNORECASE)
-_TAIL = re.compile(r"[\s.]*I hope it is correct.*", re.IGNORECASE | re.DOTALL)
+_TAIL = re.compile(r"I hope it is correct", re.IGNORECASE)
 _NUMBER = re.compile(r"-?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+(?:\.\d+)?)?")
 _THINKING_END = re.compile(r"</think>|<\|im_start\|>answer\n?")
 _AFTER = re.compile(r"<\|im_|<\|endoftext\|>|</answer>")
@@ -112,7 +113,7 @@ def after_marker(text: str) -> str | None:
     for marker in reversed(list(_MARKER.finditer(text))):
         rest = text[marker.end() :].strip()
         if rest:
-            return _TAIL.sub("", re.split(r"\n\s*\n", rest, maxsplit=1)[0]).strip()
+            return _TAIL.split(re.split(r"\n\s*\n", rest, maxsplit=1)[0], maxsplit=1)[0].rstrip(" .\n")
     return None
 
 

@@ -12,7 +12,10 @@ from s1.grading.equality import MAX_ANSWER_CHARS, MAX_RESPONSE_CHARS, equivalent
 from s1.grading.extract import final_answer
 from s1.grading.normalise import plain
 
-_NUMBER = re.compile(r"\s*[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?\s*")
+_LITERAL = r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?"
+_NUMBER = re.compile(rf"\s*{_LITERAL}\s*")
+# Signs that make what stands before them an open calculation: "14 + 52 =" repeats a question, it does not answer it.
+_OPEN = re.compile(r"[-+*/x×^=]\s*\Z")
 
 
 def correct(row: Mapping[str, Any], response: str | None) -> bool | None:
@@ -37,5 +40,13 @@ def _gym_accepts(gold: str | None, metadata: Mapping[str, Any], response: str) -
     dataset, entry = metadata["source_dataset"], metadata["entry"]
     if any(workers.verify_gym(dataset, entry, text) for text in dict.fromkeys((answer, plain(answer)))):
         return True
-    # A number is right in whatever notation or sentence it is given.
-    return gold is not None and bool(_NUMBER.fullmatch(gold)) and equivalent(gold, response)
+    return gold is not None and bool(_NUMBER.fullmatch(gold)) and _gives_number(gold, answer)
+
+
+def _gives_number(gold: str, answer: str) -> bool:
+    """Whether the last number that `answer` writes is `gold`, in whatever notation or sentence.
+
+    The number has to be written: a sum that would come to it is the question again.
+    """
+    numbers = re.findall(_LITERAL, plain(answer))
+    return bool(numbers) and not _OPEN.search(answer.rstrip(". ")) and equivalent(gold, numbers[-1].rstrip(","))

@@ -51,6 +51,11 @@ def test_what_no_parser_reads_is_no_answer():
         ("C", "The answer is (C) because it fits.", True),
         ("C", "D. 12", False),
         ("E", "\\text{(E)}", True),
+        ("B", "All others fail, so the right option is (B) and nothing else.", True),
+        ("B", "All others fail, so choice C is right.", False),
+        ("72", "She has 48 + 24 = 72.\n#### 72", True),
+        ("72", "#### Step 1\nAdd.\n\n#### Final Answer\n\n72", True),
+        ("72", "**Final Answer:** 72 clips", True),
         ("(1,2)", "(2,1)", False),
         ("1, 2", "2 and 1", True),
         ("\\frac{639}{40}", "\\boxed{15\\frac{39}{40}}", True),
@@ -83,6 +88,10 @@ def test_verdicts(gold: str, prediction: str, expected: bool):
         "1" * 1_000_000,
         "Answer: " * 200_000,
         "\\frac " * 400,
+        "a" + "\n" * 150_000 + "a",
+        "####" * 40_000 + "x",
+        "Answer: a" + " " * 150_000 + "b",
+        "a" + " " * 150_000 + "a answer" + "*" * 40_000,
         "\\text{" * 600 + "}" * 600,
         "\\boxed{\\sum_{n=1}^{10^{100}} n!}",
         "\x00\ud800",
@@ -139,3 +148,26 @@ def test_without_a_reference_there_is_no_verdict():
     assert correct({"answer": None, "source": "files:x", "metadata": None}, "5") is None
     assert correct({"answer": "5", "source": "files:x", "metadata": None}, "It is 5.\n\nAnswer: 5") is True
     assert correct({"answer": "5", "source": "files:x", "metadata": None}, None) is False
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("173", True),
+        ("Answer: 173.", True),
+        ("The sum comes to 173 legs", True),
+        ("86 + 38 + 49 = 173", True),
+        ("86 + 38 + 49", False),
+        ("86 + 38 + 49 =", False),
+        ("To calculate 86 + 38 + 49, we need", False),
+        ("173 + 1", False),
+    ],
+)
+def test_a_question_of_the_gym_is_answered_by_a_number_not_by_its_own_sum(response: str, expected: bool):
+    entry = {"question": "Calculate 86 + 38 + 49.", "answer": "173", "metadata": {}}
+    row = {
+        "source": "gym",
+        "answer": "173",
+        "metadata": json.dumps({"source_dataset": "basic_arithmetic", "entry": entry}),
+    }
+    assert correct(row, response) is expected
