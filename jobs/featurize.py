@@ -124,9 +124,9 @@ def grade_traces(options: FeaturizeOptions, traces: Artifact, num_rows: int, tes
     rows = ray.data.read_parquet(
         traces.parquet_paths(schema.TRACES),
         filesystem=traces.fs,
-        columns=TEXT_COLUMNS,
+        partitioning=None,  # a folder named a=b is no column
         override_num_blocks=max(1, min(num_rows // 64, 8 * options.grader_workers)),
-    )
+    ).select_columns(TEXT_COLUMNS)
     graded = rows.map_batches(
         TraceGrader,
         fn_constructor_args=(options.student, tests, options.ngram, options.normalise),
