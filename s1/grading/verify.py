@@ -15,7 +15,7 @@ from s1.grading.normalise import plain
 _LITERAL = r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?"
 _NUMBER = re.compile(rf"\s*{_LITERAL}\s*")
 # Signs that make what stands before them an open calculation: "14 + 52 =" repeats a question, it does not answer it.
-_OPEN = re.compile(r"[-+*/x×^=]\s*\Z")
+_OPEN = re.compile(r"[-+*/x\u00d7^=]\s*\Z")
 
 
 def correct(row: Mapping[str, Any], response: str | None) -> bool | None:
