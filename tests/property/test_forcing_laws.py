@@ -6,8 +6,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s1.forcing import segments
-from s1.forcing.machine import closed, ended_by, finish_reason, replay, unmet
+from s1.forcing import in_engine, segments
+from s1.forcing.machine import Force, closed, ended_by, finish_reason, replay, unmet
 from s1.forcing.policy import Program
 
 # A vocabulary of ten: 0..4 words, 5 ends a line, 6 and 7 make up delimiters, 8 opens the answer, 9 stops.
@@ -132,6 +132,45 @@ def oracle(seed, chunk):
 @given(programs(), st.integers(), st.integers(2, 7))
 def test_how_the_engine_cuts_its_output_does_not_matter(program, seed, chunk):
     assert complete(program, oracle(seed, 1)) == complete(program, oracle(seed, chunk))
+
+
+def greedy_engine(seed):
+    """An engine that carries out the machine itself, with the model of `oracle`."""
+    model = oracle(seed, 1)
+
+    async def engine(prompt, program):
+        output = []
+        received = in_engine.from_wire(in_engine.to_wire(program), program.ends_line)
+        row = in_engine.Row(received, output, 0.0, None)
+        for _ in range(program.room):
+            todo = row.plan()
+            forced = isinstance(todo, Force)
+            if forced:
+                token = todo.tokens[0]
+            else:
+                [[token]] = [ids async for ids in model([*prompt, *output], max_tokens=1, stop_ids=(), segment=0)]
+                if token in row.enders:
+                    token, forced = row.replacement(), True
+            if forced:
+                row.force(token)
+            output.append(token)
+            yield [(token, forced)]
+            if token in program.stop_ids:
+                return
+
+    return engine
+
+
+@given(programs().filter(lambda program: len(program.delimiter) == 1), st.integers())
+def test_both_drivers_give_the_same_tokens(program, seed):
+    async def collect():
+        steps = [step async for step in in_engine.run(program, (0,), greedy_engine(seed))]
+        return [token for step in steps for token in step.tokens], steps[-1].state
+
+    tokens, state = asyncio.run(collect())
+    expected, final = complete(program, oracle(seed, 1))
+    assert tokens == expected
+    assert state == final
 
 
 @given(programs(), SCRIPTS)
