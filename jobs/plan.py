@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from pydantic import Field
 
 from jobs import cli
 from jobs.runner import JobFlags, plan
+from jobs.select import SelectOptions
 from jobs.train import TrainOptions, check
 from s1 import models, schema
 from s1.artifacts import Artifact, join
-from s1.config import Config
+from s1.config import Config, validate
 from s1.errors import UserError
 from s1.training import plan as planner
 from s1.training import schedule
@@ -42,9 +44,17 @@ class Hardware(Config):
 class Expected(Config):
     """The selected table before there is one."""
 
-    examples: int = Field(1000, ge=1)
-    tokens: int = Field(4_700_000, ge=1, description="Of all examples together.")
-    longest_tokens: int = Field(8121, ge=1)
+    mean_tokens: float = Field(4700, gt=0, description="Tokens of an example on average.")
+    longest_tokens: int = Field(8121, ge=1, description="Tokens of the longest example.")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Size of the selection."""
+
+    examples: int
+    mean_tokens: float
+    longest_tokens: int
 
 
 class PlanOptions(Config):
@@ -62,15 +72,16 @@ class PlanCommand(JobFlags):
     as_json: bool = Field(False, description="Print one JSON object (also --json).")
 
 
-def selected(run_dir: str, expected: Expected) -> tuple[Expected, str]:
-    """Size of the selection: of the table when it is there, else as expected; and where the numbers come from."""
+def selected(run_dir: str, size: int, expected: Expected) -> tuple[Data, str]:
+    """Size of the selection, of the table when it is there, else as expected; and which of the two."""
+    default = Data(size, expected.mean_tokens, expected.longest_tokens), "expected"
     artifact = Artifact(join(run_dir, "selection"))
     if artifact.manifest() is None:
-        return expected, "expected"
+        return default
     tokens = [value or 0 for value in artifact.read(schema.SELECTION, ["trace_tokens"])["trace_tokens"].to_pylist()]
     if not any(tokens):
-        return expected, "expected"
-    return Expected(examples=len(tokens), tokens=sum(tokens), longest_tokens=max(tokens)), "selected table"
+        return default
+    return Data(len(tokens), sum(tokens) / len(tokens), max(tokens)), "selected table"
 
 
 def shape(ref: str) -> planner.ModelShape:
@@ -85,7 +96,7 @@ def shape(ref: str) -> planner.ModelShape:
     raise UserError(f"model {ref!r}: its shape is not known here; known are {', '.join(planner.KNOWN)}, and any folder")
 
 
-def training(options: TrainOptions, hardware: Hardware, data: Expected) -> dict[str, Any]:
+def training(options: TrainOptions, hardware: Hardware, data: Data) -> dict[str, Any]:
     """The training as one JSON object: `fits`, `peak_gib`, `hours`, `usd`, `components` and what they follow from."""
     run = planner.Run(
         shape=shape(options.model),
@@ -99,12 +110,12 @@ def training(options: TrainOptions, hardware: Hardware, data: Expected) -> dict[
     )
     steps = schedule.num_steps(data.examples, options.batch_size, options.epochs, options.max_steps)
     epochs = steps / schedule.steps_per_epoch(data.examples, options.batch_size)
-    tokens = data.tokens * epochs
+    tokens = data.examples * data.mean_tokens * epochs
     longest = min(data.longest_tokens, options.block_size)
     components = _gib(planner.memory(run, longest))
     at_block = sum(_gib(planner.memory(run, options.block_size)).values())
     peak = sum(components.values())
-    seconds = _seconds(run, hardware, tokens, data.tokens / data.examples)
+    seconds = _seconds(run, hardware, tokens, data.mean_tokens)
     return {
         "fits": peak <= hardware.memory_gib,
         "peak_gib": round(peak, 2),
@@ -169,13 +180,31 @@ def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[tuple[
 def stage_notes(options: PlanCommand, sections: dict[str, Any]) -> list[tuple[str, Sequence[str]]]:
     """Every job of the pipeline with its own description of what it would do."""
     from jobs.pipeline import STAGES
-    from s1.config import validate
 
     notes: list[tuple[str, Sequence[str]]] = []
     for job in STAGES:
         stage = options.train if job.name == "train" else validate(job.options, sections.get(job.name, {}), job.name)
-        notes.append((job.name, plan(job, stage, options.run_dir).notes))
+        notes.append((job.name, [*plan(job, stage, options.run_dir).notes, *workers(stage.model_dump())]))
     return notes
+
+
+def workers(values: dict[str, Any], name: str = "") -> list[str]:
+    """Who works for a job, from its options: pools of workers and replicas of an engine, with what each takes."""
+    found: list[str] = []
+    if "num_workers" in values:
+        each = [
+            f"{values[key]:g} {unit}" for key, unit in (("num_cpus", "CPU"), ("num_gpus", "GPU")) if values.get(key)
+        ]
+        found.append(f"{name}: {values['num_workers']} worker(s){', each ' + ', '.join(each) if each else ''}")
+    engine = values.get("engine")
+    if "num_replicas" in values and isinstance(engine, dict):
+        gpus = engine.get("tensor_parallel_size", 1) if engine.get("device") == "gpu" else 0
+        takes = f"{gpus} GPU" if gpus else "no GPU"
+        found.append(f"serving: {values['num_replicas']} replica(s) of each model, each {takes}")
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += workers(value, key)
+    return found
 
 
 def main(argv: Sequence[str]) -> None:
@@ -190,7 +219,8 @@ def main(argv: Sequence[str]) -> None:
     summary = "Print what a run would take, and start nothing."
     options = cli.parse(PlanCommand, arguments, prog="python -m jobs.plan", description=summary, fill=fill)
     check(options.train)
-    data, origin = selected(options.run_dir, options.plan.expected)
+    size = validate(SelectOptions, sections.get("select", {}), "select").size
+    data, origin = selected(options.run_dir, size, options.plan.expected)
     found = {**training(options.train, options.plan.hardware, data), "data": origin}
     stages = stage_notes(options, sections)
     if options.as_json:

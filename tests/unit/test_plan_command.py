@@ -18,6 +18,7 @@ def test_the_papers_runs_are_planned_as_one_object(preset, steps, tokens, worker
     assert {"hours", "usd", "components", "warmup_steps"} <= found.keys()
     stages = ["collect", "distill", "featurize", "select", "train", "evaluate", "report"]
     assert list(found["stages"]) == stages
+    assert "serving: 1 replica(s) of each model, each 8 GPU" in found["stages"]["evaluate"]
     assert list(tmp_path.iterdir()) == []
 
 

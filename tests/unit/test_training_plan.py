@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import PRESETS
-from jobs.plan import Expected, Hardware, PlanOptions, selected, shape, training
+from jobs.plan import Data, Expected, Hardware, PlanOptions, selected, shape, training
 from jobs.train import TrainOptions
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
@@ -80,7 +80,7 @@ def test_the_papers_26_minutes_are_a_fifth_of_the_machine():
 def test_every_preset_can_be_planned(preset, examples, tmp_path):
     sections = read_preset(PRESETS, preset)
     train, options = validate(TrainOptions, sections["train"], "train"), validate(PlanOptions, sections["plan"], "plan")
-    data, origin = selected(str(tmp_path), options.expected)
+    data, origin = selected(str(tmp_path), 1000, options.expected)
     found = training(train, options.hardware, data)
     assert origin == "expected" and found["fits"]
     assert sum(found["components"].values()) == pytest.approx(found["peak_gib"], abs=0.1)
@@ -96,8 +96,7 @@ def test_the_selected_table_takes_the_place_of_the_expectation(tmp_path):
     with Artifact(str(tmp_path / "selection")).staging() as staging:
         staging.write_table(schema.to_table(rows, schema.SELECTION))
         staging.commit(Manifest("select", "f" * 16, {}, {}, "0", rows_in=10, rows_out=10))
-    found, origin = selected(str(tmp_path), Expected())
-    assert (found, origin) == (Expected(examples=10, tokens=1045, longest_tokens=109), "selected table")
+    assert selected(str(tmp_path), 1000, Expected()) == (Data(10, 104.5, 109), "selected table")
 
 
 def test_any_folder_of_the_known_kinds_can_be_planned(tmp_path: Path):
@@ -118,4 +117,4 @@ def test_any_folder_of_the_known_kinds_can_be_planned(tmp_path: Path):
 
 def test_hardware_without_a_speed_is_refused():
     with pytest.raises(UserError, match="tokens_per_s or peak_tflops"):
-        training(TrainOptions(), Hardware(), Expected())
+        training(TrainOptions(), Hardware(), Data(1000, 4700, 8121))
