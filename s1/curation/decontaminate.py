@@ -18,7 +18,7 @@ BATCH_WORDS = 500_000
 
 _SPACING = re.compile(r"\\(?:[,;:!> ]|quad(?![a-z])|qquad(?![a-z])|left(?![a-z])|right(?![a-z])|displaystyle(?![a-z]))")
 _FRACTION = re.compile(r"\\[dt]frac(?![a-z])")
-_WORD = re.compile(r"\\?[a-z]+|\d+|[^\W\d_]+|[+\-=<>^/*]")
+_WORD = re.compile(r"\\?[a-z]+|\d+|[^\W\d_]+|[^\w\s]|_")
 
 
 def words(text: str) -> list[str]:
@@ -27,7 +27,9 @@ def words(text: str) -> list[str]:
 
 
 def normalised_words(text: str) -> list[str]:
-    """Without Unicode variants, LaTeX spacing, punctuation and brackets: `$f(x)=2$.` and `f (x) = 2` are the same."""
+    """Words, numbers and signs one by one, without Unicode variants and LaTeX spacing: `$f\\left(x\\right)=2$` and
+    `$f (x) = 2$` are the same. Signs count as words, so runs are shorter: 13 of them are about as telling as 8 words.
+    """
     text = unicodedata.normalize("NFKC", text).lower()
     text = _FRACTION.sub(r"\\frac", _SPACING.sub(" ", text))
     return _WORD.findall(text.replace("\u2212", "-"))

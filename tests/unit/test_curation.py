@@ -102,6 +102,15 @@ def test_contamination_counts_of_the_reference():
     assert int(contaminated(math_train, math500, ngram=13).sum()) == 74
 
 
+def test_near_copies_of_an_audit_are_found():
+    path = SHARED / "decontam" / "s1_c_lex.jsonl"
+    if not path.is_file():
+        pytest.skip(f"left out: {path} is not there")
+    pairs = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [contaminated([pair["train_problem"]], [pair["math500_problem"]], normalise=True)[0] for pair in pairs]
+    assert sum(found) >= 34
+
+
 def test_text_shorter_than_the_run_shares_none():
     assert contaminated(["a b c", ""], ["a b c", ""], ngram=4).tolist() == [False, False]
     assert contaminated([], ["a"]).tolist() == []
@@ -112,6 +121,6 @@ def test_text_shorter_than_the_run_shares_none():
 
 def test_spacing_and_punctuation_do_not_hide_a_copy():
     test = "If $f(x) = \\dfrac{x+1}{2}$, what is the value of $f(f(3))$?"
-    copy = "if $f (x)=\\frac{x + 1}{2}$ what is the value of f\\left(f(3)\\right)"
+    copy = "suppose $f (x)=\\frac{x + 1}{2}$ ; find $f\\left(f(3)\\right)$"
     assert not contaminated([copy], [test])[0]
     assert contaminated([copy], [test], normalise=True)[0]
