@@ -89,6 +89,11 @@ class EvaluateOptions(Config):
         default_factory=ServeOptions, description="How the models are deployed without an endpoint."
     )
 
+    @property
+    def shares_cores(self) -> bool:
+        """Whether the models run on the same cores, where two at a time are slower than one after the other."""
+        return self.endpoint is None and self.serve.engine.device == "cpu"
+
     @model_validator(mode="after")
     def _settings_make_sense(self) -> EvaluateOptions:
         if not self.models:
@@ -115,12 +120,14 @@ class _Sweep:
 
     def requests(self, done: Container[Key]) -> Iterator[Request]:
         """What is not `done` yet, the longest thinking first."""
-        for setting in self.settings:
-            for model in self.options.models:
-                for question in self.questions:
-                    key = (model, setting.name, question["question_id"])
-                    if key not in done:
-                        yield self._request(key, setting, question)
+        pairs = [(model, setting) for setting in self.settings for model in self.options.models]
+        if self.options.shares_cores:
+            pairs.sort(key=lambda pair: self.options.models.index(pair[0]))
+        for model, setting in pairs:
+            for question in self.questions:
+                key = (model, setting.name, question["question_id"])
+                if key not in done:
+                    yield self._request(key, setting, question)
 
     def _request(self, key: Key, setting: Setting, question: Row) -> Request:
         options = self.options

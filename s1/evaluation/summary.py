@@ -34,7 +34,7 @@ def summarise(generations: pa.Table) -> dict[str, dict[str, Any]]:
     - `control_pct` is the percentage of all responses under a cap whose thinking tokens stay within it; 100.0 when
       nothing was capped.
     - `scaling` is the mean slope over all pairs of budgets, in percentage points per doubling of the mean thinking
-      tokens; budgets that brought no thinking at all have no logarithm and are left out.
+      tokens, 0 without such a pair; budgets that brought no thinking at all have no logarithm and are left out.
     - `performance_pct` is the best accuracy of all settings.
     """
     by_model: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
@@ -132,15 +132,12 @@ def control(rows: Iterable[Row]) -> float:
 
 
 def _scaling(points: list[dict[str, Any]]) -> float | None:
-    runs = [
-        (point["mean_thinking_tokens"], point["accuracy_pct"])
-        for point in points
-        if point["mean_thinking_tokens"] > 0 and point["accuracy_pct"] is not None
-    ]
-    if not runs:
+    graded = [point for point in points if point["accuracy_pct"] is not None]
+    if not graded:
         return None
-    tokens, accuracy = zip(*runs, strict=True)
-    return _round(metrics.scaling(tokens, accuracy))
+    runs = [point for point in graded if point["mean_thinking_tokens"] > 0]
+    tokens = [point["mean_thinking_tokens"] for point in runs]
+    return _round(metrics.scaling(tokens, [point["accuracy_pct"] for point in runs]))
 
 
 def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:

@@ -60,6 +60,7 @@ def test_without_a_reference_there_is_no_accuracy_but_still_tokens():
 def test_a_budget_that_brought_no_thinking_has_no_slope():
     numbers = summary(rows("base", "max_0", 0, [True], [0]), rows("base", "max_4", 4, [True], [4]))["base"]
     assert numbers["scaling"] == 0
+    assert summary(rows("base", "max_4", 4, [True], [0]))["base"]["scaling"] == 0
 
 
 def test_the_gain_counts_the_questions_of_both_models():
