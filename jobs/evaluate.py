@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import importlib.metadata
+import logging
 import os
 import time
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
@@ -229,9 +231,15 @@ def _endpoint(options: EvaluateOptions, context: Context) -> Generator[Endpoint]
     engine = options.serve.engine.model_copy(update={"style": manifest.config["template"]})
     application = AppOptions.model_validate({**dict(options.serve), "engine": engine, "models": asked})
     with ray_session(), contextlib.ExitStack() as stack:
+        _quiet_serve()
         with _starting() as on_wait:
             base_url = stack.enter_context(deployed(asked, application, on_wait=on_wait))
         yield Endpoint(base_url)
+
+
+def _quiet_serve() -> None:
+    importlib.import_module("ray.serve")  # sets up its logger when it is imported
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager

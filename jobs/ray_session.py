@@ -18,6 +18,8 @@ QUIET = {
     "RAY_DATA_LOG_LEVEL": "ERROR",
     # One line of Ray's own about every pool of actors ends up on the terminal otherwise.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Serve's controller ends itself while it is asked to: every regular end would be reported as a failed task.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "ServeController.graceful_shutdown",
 }
 
 
@@ -38,13 +40,13 @@ def ray_session() -> Generator[None]:
     Under `ray job submit`, or with RAY_ADDRESS set, this joins that cluster; otherwise it starts a local one and ends
     it again. A session that is open already is shared, so that the pipeline starts Ray once.
     """
+    for name, value in QUIET.items():  # some are read when Ray is imported
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         yield
         return
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS", "local")
     ray.init(
         address=address,
