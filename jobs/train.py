@@ -162,18 +162,23 @@ def _store(examples: Any, context: Context) -> str:
 
 
 def _check_cluster(options: TrainOptions) -> None:
-    """On a machine of our own nothing will ever add the GPUs that are missing; on a cluster the autoscaler may."""
+    """On a machine of our own nothing will ever add what is missing; on a cluster the autoscaler may."""
     import os
+    import sys
 
     import ray
 
-    wanted = options.workers * options.gpus_per_worker
-    found = ray.cluster_resources().get("GPU", 0)
-    if wanted > found and "RAY_ADDRESS" not in os.environ:
-        raise UserError(
-            f"workers={options.workers} need {wanted} GPUs, but this machine has {found:g}; submit the job to a "
-            "cluster (docs/jobs/train.md) or use --preset laptop"
-        )
+    found = ray.cluster_resources()
+    wanted = {"CPU": options.workers * options.cpus_per_worker, "GPU": options.workers * options.gpus_per_worker}
+    for name, count in wanted.items():
+        if count <= found.get(name, 0):
+            continue
+        lack = f"workers={options.workers} need {count:g} {name}s, but there are {found.get(name, 0):g}"
+        if "RAY_ADDRESS" not in os.environ:
+            raise UserError(
+                f"{lack} on this machine; ask for less, or submit the job to a cluster (docs/jobs/train.md)"
+            )
+        print(f"train: {lack} now; waiting for the cluster to grow", file=sys.stderr)
 
 
 def _train(options: TrainOptions, task: Any, context: Context) -> list[dict[str, Any]]:

@@ -1,0 +1,194 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+from training_cases import write_model, write_selection
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from jobs.ray_session import ray_session
+from jobs.runner import execute
+from jobs.train import JOB, TrainOptions
+from s1 import schema
+from s1.artifacts import Artifact
+from s1.errors import UserError
+from s1.template import Template
+from s1.training import batches, schedule
+from s1.training.examples import render
+
+NUM_ROWS = 22  # batches of 8: the last one of an epoch is smaller
+OPTIONS = {"batch_size": 8, "learning_rate": 1e-2, "block_size": 256, "threads_per_worker": 1, "cpus_per_worker": 0.5}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def ray():
+    with ray_session():
+        yield
+
+
+def selection(tmp_path: Path, size: int = NUM_ROWS) -> str:
+    write_selection(tmp_path, size)
+    return str(tmp_path)
+
+
+def curve(run_dir: str) -> list[dict[str, float]]:
+    return json.loads((Path(run_dir) / "checkpoint" / "loss.json").read_text())
+
+
+def weights(run_dir: str) -> dict[str, torch.Tensor]:
+    return load_file(Path(run_dir) / "checkpoint" / "model.safetensors")
+
+
+def plain_loop(options: TrainOptions, run_dir: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The recipe's training, one sequence at a time in one process, written to be read."""
+    template = Template(AutoTokenizer.from_pretrained(options.model))
+    table = Artifact(f"{run_dir}/selection").read(schema.SELECTION)
+    rows = render(table, template, options.block_size, "error")[0].to_pylist()
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(options.adam_beta1, options.adam_beta2))
+    steps = schedule.num_steps(len(rows), options.batch_size, options.epochs, options.max_steps)
+    warmup = schedule.num_warmup_steps(steps, options.warmup_ratio)
+    losses = []
+    for step in range(steps):
+        indices = batches.batch(step, len(rows), options.batch_size, options.seed)
+        means = []
+        for index in indices:
+            ids, start = torch.tensor(rows[index]["input_ids"]), rows[index]["num_prompt_tokens"]
+            logits = model(ids[None]).logits[0]
+            means.append(functional.cross_entropy(logits[start - 1 : -1], ids[start:]))
+        loss = torch.stack(means).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate(step, steps, warmup, options.learning_rate)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, dict(model.named_parameters())
+
+
+@pytest.mark.parametrize(("workers", "zero_stage", "micro_batch_size"), [(1, 1, 8), (2, 3, 2)])
+def test_the_training_is_that_of_a_plain_loop(ray, model, tmp_path, workers, zero_stage, micro_batch_size):
+    options = TrainOptions(
+        **OPTIONS,
+        model=str(model),
+        epochs=2,
+        precision="fp32",
+        workers=workers,
+        zero_stage=zero_stage,
+        micro_batch_size=micro_batch_size,
+        loss_chunk_tokens=40,
+        save_steps=0,
+    )
+    run_dir = selection(tmp_path)
+    execute(JOB, options, run_dir)
+    losses, expected = plain_loop(options, run_dir)
+    assert [record["loss"] for record in curve(run_dir)] == pytest.approx(losses, rel=1e-4)
+    assert losses[-1] < losses[0] - 1
+    trained = weights(run_dir)
+    for name, parameter in expected.items():
+        # The export is bf16; 3 significant digits.
+        torch.testing.assert_close(trained[name], parameter.detach().bfloat16(), rtol=2e-2, atol=2e-3)
+
+
+def test_the_checkpoint_loads_as_it_is(ray, model, tmp_path):
+    run_dir = selection(tmp_path)
+    manifest = execute(JOB, TrainOptions(**OPTIONS, model=str(model), epochs=4, micro_batch_size=4), run_dir)
+    folder = tmp_path / "checkpoint"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    trained, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert trained.dtype == torch.bfloat16
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"] and "quantization_config" not in config
+    assert trained.generation_config.eos_token_id == sorted(Template(tokenizer).stop_ids)
+    assert manifest.rows_out == NUM_ROWS and manifest.facts["steps"] == 12
+    assert curve(run_dir)[-1].keys() == {"step", "loss", "learning_rate", "grad_norm", "tokens", "seconds"}
+    assert not (tmp_path / "_scratch" / f"train-{manifest.fingerprint}").exists()
+
+
+def test_a_loss_that_is_not_a_number_names_the_questions(ray, model, tmp_path):
+    broken = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "broken")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "broken")
+    run_dir = selection(tmp_path, 3)
+    questions = Artifact(f"{run_dir}/selection").read(schema.SELECTION)["question_id"].to_pylist()
+    with pytest.raises(UserError, match="step 1: loss nan") as error:
+        execute(JOB, TrainOptions(**OPTIONS, model=str(tmp_path / "broken"), precision="fp32"), run_dir)
+    assert all(question in str(error.value) for question in questions)
+
+
+def test_more_workers_than_the_machine_can_hold_are_refused(ray, model, tmp_path):
+    options = TrainOptions(**OPTIONS | {"cpus_per_worker": 1000}, model=str(model))
+    with pytest.raises(UserError, match="workers=1 need 1000 CPUs"):
+        execute(JOB, options, selection(tmp_path))
+
+
+def command(options: TrainOptions, run_dir: str) -> list[str]:
+    """A command line that says every option, so that no preset matters."""
+    arguments: list[str] = []
+    for name, value in options.model_dump().items():
+        flag = name.replace("_", "-")
+        arguments += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return [sys.executable, "-m", "jobs.train", "--run-dir", run_dir, *arguments]
+
+
+def committed_checkpoints(run_dir: str) -> set[str]:
+    found: set[str] = set()
+    for snapshot in Path(run_dir).glob("_scratch/*/workers/checkpoint_manager_snapshot.json"):
+        found |= {item["checkpoint_dir_name"] for item in json.loads(snapshot.read_text())["checkpoint_results"]}
+    return found
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120):
+    """Poll until `condition()` holds while `process` runs."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert process.poll() is None, "the training ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return value
+
+
+def test_a_run_whose_worker_and_driver_were_killed_ends_like_an_undisturbed_one(ray, model, tmp_path):
+    undisturbed, disturbed = selection(tmp_path / "a"), selection(tmp_path / "b")
+    options = TrainOptions(**OPTIONS, model=str(model), epochs=24, save_steps=6, micro_batch_size=4)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command(options, disturbed), env=environment, stderr=subprocess.PIPE, text=True)
+    before = wait_for(lambda: committed_checkpoints(disturbed), process)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(child.cmdline())
+    ]
+    assert len(workers) == 1
+    workers[0].send_signal(signal.SIGKILL)
+    wait_for(lambda: committed_checkpoints(disturbed) - before, process)
+    process.kill()
+    process.communicate()
+    assert not (Path(disturbed) / "checkpoint" / "manifest.json").exists()
+    execute(JOB, options, disturbed)
+    execute(JOB, options, undisturbed)
+    kept = ("step", "loss", "learning_rate", "grad_norm", "tokens")
+    assert [[r[k] for k in kept] for r in curve(disturbed)] == [[r[k] for k in kept] for r in curve(undisturbed)]
+    expected = weights(undisturbed)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(disturbed).items())
