@@ -122,14 +122,13 @@ def stream(questions: pa.Table, spec: TeacherSpec, ledger_uri: str | None, pool:
         fn_constructor_kwargs={"spec": spec, "ledger_uri": ledger_uri, "concurrency": pool.concurrency},
         batch_size=batch_rows,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pool.num_workers, max_tasks_in_flight_per_actor=2),
+        compute=ActorPoolStrategy(size=min(pool.num_workers, len(blocks)), max_tasks_in_flight_per_actor=2),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
     )
     for batch in traced.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in cast(pa.Table, batch).to_pylist():
             if row["status"] == Status.FATAL:
-                raise UserError(
-                    f"{row['teacher']}: {row['detail']}; what was finished is kept, mend this and run again"
-                )
+                who = f"{row['teacher']}: " if row["teacher"] else ""
+                raise UserError(f"{who}{row['detail']}; what was finished is kept, mend this and run again")
             yield row
