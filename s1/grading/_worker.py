@@ -2,10 +2,11 @@
 
 One JSON request a line on stdin: ["math", gold, prediction] or ["gym", dataset, entry, answer]; one JSON verdict (true,
 false, or null: no verdict) a line on stdout. The process itself only hands requests over to a child that it forks from
-its warm self. The child sets the kernel's own alarm before it looks at a request, so that nothing it is given outlives
-its time; its memory is limited; and it can neither write files nor start processes nor open connections, because both
-sympy and some verifiers of the gym evaluate parts of an answer as Python. A child that died is replaced by a fork,
-which costs milliseconds instead of an import of sympy.
+its warm self. The child sets the kernel's own alarms before it looks at a request, so that nothing it is given outlives
+its time: half of it when it computes all the while, all of it on a machine that is busy. Its memory is limited; and it
+can neither write files nor start processes nor open connections, because both sympy and some verifiers of the gym
+evaluate parts of an answer as Python. A child that died is replaced by a fork, which costs milliseconds instead of an
+import of sympy.
 """
 
 from __future__ import annotations
@@ -64,18 +65,24 @@ class Child:
 
 def _serve(requests: int, verdicts: int, limit_s: float) -> None:
     """Answer until the pipe is closed; never returns."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends the process: no Python has to run for it
+    for alarm in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(alarm, signal.SIG_DFL)  # the kernel ends the process: no Python has to run for it
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.addaudithook(_forbid)
     with os.fdopen(requests, "rb") as stream:
         for line in stream:
-            signal.setitimer(signal.ITIMER_REAL, limit_s)
+            _set_alarms(limit_s)
             verdict = _verdict(*json.loads(line))
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _set_alarms(0)
             os.write(verdicts, b"1" if verdict else b"0")
     os._exit(0)
+
+
+def _set_alarms(limit_s: float) -> None:
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    signal.setitimer(signal.ITIMER_PROF, limit_s / 2)
 
 
 def _forbid(event: str, args: tuple[Any, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from s1.grading import workers
 from s1.grading.equality import MAX_ANSWER_CHARS, MAX_RESPONSE_CHARS, equivalent, same_text
-from s1.grading.extract import final_answer
+from s1.grading.extract import final_answer, response_part, unterminated
 from s1.grading.normalise import plain
 
 _LITERAL = r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?"
@@ -32,14 +32,17 @@ def correct(row: Mapping[str, Any], response: str | None) -> bool | None:
 
 
 def _gym_accepts(gold: str | None, metadata: Mapping[str, Any], response: str) -> bool:
-    answer = final_answer(response[-MAX_RESPONSE_CHARS:])
-    if not 0 < len(answer) <= MAX_ANSWER_CHARS:
+    response = response_part(response[-MAX_RESPONSE_CHARS:])
+    answer = final_answer(response)
+    if not 0 < len(answer) <= MAX_ANSWER_CHARS or unterminated(response):
         return False
     if gold is not None and same_text(gold, answer):
         return True
     dataset, entry = metadata["source_dataset"], metadata["entry"]
-    if any(workers.verify_gym(dataset, entry, text) for text in dict.fromkeys((answer, plain(answer)))):
-        return True
+    for text in dict.fromkeys((answer, plain(answer))):
+        accepted = workers.verify_gym(dataset, entry, text)
+        if accepted is None or accepted:  # what had no verdict in time would have none in another notation either
+            return bool(accepted)
     return gold is not None and bool(_NUMBER.fullmatch(gold)) and _gives_number(gold, answer)
 
 

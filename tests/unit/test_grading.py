@@ -142,6 +142,7 @@ def test_gym_questions_are_put_to_their_own_verifier():
     assert correct(row, f"Answer: ({terms})") is True
     assert correct(row, "Answer: __import__('time').sleep(100)") is False
     assert correct(row, "") is False
+    assert correct(row, f"\\boxed{{{row['answer']}") is False
 
 
 def test_without_a_reference_there_is_no_verdict():
