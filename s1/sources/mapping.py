@@ -59,7 +59,10 @@ class RawQuestion:
 def to_question(record: Record, fields: Fields, source: str) -> RawQuestion:
     """The question of `record`. UserError, with file and row, when it has none."""
     names = {name.lower(): name for name in record.values}
-    found = {what: _text(record, _chosen(record, fields, what, names)) for what in CANDIDATES}
+    try:
+        found = {what: _text(record, _chosen(record, fields, what, names)) for what in CANDIDATES}
+    except RecursionError as error:
+        raise UserError(f"{record.where}: a field is nested too deeply to be text") from error
     question = found["question"]
     if question is None:
         raise UserError(f"{record.where}: no question ({_why(record, fields)})")

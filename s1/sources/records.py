@@ -126,6 +126,8 @@ def _read_file(fs: pafs.FileSystem, path: str) -> Iterator[Record]:
                 yield Record(path, row, cast(dict[str, Any], values))
     except _BadRow as error:
         raise UserError(f"{path}: row {row + 1}: {error}") from error
+    except UnicodeDecodeError as error:  # in a column of a Parquet file
+        raise UserError(f"{path}: after row {row}: text that is not UTF-8 ({error})") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: after row {row}: damaged or truncated gzip ({error}); fetch it again") from error
     except (pa.ArrowException, OSError) as error:
