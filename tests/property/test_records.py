@@ -30,7 +30,7 @@ def parquet() -> bytes:
 
 def test_a_value_that_is_nested_too_deeply_is_named_with_its_row(tmp_path):
     deep = "[" * 700 + "1" + "]" * 700
-    with pytest.raises(UserError, match=r"row 1: (a field is|not usable JSON \()nested too deeply"):
+    with pytest.raises(UserError, match=r"row 1: .*nested too deeply"):
         path = tmp_path / "a.jsonl"
         path.write_text(f'{{"question": {deep}}}')
         for record in read(str(path)):
