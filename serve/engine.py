@@ -1,24 +1,34 @@
-"""vLLM behind the driver's protocol: continue a prompt of token ids, free everything when the caller goes away."""
+"""vLLM behind the drivers' protocols: continue a prompt of token ids, free everything when the caller goes away."""
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from s1.config import Config
-from s1.forcing.segments import Engine
-from s1.template import Style
+from s1.forcing import Program, in_engine, segments
+from s1.forcing.segments import Step
+from s1.template import Style, Template
+
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
+
+logger = logging.getLogger("ray.serve")
 
 # Added to the logits of ids that the model's head has and the tokenizer does not: they cannot be fed back as text.
 _NEVER = -100.0
+_QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+Driver = Literal["segments", "in-engine"]
 
 
 class EngineOptions(Config):
@@ -26,6 +36,9 @@ class EngineOptions(Config):
 
     device: Literal["cpu", "gpu"] = Field("cpu", description="Where the model runs.")
     style: Style = Field("s1", description="Delimiters of the thinking: s1, or think-tags for models like Qwen3.")
+    driver: Literal["auto", "segments", "in-engine"] = Field(
+        "segments", description="Who carries out the forcing: requests in segments, or a logits processor inside vLLM."
+    )
     max_model_len: PositiveInt = Field(2048, description="Tokens of prompt and completion together.")
     max_num_seqs: PositiveInt = Field(64, description="Completions that are decoded at the same time.")
     dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Type of weights and activations.")
@@ -46,16 +59,15 @@ class EngineOptions(Config):
         if self.device == "gpu":
             return quiet
         threads = self.threads or os.cpu_count() or 1
-        # One process for scheduler and model halves vLLM's cost per step on a small CPU. Ray would set the threads to
-        # the logical CPUs of the actor, which may be a fraction.
         return quiet | {
+            # One process for scheduler and model halves vLLM's cost per step on a small CPU.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # Ray would set the threads to the logical CPUs of the actor, which may be a fraction.
             "OMP_NUM_THREADS": str(threads),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # Threads that wait by spinning take the cores from other replicas and from the HTTP side.
+            "OMP_WAIT_POLICY": "PASSIVE",
         }
-
-
-_QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @dataclass(frozen=True)
@@ -68,47 +80,116 @@ class Sampling:
     seed: int | None = None
 
 
-class VllmEngine:
-    """One vLLM engine in a process of its own."""
+def choose_driver(options: EngineOptions, template: Template) -> tuple[Driver, str]:
+    """The driver for a model, and why."""
+    if options.driver != "auto":
+        return options.driver, "asked for"
+    if len(template.thinking_end) != 1:
+        return (
+            "segments",
+            f"the delimiter has {len(template.thinking_end)} tokens, and a processor cannot take them back",
+        )
+    if options.device == "gpu":
+        return "segments", "a custom logits processor would take vLLM back to its older model runner"
+    return "in-engine", "one pass instead of one request for every segment"
 
-    def __init__(self, folder: Path, options: EngineOptions) -> None:
-        """Load the model in `folder`; takes seconds to minutes. Needs a running event loop."""
+
+class VllmEngine:
+    """One vLLM engine in a process of its own, for the model in `folder`."""
+
+    def __init__(self, folder: Path, options: EngineOptions, template: Template) -> None:
+        """Load the model; takes seconds to minutes."""
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = _arguments(folder, options)
+        self.driver, why = choose_driver(options, template)
+        logger.info("driver of %s: %s (%s)", folder, self.driver, why)
+        arguments = _arguments(folder, options, self.driver)
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self.context_tokens: int = self._llm.model_config.max_model_len
-        self.vocabulary: int = self._llm.model_config.get_vocab_size()
+        mask = range(template.num_tokens, self._llm.model_config.get_vocab_size())
+        self._bias = dict.fromkeys(mask, _NEVER) or None
 
-    def continuation(self, sampling: Sampling, *, choice: int = 0, num_tokens: int | None = None) -> Engine:
-        """What the segments driver calls. Ids from `num_tokens` on are never sampled."""
-        mask = range(self.vocabulary if num_tokens is None else num_tokens, self.vocabulary)
-        bias = dict.fromkeys(mask, _NEVER)
+    def run(
+        self,
+        program: Program,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        choice: int = 0,
+        driver: Driver | None = None,
+    ) -> AsyncGenerator[Step, None]:
+        """One completion of `prompt` under `program`; `choice` counts the completions of one request.
 
+        An engine that was started for `in-engine` can run `segments` too.
+        """
+        if (driver or self.driver) == "in-engine":
+            in_engine.check(program)
+            return in_engine.run(program, prompt, self._single_pass(sampling, choice))
+        return segments.run(program, prompt, self._continuation(sampling, choice))
+
+    def _continuation(self, sampling: Sampling, choice: int) -> segments.Engine:
         async def generate(
             prompt: Sequence[int], *, max_tokens: int, stop_ids: frozenset[int], segment: int
         ) -> AsyncGenerator[Sequence[int], None]:
-            from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-            params = SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                seed=_seed(sampling.seed, choice, segment),
-                max_tokens=max_tokens,
-                stop_token_ids=sorted(stop_ids),
-                ignore_eos=True,  # what ends a completion is the template's knowledge
-                logit_bias=bias or None,
-                detokenize=False,
-                output_kind=RequestOutputKind.DELTA,
-            )
-            request = self._llm.generate({"prompt_token_ids": list(prompt)}, params, uuid.uuid4().hex)
-            async with aclosing(request) as outputs:
+            # A number of its own for every segment: the same one would repeat the same random numbers.
+            seed = _seed(sampling.seed, choice, segment)
+            outputs = self._generate(prompt, sampling, seed=seed, max_tokens=max_tokens, stop_ids=stop_ids)
+            async with aclosing(outputs):
                 async for output in outputs:
                     yield output.outputs[0].token_ids
 
         return generate
+
+    def _single_pass(self, sampling: Sampling, choice: int) -> in_engine.ForcingEngine:
+        async def generate(prompt: Sequence[int], program: Program) -> AsyncGenerator[Iterable[tuple[int, bool]], None]:
+            from s1.forcing.logits_processor import extra_args, was_forced
+
+            outputs = self._generate(
+                prompt,
+                sampling,
+                seed=_seed(sampling.seed, choice, 0),
+                max_tokens=program.room,
+                stop_ids=program.stop_ids,
+                extra_args=extra_args(program),
+                logprobs=0,
+            )
+            async with aclosing(outputs):
+                async for output in outputs:
+                    ids, logits = output.outputs[0].token_ids, output.outputs[0].logprobs
+                    assert logits is not None, "they were asked for"
+                    yield [(id, was_forced(cast(Any, at)[id].logprob)) for id, at in zip(ids, logits, strict=True)]
+
+        return generate
+
+    async def _generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        seed: int | None,
+        max_tokens: int,
+        stop_ids: frozenset[int],
+        **more: Any,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=seed,
+            max_tokens=max_tokens,
+            stop_token_ids=sorted(stop_ids),
+            ignore_eos=True,  # what ends a completion is the template's knowledge
+            logit_bias=self._bias,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            **more,
+        )
+        request = self._llm.generate({"prompt_token_ids": list(prompt)}, params, uuid.uuid4().hex)
+        async with aclosing(request):
+            async for output in request:
+                yield output
 
     async def check_health(self) -> None:
         """Raises when the engine is dead."""
@@ -124,13 +205,12 @@ class VllmEngine:
 
 
 def _seed(seed: int | None, choice: int, segment: int) -> int | None:
-    """A number of its own for every segment: the same one would repeat the same random numbers."""
     return None if seed is None else random.Random(f"{seed}/{choice}/{segment}").getrandbits(31)
 
 
-def _arguments(folder: Path, options: EngineOptions) -> Mapping[str, Any]:
+def _arguments(folder: Path, options: EngineOptions, driver: Driver) -> dict[str, Any]:
     memory = None if options.kv_cache_gib is None else int(options.kv_cache_gib * 2**30)
-    return {
+    arguments: dict[str, Any] = {
         "model": str(folder),
         "skip_tokenizer_init": True,
         "dtype": options.dtype,
@@ -143,5 +223,9 @@ def _arguments(folder: Path, options: EngineOptions) -> Mapping[str, Any]:
         "enable_prefix_caching": True,  # a segment continues where the one before it stopped
         "generation_config": "vllm",  # the request decides how to sample, not a file beside the weights
         "disable_log_stats": True,
-        **options.engine_kwargs,
     }
+    if driver == "in-engine":
+        from s1.forcing.logits_processor import LOGITS_PROCESSOR, LOGPROBS_MODE
+
+        arguments |= {"logits_processors": [LOGITS_PROCESSOR], "logprobs_mode": LOGPROBS_MODE}
+    return arguments | options.engine_kwargs

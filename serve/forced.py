@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from s1.errors import UserError
-from s1.forcing import Program, compile_policy, segments
+from s1.forcing import Program, compile_policy
 from s1.forcing.machine import State, ended_by, finish_reason, unmet
 from s1.forcing.transcript import Delta, Span, Transcript
 from s1.template import Template
@@ -42,7 +42,7 @@ class ForcedEngine:
 
         folder = models.resolve(model)
         self.template = Template(AutoTokenizer.from_pretrained(folder), options.style)
-        self.engine = VllmEngine(folder, options)
+        self.engine = VllmEngine(folder, options, self.template)
 
     async def complete(self, request: ChatRequest) -> Completed | Rejected:
         """Every completion of `request` as a whole."""
@@ -86,10 +86,9 @@ class ForcedEngine:
         self, request: ChatRequest, program: Program, prompt: Sequence[int], choice: int
     ) -> AsyncGenerator[Event, None]:
         sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
-        engine = self.engine.continuation(sampling, choice=choice, num_tokens=self.template.num_tokens)
         transcript, stop = Transcript(self.template), StopStrings(request.stop_strings)
         state = State()
-        async with aclosing(segments.run(program, prompt, engine)) as steps:
+        async with aclosing(self.engine.run(program, prompt, sampling, choice)) as steps:
             async for step in steps:
                 state = step.state
                 if event := _added(choice, transcript.add(step.tokens), stop):
