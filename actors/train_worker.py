@@ -47,6 +47,7 @@ class TrainTask:
     max_grad_norm: float
     precision: Literal["bf16", "fp32"]
     zero_stage: Literal[1, 2, 3]
+    attention: str
     activation_checkpointing: bool
     loss_chunk_tokens: int
     save_steps: int
@@ -230,7 +231,9 @@ def _engine(task: TrainTask) -> Any:
     # While this object lives, from_pretrained hands every rank its share only.
     zero3 = HfDeepSpeedConfig(settings) if task.zero_stage == 3 else None
     dtype = torch.bfloat16 if task.precision == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(models.resolve(task.model), dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        models.resolve(task.model), dtype=dtype, attn_implementation=task.attention
+    )
     if task.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()

@@ -105,6 +105,7 @@ def training(options: TrainOptions, hardware: Hardware, data: Data) -> dict[str,
         precision=options.precision,
         micro_batch_size=options.micro_batch_size,
         micro_batch_tokens=options.micro_batch_tokens,
+        attention=options.attention,
         activation_checkpointing=options.activation_checkpointing,
         loss_chunk_tokens=options.loss_chunk_tokens,
     )

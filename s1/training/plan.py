@@ -92,6 +92,7 @@ class Run:
     precision: Literal["bf16", "fp32"]
     micro_batch_size: int
     micro_batch_tokens: int | None
+    attention: str
     activation_checkpointing: bool
     loss_chunk_tokens: int
 
@@ -108,14 +109,16 @@ def states(run: Run) -> dict[str, float]:
     }
 
 
-def _layer_bytes(run: Run) -> int:
-    """Activations that one layer keeps for its backward pass, per token."""
+def _layer_bytes(run: Run, longest_tokens: int) -> int:
+    """Activations that one layer keeps for its backward pass, per token of sequences of `longest_tokens`."""
     shape = run.shape
     width = 2 if run.precision == "bf16" else 4
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     residual_and_norms = 4 * shape.hidden * width + 2 * 2 * shape.hidden * 4  # norms are computed in 32 bits
     attention = (2 * q + 3 * kv + q) * width  # q and k before and after the rotation, v, the output
-    return residual_and_norms + attention + 4 * shape.intermediate * width
+    # Scores, their softmax in 32 bits and its copy: kernels other than `eager` compute them again.
+    scores = shape.heads * longest_tokens * (4 + 2 * width) if run.attention == "eager" else 0
+    return residual_and_norms + attention + scores + 4 * shape.intermediate * width
 
 
 def memory(run: Run, longest_tokens: int) -> dict[str, float]:
@@ -124,7 +127,7 @@ def memory(run: Run, longest_tokens: int) -> dict[str, float]:
     tokens = longest_tokens * run.micro_batch_size
     if run.micro_batch_tokens is not None:
         tokens = max(longest_tokens, min(tokens, run.micro_batch_tokens))
-    layer = _layer_bytes(run) * tokens
+    layer = _layer_bytes(run, longest_tokens) * tokens
     logits = min(tokens, run.loss_chunk_tokens) * run.shape.vocabulary * LOGIT_BYTES
     if run.activation_checkpointing:
         kept = run.shape.layers * run.shape.hidden * width * tokens

@@ -19,7 +19,7 @@ ALL_AT_ONCE = 10**9
 
 
 def run(workers: int, *, checkpointing: bool = True, chunk: int = 4096, stage: int = 3) -> Run:
-    return Run(QWEN, workers, stage, "bf16", 1, None, checkpointing, chunk)
+    return Run(QWEN, workers, stage, "bf16", 1, None, "sdpa", checkpointing, chunk)
 
 
 def peak_gib(of: Run, tokens: int) -> float:
