@@ -63,8 +63,12 @@ def run(options: ReportOptions, context: Context) -> Outcome:
     )
     context.staging.write_bytes("report.html", html.encode())
     context.staging.write_bytes("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False).encode())
+    rows = numbers.results(summary)
+    context.staging.write_bytes("results.csv", numbers.as_csv(rows).encode())
+    context.staging.write_bytes("results.md", numbers.as_markdown(rows).encode())
     for name, figure in drawn.items():
         context.staging.write_bytes(f"{name}.png", figures.png(figure))
+        context.staging.write_bytes(f"{name}.svg", figures.svg(figure))
     return Outcome(rows_in=generations.num_rows, rows_out=generations.num_rows)
 
 

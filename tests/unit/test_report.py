@@ -1,5 +1,6 @@
 """The report job on a run folder whose tables are written here."""
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -180,6 +181,23 @@ def test_every_figure_is_there_as_a_picture(run_dir: Path):
     execute(JOB, ReportOptions(), str(run_dir))
     for name in ("funnel", "map", "loss", "scaling"):
         assert (run_dir / "report" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "</svg>" in (run_dir / "report" / f"{name}.svg").read_text()
+
+
+def test_the_results_as_tables(run_dir: Path):
+    execute(JOB, ReportOptions(), str(run_dir))
+    with (run_dir / "report" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["setting"]) for row in rows][4:] == [
+        ("tuned", "max_4"),
+        ("tuned", "max_16"),
+        ("tuned", "natural"),
+        ("tuned", "wait_1"),
+    ]
+    assert (rows[5]["budget"], rows[5]["waits"], float(rows[5]["accuracy_pct"])) == ("16", "0", 75)
+    markdown = (run_dir / "report" / "results.md").read_text().splitlines()
+    assert len(markdown) == 2 + len(rows)
+    assert len({line.count("|") for line in markdown}) == 1
 
 
 def test_the_same_tables_give_the_same_page(run_dir: Path):

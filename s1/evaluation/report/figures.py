@@ -194,6 +194,13 @@ def png(figure: Figure) -> bytes:
     return sink.getvalue()
 
 
+def svg(figure: Figure) -> bytes:
+    """The figure on white, for print and slides."""
+    sink = io.BytesIO()
+    figure.savefig(sink, format="svg", facecolor="white", metadata={"Date": None})
+    return sink.getvalue()
+
+
 def inline_svg(figure: Figure, name: str, label: str) -> str:
     """The figure as an <svg> element that takes ink and line colours from the page. Identifiers start with `name`."""
     import matplotlib

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -51,3 +53,47 @@ def funnel(manifests: Iterable[Manifest]) -> list[tuple[str, int]]:
             left = manifest.rows_out
             steps.append((f"{manifest.job}: out", left))
     return steps
+
+
+COLUMNS: tuple[str, ...] = (
+    "model",
+    "setting",
+    "budget",
+    "waits",
+    "accuracy_pct",
+    "low_pct",
+    "high_pct",
+    "mean_thinking_tokens",
+    "max_thinking_tokens",
+    "num_questions",
+)
+
+
+def results(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row of `COLUMNS` per model and setting; what is not known is None."""
+    rows: list[dict[str, Any]] = []
+    for model, numbers in summary.items():
+        natural = [("natural", numbers["natural"])] if numbers["natural"] else []
+        runs = [(f"max_{point['budget']}", point) for point in numbers["points"]]
+        runs += [*natural, *((f"wait_{run['num_ignore']}", run) for run in numbers["wait"])]
+        for setting, run in runs:
+            low, high = run["accuracy_interval_pct"]
+            names = {"model": model, "setting": setting, "budget": run.get("budget"), "waits": run.get("num_ignore", 0)}
+            rows.append({name: {**run, **names, "low_pct": low, "high_pct": high}[name] for name in COLUMNS})
+    return rows
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The rows of `results` as CSV."""
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return sink.getvalue()
+
+
+def as_markdown(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The rows of `results` as a Markdown table."""
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
+    lines += [["" if row[name] is None else f"{row[name]}" for name in COLUMNS] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
