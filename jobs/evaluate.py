@@ -35,6 +35,7 @@ from s1.evaluation.journal import Journal
 from s1.evaluation.questions import Row, choose, generation
 from s1.evaluation.settings import Setting, settings
 from s1.evaluation.summary import summarise
+from s1.hashing import fingerprint
 from s1.sources import records
 from s1.sources.mapping import Fields
 from serve.engine import EngineOptions
@@ -233,7 +234,9 @@ def _endpoint(options: EvaluateOptions, context: Context) -> Generator[Endpoint]
     with ray_session(), contextlib.ExitStack() as stack:
         _quiet_serve()
         with _starting() as on_wait:
-            base_url = stack.enter_context(deployed(asked, application, on_wait=on_wait))
+            # One name for one run folder: what an evaluation that was killed has left deployed is taken down.
+            name = f"s1-{fingerprint(checkpoint.path)}"
+            base_url = stack.enter_context(deployed(asked, application, name=name, on_wait=on_wait))
         yield Endpoint(base_url)
 
 

@@ -110,13 +110,15 @@ def deployed(
     models: Mapping[str, str],
     options: AppOptions | None = None,
     *,
+    name: str | None = None,
     timeout_s: float = STARTUP_TIMEOUT_S,
     on_wait: Callable[[str], None] | None = None,
 ) -> Generator[str]:
     """`models` (id -> reference) on Ray Serve for the time of the block; yields the URL for clients, ending in /v1.
 
     Needs an open Ray session. A Serve that runs on the cluster already gets one more application under a path of its
-    own; otherwise Serve is started on a free port of the loopback interface and ended again. `on_wait` is told twice a
+    own; otherwise Serve is started on a free port of the loopback interface and ended again. An application outlives
+    a caller that is killed: who gives the same `name` again takes such a one down first. `on_wait` is told twice a
     second what is still starting. Raises RuntimeError when a model does not start, TimeoutError after `timeout_s`.
     """
     import ray
@@ -126,12 +128,14 @@ def deployed(
     assert ray.is_initialized(), "the caller opens the Ray session"
     values = {} if options is None else options.model_dump(exclude={"models", "model"})
     application = build(AppOptions(**values, models=dict(models)))
-    name = f"s1-{uuid.uuid4().hex[:8]}"
+    name = name or f"s1-{uuid.uuid4().hex[:8]}"
     port, path = _running_port(), f"/{name}"
     ours = port is None
     if port is None:
         port, path = _free_port(), ""
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    elif name in serve.status().applications:
+        serve.delete(name)
     try:
         target = RunTarget(target=application, name=name, route_prefix=path or "/")
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
