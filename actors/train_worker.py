@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,23 +164,15 @@ class Worker:
 
     def save(self, records: list[Record]) -> None:
         """Commit a checkpoint of every rank's share: when this returns, a kill loses nothing up to here."""
-        import pyarrow.fs as pafs
         import ray.train
         from ray.train.v2.api.report_config import CheckpointUploadMode
 
         storage: Any = ray.train.get_context().get_storage()
-        name = f"step-{len(records):06d}"
-        if isinstance(storage.storage_filesystem, pafs.LocalFileSystem):
-            # Written where it stays: gigabytes are not copied a second time.
-            path = storage.build_checkpoint_path_from_name(name)
-            self._write_state(Path(path), records)
-            checkpoint = ray.train.Checkpoint(path, filesystem=storage.storage_filesystem)
-            ray.train.report({}, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                self._write_state(Path(folder), records)
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-                ray.train.report({}, checkpoint=checkpoint, checkpoint_dir_name=name)
+        # Written where it stays, in a folder that all workers see: gigabytes are not copied a second time.
+        path = storage.build_checkpoint_path_from_name(f"step-{len(records):06d}")
+        self._write_state(Path(path), records)
+        checkpoint = ray.train.Checkpoint(path, filesystem=storage.storage_filesystem)
+        ray.train.report({}, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
         # report() returns before the controller has written down that the checkpoint exists; this waits for it.
         ray.train.get_all_reported_checkpoints()
 
