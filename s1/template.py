@@ -152,11 +152,13 @@ class Template:
 
     def plain(self, text: str) -> list[int]:
         """Ids of text from outside: what looks like a control token is spelled out in ordinary ones."""
-        found = self._control_pattern.search(text)
-        if found is None:
-            return list(self.tokenizer.encode(text, add_special_tokens=False))
-        cut = found.start() + 1
-        return self.plain(text[:cut]) + self.plain(text[cut:])
+        ids: list[int] = []
+        start = 0
+        while (found := self._control_pattern.search(text, start)) is not None:
+            cut = found.start() + 1
+            ids += self.tokenizer.encode(text[start:cut], add_special_tokens=False)
+            start = cut
+        return ids + list(self.tokenizer.encode(text[start:], add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, control tokens and spaces as they are; ids beyond the vocabulary are left out."""

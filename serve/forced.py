@@ -43,6 +43,8 @@ class ForcedEngine:
         folder = models.resolve(model)
         self.template = Template(AutoTokenizer.from_pretrained(folder), options.style)
         self.engine = VllmEngine(folder, options, self.template)
+        longest_token = max(map(len, self.template.tokenizer.get_vocab()))
+        self._max_chars = self.engine.context_tokens * longest_token
 
     async def complete(self, request: ChatRequest) -> Completed | Rejected:
         """Every completion of `request` as a whole."""
@@ -65,7 +67,7 @@ class ForcedEngine:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """What happens to `request`, as it happens: rejected, or accepted and completed."""
         try:
-            prompt = self.template.render_messages([message.plain() for message in request.messages])
+            prompt = self._render(request)
             program = compile_policy(
                 request.policy(),
                 self.template,
@@ -81,6 +83,23 @@ class ForcedEngine:
         async with aclosing(_merged(choices)) as events:
             async for event in events:
                 yield event
+
+    def _render(self, request: ChatRequest) -> list[int]:
+        """Ids of the prompt. UserError when the messages do not fit the context or the model's chat template."""
+        from jinja2 import TemplateError
+
+        messages = [message.plain() for message in request.messages]
+        num_chars = sum(len(message["content"]) for message in messages)
+        if num_chars > self._max_chars:
+            # Whatever the tokenizer makes of it; it would keep everybody waiting.
+            raise UserError(
+                f"the messages have {num_chars} characters, more than the model's context of "
+                f"{self.engine.context_tokens} tokens can hold; shorten them"
+            )
+        try:
+            return self.template.render_messages(messages)
+        except TemplateError as error:
+            raise UserError(f"the model's chat template refuses these messages: {error}") from error
 
     async def _choice(
         self, request: ChatRequest, program: Program, prompt: Sequence[int], choice: int

@@ -6,6 +6,7 @@ else than was meant, so it is refused by name.
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from s1.forcing import BudgetPolicy
 MAX_CHOICES = 16
 MAX_IGNORE = 64
 MAX_TEXT_CHARS = 1000  # of the strings that a policy writes
+MAX_STRINGS = 16  # of a list of them
+MAX_COUNT = 2**31 - 1
 
 # Keys of OpenAI's protocol that clients send by themselves and that change nothing here.
 _WITHOUT_EFFECT = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
@@ -39,6 +42,9 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
 NonEmptyText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
+Texts = Annotated[list[NonEmptyText], Field(min_length=1, max_length=MAX_STRINGS)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 
 class _Strict(BaseModel):
@@ -48,15 +54,15 @@ class _Strict(BaseModel):
 class BudgetForcing(_Strict):
     """How long to think. Counts are tokens of the thinking, sampled and forced ones together."""
 
-    max_tokens: int | None = Field(None, ge=0, description="Cap; the thinking is ended there and an answer asked for.")
-    min_tokens: int = Field(0, ge=0, description="An end before this many tokens is ignored.")
+    max_tokens: Count | None = Field(None, description="Cap; the thinking is ended there and an answer asked for.")
+    min_tokens: Count = Field(0, description="An end before this many tokens is ignored.")
     num_ignore: int = Field(0, ge=0, le=MAX_IGNORE, description="How many ends are ignored, however late they come.")
-    ignore_str: NonEmptyText | list[NonEmptyText] = Field(
+    ignore_str: NonEmptyText | Texts = Field(
         "Wait", description="What is written in place of an ignored end; several take turns."
     )
     final_answer_prefix: Text = Field("Final Answer:", description="Opens the answer after a forced end.")
     before_end: Text = Field("", description="Closes the thinking at a forced end.")
-    max_answer_tokens: int | None = Field(None, ge=1, description="Bound of the answer alone.")
+    max_answer_tokens: PositiveCount | None = Field(None, description="Bound of the answer alone.")
 
 
 class TextPart(BaseModel):
@@ -91,19 +97,17 @@ class ChatRequest(_Strict):
 
     model: str
     messages: list[Message] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1, description="Bound of the completion, the thinking included.")
-    max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of max_tokens.")
+    max_tokens: PositiveCount | None = Field(None, description="Bound of the completion, the thinking included.")
+    max_completion_tokens: PositiveCount | None = Field(None, description="The newer name of max_tokens.")
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1, description="0 or -1: all tokens.")
+    top_k: int = Field(0, ge=-1, le=MAX_COUNT, description="0 or -1: all tokens.")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     n: int = Field(1, ge=1, le=MAX_CHOICES)
-    stop: NonEmptyText | list[NonEmptyText] | None = Field(
-        None, description="Ends the answer; the thinking is not searched."
-    )
+    stop: NonEmptyText | Texts | None = Field(None, description="Ends the answer; the thinking is not searched.")
     stream: bool = False
     stream_options: StreamOptions | None = None
-    thinking_token_budget: int | None = Field(None, ge=0, description="vLLM's name of budget_forcing.max_tokens.")
+    thinking_token_budget: Count | None = Field(None, description="vLLM's name of budget_forcing.max_tokens.")
     budget_forcing: BudgetForcing = Field(default_factory=lambda: BudgetForcing.model_validate({}))
 
     @model_validator(mode="before")
@@ -134,8 +138,6 @@ class ChatRequest(_Strict):
                     f"budget_forcing.min_tokens={forcing.min_tokens} is above {bound}={limit}; lower the one or raise "
                     "the other"
                 )
-        if isinstance(forcing.ignore_str, list) and not forcing.ignore_str:
-            raise ValueError("budget_forcing.ignore_str=[]: must hold at least one text")
         return self
 
     @property
@@ -175,6 +177,13 @@ class BadRequest(UserError):
 
 def parse(body: Any) -> ChatRequest:
     """The request in a decoded JSON body. BadRequest names the first field that is wrong."""
+    try:
+        # JSON can write halves of characters (\ud800) that no tokenizer and no answer can.
+        json.dumps(body, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise BadRequest(
+            f"the body holds text that is not Unicode, or is nested too deeply: {type(error).__name__}"
+        ) from error
     try:
         return ChatRequest.model_validate(body)
     except ValidationError as error:

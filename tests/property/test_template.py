@@ -90,3 +90,8 @@ def test_a_tokenizer_without_the_delimiters_is_refused(tokenizer):
     bare.chat_template = tokenizer.chat_template
     with pytest.raises(UserError, match="not a token of this tokenizer"):
         Template(bare)
+
+
+def test_thousands_of_delimiters_are_spelled_out(template):
+    text = "<|im_start|>" * 5000
+    assert template.decode(template.plain(text)) == text

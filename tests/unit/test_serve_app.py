@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from s1.errors import UserError
 from serve.app import AppOptions, build
-from serve.engine import EngineOptions
+from serve.engine import EngineOptions, choose_driver
 
 LAPTOP = Path(__file__).parents[2] / "cluster" / "serve.laptop.yaml"
 EMBEDDED = "embedded:smollm2-135m-instruct"
@@ -47,6 +47,20 @@ def test_wrong_options_say_what_is_wrong(values, says):
 def test_a_model_that_cannot_be_is_refused_before_anything_is_deployed():
     with pytest.raises(UserError, match="embedded:nothing"):
         build(AppOptions(model="embedded:nothing"))
+
+
+def test_the_driver_is_chosen_for_a_reason():
+    class Delimiter:
+        def __init__(self, *ids):
+            self.thinking_end = ids
+
+    auto = EngineOptions(driver="auto")
+    assert choose_driver(auto, Delimiter(1))[0] == "in-engine"
+    driver, why = choose_driver(auto, Delimiter(1, 2, 3))
+    assert driver == "segments" and "3 tokens" in why
+    driver, why = choose_driver(EngineOptions(driver="auto", device="gpu"), Delimiter(1))
+    assert driver == "segments" and "model runner" in why
+    assert choose_driver(EngineOptions(driver="segments"), Delimiter(1)) == ("segments", "asked for")
 
 
 def test_a_cpu_replica_sets_its_threads_itself():
