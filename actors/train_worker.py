@@ -121,12 +121,13 @@ class Worker:
         loss_value = float(total)
         if math.isfinite(loss_value):
             self.engine.step()
-        norm = self.engine.get_global_grad_norm()
+        # DeepSpeed says -1 for a norm that is not a number.
+        norm = float(self.engine.get_global_grad_norm() or 0.0)
         return {
             "step": step + 1,
             "loss": loss_value,
             "learning_rate": rate,
-            "grad_norm": float(norm) if norm is not None else 0.0,
+            "grad_norm": norm if norm >= 0 else math.inf,
             "tokens": sum(lengths),
             "seconds": round(time.monotonic() - started, 4),
         }

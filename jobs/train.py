@@ -228,7 +228,11 @@ def _train(options: TrainOptions, task: Any, context: Context) -> list[dict[str,
 def _worker_environment(options: TrainOptions) -> dict[str, str]:
     # Ray sets OMP_NUM_THREADS to the logical CPUs of the worker unless it is given.
     environment = {"OMP_NUM_THREADS": str(options.threads_per_worker), "TRANSFORMERS_VERBOSITY": "error"}
-    return environment if options.gpus_per_worker else {**environment, "DS_ACCELERATOR": "cpu", **_keep_freed_memory()}
+    if options.gpus_per_worker:
+        return environment
+    # Prepared kernels that torch and oneDNN keep, each with working memory of its own; 1024 unless it is given.
+    caches = {"LRU_CACHE_CAPACITY": "256", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
+    return {**environment, **caches, **_keep_freed_memory(), "DS_ACCELERATOR": "cpu"}
 
 
 def _keep_freed_memory() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The loss of the recipe: mean over the thinking and answer tokens of a sequence, summed over sequences.
 
-Shapes: B sequences, T tokens of the longest, N loss positions in all, D hidden size, V vocabulary.
+Shapes: B sequences, T tokens of the longest, rounded up, N loss positions in all, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from s1.template import Example
+
+# On CPUs the library prepares a kernel, with working memory of its own, for every shape it meets, and keeps hundreds of
+# them: sizes that differ from batch to batch are rounded up to few.
+LENGTH_MULTIPLE = 16
+POSITIONS_MULTIPLE = 128
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ def collate(examples: Sequence[Example], device: torch.device, *, num_chunks: in
     """`examples` as tensors on `device`; without `counts` their loss is 0."""
     ends = [len(example.input_ids) for example in examples]
     starts = [example.num_prompt_tokens for example in examples]
-    input_ids = torch.zeros(len(examples), max(ends), dtype=torch.long)
+    length = -(-max(ends) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    input_ids = torch.zeros(len(examples), length, dtype=torch.long)
     for row, example in enumerate(examples):
         input_ids[row, : ends[row]] = torch.tensor(example.input_ids)
     weights = [float(counts) / (end - start) for start, end in zip(starts, ends, strict=True)]
@@ -64,7 +70,12 @@ class SequenceMeanLoss(nn.Module):
         places = torch.arange(1, batch.input_ids.shape[1], device=targets.device)
         counted = (places >= batch.starts[:, None]) & (places < batch.ends[:, None])  # (B, T - 1)
         weights = batch.weights[:, None].expand_as(counted)[counted]  # (N,)
-        tensors = (hidden[:, :-1][counted], targets[counted], weights)
+        padding = -len(weights) % POSITIONS_MULTIPLE
+        tensors = (
+            functional.pad(hidden[:, :-1][counted], (0, 0, 0, padding)),
+            functional.pad(targets[counted], (0, padding)),
+            functional.pad(weights, (0, padding)),
+        )
         if batch.num_chunks == 1:
             return self._chunk(*tensors)
         pieces = zip(*(tensor.tensor_split(batch.num_chunks) for tensor in tensors), strict=True)
