@@ -143,7 +143,7 @@ def running_mean(values: Sequence[float], window: int) -> np.ndarray:
 @_styled
 def scaling_curve(summary: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Accuracy over mean thinking tokens (log axis), one line per model; see `s1.evaluation.summary.summarise`."""
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = _axes(3.6)
     spare = iter(OTHERS * len(summary))
@@ -153,12 +153,13 @@ def scaling_curve(summary: Mapping[str, Mapping[str, Any]]) -> Figure:
         tokens_seen += _draw_model(axes, model, summary[model], color)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     if tokens_seen:
         axes.set_xlim(min(tokens_seen) / 1.25, max(tokens_seen) * 1.25)
     axes.set_ylim(-3, 103)
-    axes.set_xlabel("mean thinking tokens (log scale)")
+    none = any(run["mean_thinking_tokens"] < 1 for numbers in summary.values() for run in _runs(numbers))
+    axes.set_xlabel(f"mean thinking tokens (log scale{'; 0 stands at 1' if none else ''})")
     axes.set_ylabel("accuracy, %")
     figure.legend(loc="outside upper left", ncols=3, columnspacing=1.2, handletextpad=0.4)
     return figure
@@ -173,18 +174,28 @@ def _draw_model(axes: Axes, model: str, numbers: Mapping[str, Any], color: str) 
     for runs, marker, label in marks:
         if not runs:
             continue
-        x = [run["mean_thinking_tokens"] for run in runs]
+        x = [_abscissa(run) for run in runs]
         y = [run["accuracy_pct"] for run in runs]
         low, high = zip(*(run["accuracy_interval_pct"] for run in runs), strict=True)
         axes.vlines(x, low, high, color=color, alpha=0.35, linewidth=1.5)
         size = 11 if marker == "*" else 6
         line = "-" if marker == "o" else "none"
         axes.plot(x, y, marker=marker, linestyle=line, color=color, markersize=size, label=label, linewidth=1.8)
-    return [run["mean_thinking_tokens"] for run in (*points, *natural, *waits)]
+    return [_abscissa(run) for run in (*points, *natural, *waits)]
+
+
+def _abscissa(run: Mapping[str, Any]) -> float:
+    # A logarithm knows no 0: a model that does not think at all stands at the left edge.
+    return max(1.0, run["mean_thinking_tokens"])
+
+
+def _runs(numbers: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    natural = [numbers["natural"]] if numbers["natural"] else []
+    return [run for run in (*numbers["points"], *natural, *numbers["wait"]) if _drawable(run)]
 
 
 def _drawable(run: Mapping[str, Any]) -> bool:
-    return run["mean_thinking_tokens"] > 0 and run["accuracy_pct"] is not None
+    return run["accuracy_pct"] is not None
 
 
 def png(figure: Figure) -> bytes:
