@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 STARTUP_TIMEOUT_S = 600.0
 _POLL_S = 0.5
+# On a machine whose cores are all busy with the model, a replica may take longer than Serve's 0.1 s to say how many
+# requests it has; the router would go on asking instead of sending.
+_PATIENCE = {"RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1", "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5"}
 
 
 class AppOptions(Config):
@@ -90,7 +93,7 @@ def build(options: AppOptions) -> "Application":
     }
     front = deployment(serve.ingress(api)(Ingress)).options(
         name="ingress",
-        ray_actor_options={"num_cpus": options.ingress_cpus},
+        ray_actor_options={"num_cpus": options.ingress_cpus, "runtime_env": {"env_vars": _PATIENCE}},
         # What pushes back is the queue in front of the engines.
         max_ongoing_requests=len(engines) * (options.max_ongoing_requests + options.max_queued_requests) * 4,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import subprocess
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import psutil
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from s1.config import Config
@@ -29,6 +31,10 @@ _NEVER = -100.0
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 Driver = Literal["segments", "in-engine"]
+
+
+class EngineLost(RuntimeError):
+    """The engine of this replica died; Serve starts another replica."""
 
 
 class EngineOptions(Config):
@@ -105,7 +111,9 @@ class VllmEngine:
         self.driver, why = choose_driver(options, template)
         logger.info("driver of %s: %s (%s)", folder, self.driver, why)
         arguments = _arguments(folder, options, self.driver)
+        others = {process.pid for process in _descendants()}
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._mourner = _kill_with_us(process.pid for process in _descendants() if process.pid not in others)
         self.context_tokens: int = self._llm.model_config.max_model_len
         mask = range(template.num_tokens, self._llm.model_config.get_vocab_size())
         self._bias = dict.fromkeys(mask, _NEVER) or None
@@ -172,6 +180,7 @@ class VllmEngine:
         **more: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         params = SamplingParams(
             temperature=sampling.temperature,
@@ -187,9 +196,12 @@ class VllmEngine:
             **more,
         )
         request = self._llm.generate({"prompt_token_ids": list(prompt)}, params, uuid.uuid4().hex)
-        async with aclosing(request):
-            async for output in request:
-                yield output
+        try:
+            async with aclosing(request):
+                async for output in request:
+                    yield output
+        except EngineDeadError as error:
+            raise EngineLost(str(error)) from error
 
     async def check_health(self) -> None:
         """Raises when the engine is dead."""
@@ -201,7 +213,29 @@ class VllmEngine:
         return self._llm.get_num_unfinished_requests()
 
     def close(self) -> None:
+        self._mourner.kill()
+        self._mourner.wait()
         self._llm.shutdown()
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _kill_with_us(pids: Iterable[int]) -> subprocess.Popen[bytes]:
+    """A shell that kills `pids` when this process is gone.
+
+    vLLM's processes end when they are told to. A process that is killed outright tells nobody: its engine would keep
+    its memory for ever. The shell waits for the end of its input, which the kernel closes.
+    """
+    script = 'read -r _; kill -9 "$@"'
+    return subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", *map(str, pids)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _seed(seed: int | None, choice: int, segment: int) -> int | None:
@@ -224,6 +258,9 @@ def _arguments(folder: Path, options: EngineOptions, driver: Driver) -> dict[str
         "generation_config": "vllm",  # the request decides how to sample, not a file beside the weights
         "disable_log_stats": True,
     }
+    if options.device == "cpu":
+        # A seeded request whose prompt is computed in parts ends a CPU engine: its generators cannot be set back.
+        arguments["enable_chunked_prefill"] = False
     if driver == "in-engine":
         from s1.forcing.logits_processor import LOGITS_PROCESSOR, LOGPROBS_MODE
 

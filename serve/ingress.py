@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from s1 import __version__
+from serve.engine import EngineLost
 from serve.protocol import (
     Accepted,
     Added,
@@ -28,7 +29,8 @@ from serve.protocol import (
 )
 
 MAX_BODY_BYTES = 4 * 2**20
-RETRY_AFTER_S = 2
+RETRY_AFTER_S = 2  # a place in the queue is free again
+REPLACED_AFTER_S = 10  # Serve has seen that a replica is lost: requests wait for the next one
 HEALTH_TIMEOUT_S = 10.0
 
 logger = logging.getLogger("ray.serve")
@@ -179,8 +181,8 @@ def _rejected(rejected: Rejected) -> JSONResponse:
 
 def _failed(failure: Exception) -> JSONResponse:
     status, body = _failure(failure)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
-    return JSONResponse(body, status, headers=headers)
+    wait = {429: RETRY_AFTER_S, 503: REPLACED_AFTER_S}.get(status)
+    return JSONResponse(body, status, headers=None if wait is None else {"Retry-After": str(wait)})
 
 
 def _failure(failure: Exception) -> tuple[int, dict[str, Any]]:
@@ -190,7 +192,7 @@ def _failure(failure: Exception) -> tuple[int, dict[str, Any]]:
 
     if isinstance(failure, BackPressureError):
         return 429, error(429, f"too many requests are waiting; try again in {RETRY_AFTER_S} s")
-    if isinstance(failure, RayActorError | DeploymentUnavailableError):
+    if isinstance(failure, RayActorError | DeploymentUnavailableError | EngineLost):
         return 503, error(503, "the model's replica was lost; try again")
     logger.error("a request failed", exc_info=failure)
     return 500, error(500, "the request failed inside the server; its log says why")

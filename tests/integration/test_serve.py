@@ -6,6 +6,7 @@ import time
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from jobs.ray_session import ray_session
@@ -204,3 +205,30 @@ def test_a_client_that_goes_away_frees_the_engine(client):
     while (busy := engine.num_requests.remote().result()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert busy == 0
+
+
+def test_a_killed_replica_is_reported_replaced_and_leaves_nothing_behind(client):
+    (engine,) = (process for process in psutil.Process().children(recursive=True) if "EngineCore" in process.name())
+    endless = body(stream=True, max_tokens=400, budget_forcing={"min_tokens": 400})
+    with client.stream("POST", "/chat/completions", json=endless) as response:
+        lines = response.iter_lines()
+        assert any("reasoning" in line for line in lines)
+        engine.parent().kill()
+        killed = time.monotonic()
+        *_, last = (line for line in lines if line)
+    assert time.monotonic() - killed < 5
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == 503
+    deadline = time.monotonic() + 100
+    while (alive := is_alive(engine)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive
+    while (response := client.post("/chat/completions", json=body())).status_code != 200:
+        assert response.status_code == 503 and time.monotonic() < deadline, response.text
+        time.sleep(0.5)
+
+
+def is_alive(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
