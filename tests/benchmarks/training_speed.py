@@ -1,4 +1,4 @@
-"""Tokens per second of the real training job on this machine.
+"""Tokens per second and memory of the real training job on this machine.
 
     python tests/benchmarks/training_speed.py --steps 6 -- --micro-batch-size 8
 
@@ -9,6 +9,7 @@ What follows `--` goes to the job.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import statistics
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
@@ -44,6 +47,28 @@ def partial_products(a: int, b: int) -> list[str]:
     return [f"{a} x {b // 10 * 10} = {tens}", f"{a} x {b % 10} = {ones}", f"{tens} + {ones} = {a * b}"]
 
 
+def run(command: list[str]) -> tuple[float, float]:
+    """Seconds that `command` takes and the largest resident memory, in GiB, that one of its processes reached."""
+    started, peak = time.monotonic(), 0
+    process = subprocess.Popen(command)
+    family = psutil.Process(process.pid)
+    while process.poll() is None:
+        for member in [family, *children(family)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                peak = max(peak, member.memory_info().rss)
+        time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return time.monotonic() - started, peak / 2**30
+
+
+def children(family: psutil.Process) -> list[psutil.Process]:
+    try:
+        return family.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6)
@@ -57,9 +82,7 @@ def main() -> None:
             staging.write_table(table)
             staging.commit(Manifest("select", "0" * 16, {}, {}, "", rows_in=given.rows, rows_out=given.rows))
         command = [sys.executable, "-m", "jobs.train", "--run-dir", folder, "--max-steps", str(given.steps)]
-        started = time.monotonic()
-        subprocess.run([*command, *given.options], check=True)
-        seconds = time.monotonic() - started
+        seconds, peak_gib = run([*command, *given.options])
         records = json.loads((Path(folder) / "checkpoint" / "loss.json").read_text())
     # The first step pays for first calls and page faults.
     speeds = [record["tokens"] / record["seconds"] for record in records[1:]]
@@ -68,6 +91,7 @@ def main() -> None:
         "tokens_per_step": round(statistics.mean(record["tokens"] for record in records)),
         "tokens_per_s": round(statistics.mean(speeds)),
         "seconds_per_step": round(statistics.mean(record["seconds"] for record in records[1:]), 2),
+        "peak_gib_of_worker": round(peak_gib, 2),
         "seconds_around": round(seconds - sum(record["seconds"] for record in records), 1),
         "options": given.options,
     }

@@ -171,7 +171,10 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120):
 
 def test_a_run_whose_worker_and_driver_were_killed_ends_like_an_undisturbed_one(ray, model, tmp_path):
     undisturbed, disturbed = selection(tmp_path / "a"), selection(tmp_path / "b")
-    options = TrainOptions(**OPTIONS, model=str(model), epochs=24, save_steps=6, micro_batch_size=4)
+    # 48 steps of 2 workers, a checkpoint of 2 shards every 6.
+    options = TrainOptions(
+        **OPTIONS, model=str(model), epochs=16, save_steps=6, micro_batch_size=2, workers=2, zero_stage=3
+    )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(command(options, disturbed), env=environment, stderr=subprocess.PIPE, text=True)
     before = wait_for(lambda: committed_checkpoints(disturbed), process)
@@ -180,8 +183,8 @@ def test_a_run_whose_worker_and_driver_were_killed_ends_like_an_undisturbed_one(
         for child in psutil.Process(process.pid).children(recursive=True)
         if "RayTrainWorker" in " ".join(child.cmdline())
     ]
-    assert len(workers) == 1
-    workers[0].send_signal(signal.SIGKILL)
+    assert len(workers) == 2
+    workers[1].send_signal(signal.SIGKILL)
     wait_for(lambda: committed_checkpoints(disturbed) - before, process)
     process.kill()
     process.communicate()
