@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from actors.embedder import Embedder, EmbedderOptions
@@ -93,8 +95,8 @@ def run(options: FeaturizeOptions, context: Context) -> Outcome:
         questions = traces.read(schema.TRACES, columns=SOLVER_COLUMNS)
         for key, values in attempt_questions(options.solver, without_faults(questions, features)).items():
             features[key].update(values)
-        for row in embed(options.embedder, questions.select(["question_id", "question"])):
-            features[row["question_id"]]["embedding"] = row["embedding"]
+        for key, vector in embed(options.embedder, questions.select(["question_id", "question"])):
+            features[key]["embedding"] = vector
     write(context, traces, features)
     return Outcome(len(ids), len(ids), facts=facts(options, features, len(test_questions)))
 
@@ -121,13 +123,13 @@ def grade_traces(options: FeaturizeOptions, traces: Artifact, num_rows: int, tes
     import ray
 
     # The long texts go from the files to the workers; they never pass through here.
-    rows = ray.data.read_parquet(
+    texts = ray.data.read_parquet(
         traces.parquet_paths(schema.TRACES),
         filesystem=traces.fs,
         partitioning=None,  # a folder named a=b is no column
         override_num_blocks=max(1, min(num_rows // 64, 8 * options.grader_workers)),
     ).select_columns(TEXT_COLUMNS)
-    graded = rows.map_batches(
+    graded = texts.map_batches(
         TraceGrader,
         fn_constructor_args=(options.student, tests, options.ngram, options.normalise),
         batch_size=64,
@@ -135,7 +137,7 @@ def grade_traces(options: FeaturizeOptions, traces: Artifact, num_rows: int, tes
         num_cpus=options.grader_cpus,
         compute=ray.data.ActorPoolStrategy(size=options.grader_workers),
     )
-    return {row.pop("question_id"): row for row in collect(graded, "featurize: traces", num_rows)}
+    return {row.pop("question_id"): row for row in rows(graded, "featurize: traces", num_rows)}
 
 
 def without_faults(questions: pa.Table, features: Mapping[str, Row]) -> pa.Table:
@@ -173,11 +175,11 @@ def attempts(options: SolverOptions, model: str, questions: pa.Table) -> Iterato
         runtime_env={"env_vars": options.environment()},
     )
     graded = attempted.map_batches(grade_attempts, batch_size=64, batch_format="pyarrow", num_cpus=0.25)
-    return collect(graded, f"featurize: solver {model}", questions.num_rows)
+    return rows(graded, f"featurize: solver {model}", questions.num_rows)
 
 
-def embed(options: EmbedderOptions, questions: pa.Table) -> Iterator[Row]:
-    """question_id and embedding."""
+def embed(options: EmbedderOptions, questions: pa.Table) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """question_id and embedding; as arrays, because lists of numbers take eight times the memory."""
     import ray
 
     embedded = blocks(questions, options.batch_rows).map_batches(
@@ -190,7 +192,9 @@ def embed(options: EmbedderOptions, questions: pa.Table) -> Iterator[Row]:
         compute=ray.data.ActorPoolStrategy(size=options.num_workers),
         runtime_env={"env_vars": options.environment()},
     )
-    return collect(embedded, "featurize: embeddings", questions.num_rows)
+    for table in tables(embedded, "featurize: embeddings", questions.num_rows):
+        vectors = np.asarray(table["embedding"].combine_chunks().flatten(), dtype=np.float32)
+        yield from zip(table["question_id"].to_pylist(), vectors.reshape(table.num_rows, -1), strict=True)
 
 
 def blocks(table: pa.Table, block_rows: int) -> Any:
@@ -200,8 +204,14 @@ def blocks(table: pa.Table, block_rows: int) -> Any:
     return ray.data.from_arrow([table.slice(at, block_rows) for at in range(0, table.num_rows, block_rows)])
 
 
-def collect(dataset: Any, label: str, num_rows: int) -> Iterator[Row]:
+def rows(dataset: Any, label: str, num_rows: int) -> Iterator[Row]:
     """Rows of a data set as they come, with progress."""
+    for table in tables(dataset, label, num_rows):
+        yield from table.to_pylist()
+
+
+def tables(dataset: Any, label: str, num_rows: int) -> Iterator[pa.Table]:
+    """Blocks of a data set as they come, with progress."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -210,7 +220,7 @@ def collect(dataset: Any, label: str, num_rows: int) -> Iterator[Row]:
     with Progress(label, num_rows, "rows") as bar:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             table = cast(pa.Table, batch)
-            yield from table.to_pylist()
+            yield table
             bar.advance(table.num_rows)
 
 
@@ -220,9 +230,8 @@ def write(context: Context, traces: Artifact, features: Mapping[str, Row]) -> No
     for path in traces.parquet_paths(schema.TRACES):
         with traces.fs.open_input_file(path) as source:
             for batch in pq.ParquetFile(source).iter_batches(ROWS_PER_FILE):
-                rows = [_merged(row, features) for row in batch.to_pylist()]
-                table = schema.to_table(rows, schema.FEATURES)
-                context.staging.write_table(table, f"part-{number:05d}.parquet")
+                merged = [_merged(row, features) for row in batch.to_pylist()]
+                context.staging.write_table(schema.to_table(merged, schema.FEATURES), f"part-{number:05d}.parquet")
                 number += 1
 
 
