@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
 BLOCK_ROWS = 4096
-# Facility location is greedy on this many rows; with more rows, the picks are then refined on all of them.
-PILOT_ROWS = 8192
+# Facility location counts what a pick does for this many rows, or for this many times its size; of more rows, a sample.
+SAMPLE_ROWS, SAMPLE_ROWS_PER_PICK = 8192, 12
 
 
 @dataclass(frozen=True)
@@ -149,62 +149,71 @@ def _front(score: NDArray[np.float32]) -> tuple[NDArray[np.int64], float]:
 
 
 def facility_location(points: Matrix, size: int, quality: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
-    """Picks that maximise the sum over all rows of the cosine similarity to the nearest pick (0 at least).
+    """Picks that maximise the sum over rows of the cosine similarity to the nearest pick (0 at least), in greedy order.
 
-    Up to PILOT_ROWS rows: lazy greedy, exact. With more rows: lazy greedy on the first rows, then every pick moves to
-    the row that serves its own neighbourhood best, until that gains nothing; last, the picks are put in greedy order.
-    With `quality`, the gain of a row counts times its quality.
+    Lazy greedy over all rows as candidates: gains only shrink from pick to pick, so a candidate is looked at again only
+    when its last known gain is the largest. Where there are many rows, gains are sums over a sample (the first rows:
+    their order is random); a row of it does not count for itself, or it would be picked for that. Then every pick moves
+    to the row that serves its neighbourhood best. With `quality`, the gain of a candidate counts times its quality.
     """
     unit = _unit(points)
-    num_pilot = max(PILOT_ROWS, 2 * size)
-    if len(unit) <= num_pilot:
-        return _lazy_greedy(unit, unit, size, quality)
-    pilot_quality = None if quality is None else quality[:num_pilot]
-    picks = _lazy_greedy(unit[:num_pilot], unit[:num_pilot], size, pilot_quality)
-    picks = _refine(unit, picks, quality)
-    order = _lazy_greedy(
-        unit[:: len(unit) // num_pilot], unit[picks], size, None if quality is None else quality[picks]
-    )
-    return picks[order]
+    num_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_PICK * size)
+    weight = np.ones(len(unit)) if quality is None else quality
+    if len(unit) <= num_rows:
+        return _lazy_greedy(_Gains(unit, unit), weight, size)
+    sample = unit[:num_rows]
+    picks = _refine(unit, _lazy_greedy(_Gains(unit, sample, count_itself=False), weight, size), weight)
+    return picks[_lazy_greedy(_Gains(unit[picks], sample), weight[picks], size)]
 
 
-@one_thread()
-def _lazy_greedy(rows: Matrix, candidates: Matrix, size: int, quality: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    """Indices of `size` candidates in greedy order; gains are sums over `rows` of what the similarity grows by.
+class _Gains:
+    """What each candidate would add to the similarity of the rows to their nearest pick."""
 
-    Gains only shrink from pick to pick, so a candidate is looked at again only when its last known gain is the largest.
-    """
-    weight = np.ones(len(candidates)) if quality is None else quality
-    best = np.zeros(len(rows), dtype=np.float32)  # similarity of every row to its nearest pick
-    bound = np.concatenate([_gains(rows, candidates[at : at + 256], best) for at in range(0, len(candidates), 256)])
-    bound *= weight
+    def __init__(self, candidates: Matrix, rows: Matrix, count_itself: bool = True) -> None:
+        self.candidates, self.rows = candidates, rows  # (N, D), (R, D)
+        self.count_itself = count_itself  # if not, the rows are the first candidates
+        self.best = np.zeros(len(rows), dtype=np.float32)  # similarity to the nearest pick
+
+    def of(self, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Gains (C,) of the candidates."""
+        growth = self._similarity(candidates)  # (C, R)
+        growth -= self.best
+        np.maximum(growth, 0.0, out=growth)
+        return growth.sum(axis=1, dtype=np.float64)
+
+    def pick(self, candidate: int) -> None:
+        self.best = np.maximum(self.best, self._similarity(np.array([candidate]))[0])
+
+    def _similarity(self, candidates: NDArray[np.int64]) -> Matrix:
+        table: Matrix = self.candidates[candidates] @ self.rows.T
+        if not self.count_itself:
+            inside = np.flatnonzero(candidates < len(self.rows))
+            table[inside, candidates[inside]] = 0.0
+        return table
+
+
+def _lazy_greedy(gains: _Gains, weight: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+    """Indices of `size` candidates in greedy order."""
+    count = len(gains.candidates)
+    bound = np.concatenate([gains.of(np.arange(at, min(at + 256, count))) for at in range(0, count, 256)]) * weight
     picks: list[int] = []
-    while len(picks) < size:
-        fresh = np.isneginf(bound)  # those that were picked
-        batch = 16
-        while not fresh[top := int(bound.argmax())]:
-            again = np.argpartition(-bound, min(batch, len(bound) - 1))[:batch]
-            again = again[~fresh[again]] if not fresh[again].all() else np.array([top])
-            bound[again] = _gains(rows, candidates[again], best) * weight[again]
-            fresh[again] = True
-            batch = min(2 * batch, 256)
-        picks.append(top)
-        bound[top] = -np.inf
-        best = np.maximum(best, rows @ candidates[top])
+    with one_thread():
+        while len(picks) < size:
+            fresh = np.isneginf(bound)  # those that were picked
+            batch = 16
+            while not fresh[top := int(bound.argmax())]:
+                again = np.argpartition(-bound, min(batch, count - 1))[:batch]
+                again = again[~fresh[again]] if not fresh[again].all() else np.array([top])
+                bound[again] = gains.of(again) * weight[again]
+                fresh[again] = True
+                batch = min(2 * batch, 256)
+            picks.append(top)
+            bound[top] = -np.inf
+            gains.pick(top)
     return np.array(picks, dtype=np.int64)
 
 
-def _gains(rows: Matrix, candidates: Matrix, best: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What each candidate would add, (C,)."""
-    growth = candidates @ rows.T  # (C, N)
-    growth -= best
-    np.maximum(growth, 0.0, out=growth)
-    return growth.sum(axis=1, dtype=np.float64)
-
-
-def _refine(
-    unit: Matrix, picks: NDArray[np.int64], quality: NDArray[np.float64] | None, rounds: int = 8
-) -> NDArray[np.int64]:
+def _refine(unit: Matrix, picks: NDArray[np.int64], weight: NDArray[np.float64], rounds: int = 4) -> NDArray[np.int64]:
     """Move every pick to the row of its neighbourhood that the neighbourhood is most similar to."""
     for _ in range(rounds):
         labels, _ = nearest(unit, unit[picks])
@@ -212,21 +221,22 @@ def _refine(
         order = np.argsort(labels, kind="stable")
         bounds = np.searchsorted(labels[order], np.arange(len(picks) + 1))
         moved = picks.copy()
-        for at in range(len(picks)):
-            members = order[bounds[at] : bounds[at + 1]]
-            moved[at] = members[_medoid(unit[members], None if quality is None else quality[members])]
+        with one_thread():
+            for at in range(len(picks)):
+                members = order[bounds[at] : bounds[at + 1]]
+                moved[at] = members[_medoid(unit[members], weight[members])]
         if (moved == picks).all():
             break
         picks = moved
     return picks
 
 
-def _medoid(unit: Matrix, quality: NDArray[np.float64] | None) -> int:
+def _medoid(unit: Matrix, weight: NDArray[np.float64]) -> int:
     if len(unit) <= BLOCK_ROWS:
         served = np.maximum(unit @ unit.T, 0.0).sum(axis=1, dtype=np.float64)
     else:
         served = (unit @ unit.sum(axis=0)).astype(np.float64)
-    return int((served if quality is None else served * quality).argmax())
+    return int((served * weight).argmax())
 
 
 def near_duplicates(points: Matrix, threshold: float) -> NDArray[np.bool_]:

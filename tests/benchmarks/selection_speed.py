@@ -44,7 +44,7 @@ def measure(arguments: tuple[str, int, int, bool]) -> dict[str, object]:
     lengths = rng.integers(100, 20_000, size=num_rows)
     domains = rng.integers(0, 50, size=num_rows).astype(str)
     if exact:
-        coverage.PILOT_ROWS = num_rows
+        coverage.SAMPLE_ROWS = num_rows
     started = time.monotonic()
     picks = select(points, size, method, lengths=lengths, domains=domains)
     seconds = time.monotonic() - started

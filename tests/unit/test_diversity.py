@@ -44,15 +44,15 @@ def test_facility_location_is_greedy():
     assert value(points, picks) == pytest.approx(value(points, np.array(plain_greedy(points, 30))), rel=1e-4)
 
 
-def test_facility_location_on_a_sample_is_no_worse_than_greedy_on_all(monkeypatch: pytest.MonkeyPatch):
+def test_facility_location_on_a_sample_is_as_good_as_on_all(monkeypatch: pytest.MonkeyPatch):
     points = cloud(3000, num_clusters=60)
     greedy = value(points, select(points, 50, "facility_location"))
-    monkeypatch.setattr(coverage, "PILOT_ROWS", 500)
+    monkeypatch.setattr(coverage, "SAMPLE_ROWS", 500)
     picks = select(points, 50, "facility_location")
     assert len(set(picks.tolist())) == 50
     assert value(points, picks) >= 0.995 * greedy
     # In greedy order: a prefix is a good selection itself.
-    assert value(points, picks[:10]) >= 0.97 * value(points, select(points, 10, "facility_location"))
+    assert value(points, picks[:10]) >= 0.95 * value(points, select(points, 10, "facility_location"))
 
 
 def test_k_center_takes_the_farthest_row_each_time(monkeypatch: pytest.MonkeyPatch):
