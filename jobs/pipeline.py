@@ -91,7 +91,9 @@ def run(options: PipelineOptions) -> list[Manifest]:
     with ExitStack() as stack:
         waiting = True
         for number, (job, stage) in enumerate(options.stages(), start=1):
-            if waiting and (options.force or up_to_date(plan(job, stage, options.run_dir)) is None):
+            # Collecting needs no Ray: a bad row of the user's files is told before anything is started.
+            needed = job is not collect.JOB and (options.force or up_to_date(plan(job, stage, options.run_dir)) is None)
+            if waiting and needed:
                 print("starting Ray", file=sys.stderr)
                 stack.enter_context(ray_session())
                 waiting = False

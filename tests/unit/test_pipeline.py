@@ -57,6 +57,22 @@ def test_a_run_folder_that_cannot_be_written_is_said_before_ray_starts(
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+@pytest.mark.parametrize("content", [b'{"question": "1 + 1?", "answer": "2"}\n{"answer": "3"}\n', b"PAR1 not Parquet"])
+def test_a_bad_row_or_file_is_said_before_ray_starts(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / ("bad.parquet" if content.startswith(b"PAR1") else "bad.jsonl")
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(
+            lambda: main(["--run-dir", str(tmp_path / "run"), "--collect.source", "files", "--collect.path", str(path)])
+        )
+    assert exit_.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("error: ") and str(path) in said[-1]
+    assert "starting Ray" not in said and sum(line.startswith("error") for line in said) == 1
+
+
 def test_checking_leaves_nothing_behind(tmp_path: Path):
     check_writable(str(tmp_path / "run"))
     assert list((tmp_path / "run").iterdir()) == []
