@@ -6,7 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from s1.errors import UserError
@@ -58,6 +58,7 @@ def outcome(path, content: bytes) -> None:
 @pytest.mark.parametrize("packed", ["", ".gz"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(content=b'"\n"\n\x00')
 @given(content=st.binary(max_size=60) | TEXTS | NESTED.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes(tmp_path, suffix, packed, content):
     outcome(tmp_path / f"a{suffix}{packed}", gzip.compress(content) if packed else content)
