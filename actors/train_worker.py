@@ -103,10 +103,13 @@ class Worker:
         import torch
         from torch import distributed
 
+        from s1.training.loss import padded_length
+
         started = time.monotonic()
         examples = [self.example(index) for index in self.batch(step)]
         lengths = [len(example.input_ids) for example in examples]
-        passes = batches.passes(lengths, self.num_ranks, self.task.micro_batch_size, self.task.micro_batch_tokens)
+        padded = [padded_length(length) for length in lengths]
+        passes = batches.passes(padded, self.num_ranks, self.task.micro_batch_size, self.task.micro_batch_tokens)
         rate = schedule.learning_rate(step, self.task.steps, self.task.warmup_steps, self.task.learning_rate)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate

@@ -230,22 +230,21 @@ def _worker_environment(options: TrainOptions) -> dict[str, str]:
     environment = {"OMP_NUM_THREADS": str(options.threads_per_worker), "TRANSFORMERS_VERBOSITY": "error"}
     if options.gpus_per_worker:
         return environment
-    # Prepared kernels that torch and oneDNN keep, each with working memory of its own. Of 256 a run of the laptop
-    # preset kept 9 GB; 32 made it a third slower.
-    caches = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
-    return {**environment, **caches, **_keep_freed_memory(), "DS_ACCELERATOR": "cpu"}
+    return {**environment, **_keep_freed_memory(), "DS_ACCELERATOR": "cpu"}
 
 
 def _keep_freed_memory() -> dict[str, str]:
-    """Activations come and go with every pass. The C library gives their pages back and faults them in again: a third
-    of the time of a small model on CPUs. The allocator that Ray brings along can be told to keep them.
+    """Activations come and go with every pass. The C library gives their pages back and faults them in again, which
+    costs a small model on CPUs much of its time. The allocator that Ray brings along can be told to keep them until
+    they have been idle for a while; large blocks too, which it would give back at once.
     """
     import ray
 
     library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
     if not library.is_file():
         return {}
-    return {"LD_PRELOAD": str(library), "MALLOC_CONF": "dirty_decay_ms:60000,muzzy_decay_ms:-1,thp:always"}
+    settings = "oversize_threshold:0,dirty_decay_ms:20000,muzzy_decay_ms:0,thp:always"
+    return {"LD_PRELOAD": str(library), "MALLOC_CONF": settings}
 
 
 def _fit(trainer: Any, journal: Any, steps: int) -> None:

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from s1.template import Example
 
-# On CPUs the library prepares a kernel, with working memory of its own, for every shape it meets, and keeps hundreds of
-# them: sizes that differ from batch to batch are rounded up to few.
-LENGTH_MULTIPLE = 16
-POSITIONS_MULTIPLE = 128
+# Lengths and numbers of loss positions are rounded up to so many sizes between two powers of two. On CPUs the library
+# prepares a kernel, with working memory of its own, for every shape it meets: few shapes are few kernels.
+LENGTHS_PER_DOUBLING = 4
+POSITIONS_PER_DOUBLING = 2
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,22 @@ class Batch:
     num_chunks: int = 1  # pieces in which the head sees the loss positions
 
 
+def round_up(size: int, per_doubling: int) -> int:
+    """The next of `per_doubling` evenly spaced sizes between two powers of two; at most 1 / `per_doubling` is added."""
+    spacing = max(1, (1 << max(0, size - 1).bit_length()) // 2 // per_doubling)
+    return -(-size // spacing) * spacing
+
+
+def padded_length(num_tokens: int) -> int:
+    """Length to which a sequence of `num_tokens`, the longest of its pass, is padded."""
+    return round_up(num_tokens, LENGTHS_PER_DOUBLING)
+
+
 def collate(examples: Sequence[Example], device: torch.device, *, num_chunks: int = 1, counts: bool = True) -> Batch:
     """`examples` as tensors on `device`; without `counts` their loss is 0."""
     ends = [len(example.input_ids) for example in examples]
     starts = [example.num_prompt_tokens for example in examples]
-    length = -(-max(ends) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    length = padded_length(max(ends))
     input_ids = torch.zeros(len(examples), length, dtype=torch.long)
     for row, example in enumerate(examples):
         input_ids[row, : ends[row]] = torch.tensor(example.input_ids)
@@ -70,7 +81,7 @@ class SequenceMeanLoss(nn.Module):
         places = torch.arange(1, batch.input_ids.shape[1], device=targets.device)
         counted = (places >= batch.starts[:, None]) & (places < batch.ends[:, None])  # (B, T - 1)
         weights = batch.weights[:, None].expand_as(counted)[counted]  # (N,)
-        padding = -len(weights) % POSITIONS_MULTIPLE
+        padding = round_up(len(weights), POSITIONS_PER_DOUBLING) - len(weights)
         tensors = (
             functional.pad(hidden[:, :-1][counted], (0, 0, 0, padding)),
             functional.pad(targets[counted], (0, padding)),

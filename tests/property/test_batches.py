@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s1.training.batches import assign, batch, passes
+from s1.training.loss import round_up
 from s1.training.schedule import steps_per_epoch
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=40)
@@ -46,3 +47,12 @@ def test_epochs_and_seeds_differ_and_a_step_is_always_the_same():
     assert batch(0, 100, 16, 0) == batch(0, 100, 16, 0)
     assert batch(0, 100, 16, 0) != batch(7, 100, 16, 0)
     assert batch(0, 100, 16, 0) != batch(0, 100, 16, 1)
+
+
+@given(size=st.integers(0, 100_000), per_doubling=st.sampled_from([1, 2, 4, 8]))
+def test_rounded_sizes_are_few_and_close(size, per_doubling):
+    rounded = round_up(size, per_doubling)
+    assert size <= rounded <= size + size / per_doubling
+    assert round_up(rounded, per_doubling) == rounded
+    sizes = {round_up(smaller, per_doubling) for smaller in range(65, 129)}
+    assert len(sizes) == per_doubling
