@@ -11,9 +11,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from s1.config import Config, ConfigT, read_preset, validate
 from s1.errors import UserError
@@ -22,7 +22,9 @@ PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "laptop"
 
 _BOX = re.compile(r"[─│╭╮╰╯]|-{8,}")
-_VIOLATION = re.compile(r"validation errors? for \S+ (?P<key>\S+) (?P<rule>.+?) \[type=.*?input_value=(?P<value>.+?), ")
+_VIOLATION = re.compile(
+    r"validation errors? for (?P<model>\S+) (?P<key>\S+) (?P<rule>.+?) \[type=.*?input_value=(?P<value>.+?), "
+)
 Result = TypeVar("Result")
 
 
@@ -65,7 +67,7 @@ def parse(
             parsed = tyro.cli(cls, args=rest, default=default, prog=prog, description=description)
     except SystemExit as exit_:
         if exit_.code:
-            raise UserError(_one_line(complaints.getvalue(), prog)) from None
+            raise UserError(_one_line(complaints.getvalue(), prog, lambda *key: _option(cls, rest, *key))) from None
         raise
     except ValueError as error:
         raise UserError(f"{' '.join(str(error).split())}; see {prog} --help") from error
@@ -91,8 +93,25 @@ def _take_preset(argv: Sequence[str]) -> tuple[str, list[str]]:
     return preset, rest
 
 
-def _one_line(box: str, prog: str) -> str:
-    """tyro's message box, several lines in a frame, as one line."""
+def _option(cls: type[Config], args: Sequence[str], model: str, key: str) -> str:
+    """The whole name of the option `key` of the group that `model` describes, as the command line has it."""
+    places = [f"{place}.{key}" for place in _places(cls, model)]
+    flags = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in args}
+    given = [place for place in places if place in flags]
+    return (given or places or [key])[0]
+
+
+def _places(cls: type[Config], model: str) -> Iterator[str]:
+    """Where groups of options that the class named `model` describes lie within `cls`, as dotted names."""
+    for name, field in cls.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Config):
+                yield from [name] if kind.__name__ == model else []
+                yield from (f"{name}.{place}" for place in _places(kind, model))
+
+
+def _one_line(box: str, prog: str, option: Callable[[str, str], str]) -> str:
+    """tyro's message box, several lines in a frame, as one line. `option`: class and field to the option's name."""
     lines = [line.strip() for line in _BOX.sub("", box).splitlines()]
     lines = [line for line in lines if line]
     body = lines[1:] if len(lines) > 1 and not lines[0].startswith(("Error", "Unrecognized options:")) else lines
@@ -104,7 +123,9 @@ def _one_line(box: str, prog: str) -> str:
     hint = next((lines[i + 1] for i, line in enumerate(lines[:-1]) if line.startswith("Perhaps you meant")), "")
     tail = f"; did you mean {hint}?" if hint else f"; see {prog} --help"
     found = _VIOLATION.search(" ".join(text))
-    return (f"{found['key']}={found['value']}: {found['rule']}" if found else " ".join(text)) + tail
+    if found is None:
+        return " ".join(text) + tail
+    return f"{option(found['model'], found['key'])}={found['value']}: {found['rule']}{tail}"
 
 
 def show(config: Config) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from jobs import cli, collect, distill, evaluate, featurize, report, select, train
+from jobs import capacity, cli, collect, distill, evaluate, featurize, report, select, train
 from jobs.collect import CollectOptions
 from jobs.distill import DistillOptions
 from jobs.evaluate import EvaluateOptions
@@ -88,14 +88,17 @@ def check_writable(run_dir: str) -> None:
 def run(options: PipelineOptions) -> list[Manifest]:
     """Run what is not up to date; Ray is started once, and only when a stage has to run."""
     manifests: list[Manifest] = []
+    stages = list(options.stages())
     with ExitStack() as stack:
         waiting = True
-        for number, (job, stage) in enumerate(options.stages(), start=1):
+        for number, (job, stage) in enumerate(stages, start=1):
             # Collecting needs no Ray: a bad row of the user's files is told before anything is started.
             needed = job is not collect.JOB and (options.force or up_to_date(plan(job, stage, options.run_dir)) is None)
             if waiting and needed:
                 print("starting Ray", file=sys.stderr)
                 stack.enter_context(ray_session())
+                # What a later stage will never get is told before the first one has cost anything.
+                capacity.check(capacity.of_stages((left.name, its) for left, its in stages[number - 1 :]))
                 waiting = False
             print(f"[{number}/{len(STAGES)}] {job.name}", file=sys.stderr)
             manifests.append(execute(job, stage, options.run_dir, force=options.force))

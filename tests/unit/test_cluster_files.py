@@ -1,29 +1,235 @@
-"""The cluster files hold what the presets ask for, and pass the checks of the tools that read them."""
+"""The cluster files pass the checks of the tools that read them, and hold what the presets ask for."""
 
+import re
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 import yaml
+from cluster_files import (
+    CLOUDS,
+    CLUSTER,
+    MANIFESTS,
+    ROOT,
+    autoscaling_config,
+    launched,
+    load,
+    ray_cluster_spec,
+    strict_crd,
+    worker_types,
+)
 
-CLUSTER = Path(__file__).parents[2] / "cluster"
+from jobs import capacity, pipeline
+from jobs.capacity import Demand
+from serve.app import AppOptions
+
+EVERYTHING = [*CLOUDS, "raycluster.yaml", "rayjob.yaml"]
+PRESETS = ["s1", "s1.1"]
+SERVE_FILES = sorted(path.name for path in CLUSTER.glob("serve.*.yaml"))
 
 
-@pytest.mark.parametrize("name", ["aws.yaml"])
+@pytest.fixture(scope="module", params=[*CLOUDS, *MANIFESTS])
+def named_config(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return request.param, autoscaling_config(request.param)
+
+
+def demands(preset: str) -> tuple[Demand, ...]:
+    return capacity.of_stages((job.name, stage) for job, stage in pipeline.parse(["--preset", preset]).stages())
+
+
+@pytest.mark.parametrize("name", CLOUDS)
 def test_a_cluster_file_passes_rays_own_check(name: str):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = yaml.safe_load((CLUSTER / name).read_text())
-    validate_config(prepare_config(config))
+    validate_config(prepare_config(load(name)))
 
 
-@pytest.mark.parametrize("name", ["aws.yaml"])
-def test_the_cluster_starts_with_its_head_alone_and_can_grow_to_sixteen_h100(name: str):
-    config = yaml.safe_load((CLUSTER / name).read_text())
-    types = config["available_node_types"]
-    workers = {key: node for key, node in types.items() if key != config["head_node_type"]}
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_passes_the_schema_of_the_operator(name: str):
+    manifest = load(f"kuberay/{name}")
+    jsonschema.validate(manifest, strict_crd(manifest["kind"]))
+
+
+def test_the_check_of_manifests_finds_a_typo():
+    manifest = load("kuberay/raycluster.yaml")
+    group = manifest["spec"]["workerGroupSpecs"][0]
+    group["maxReplica"] = group.pop("maxReplicas")
+    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+        jsonschema.validate(manifest, strict_crd("RayCluster"))
+
+
+def test_the_cluster_is_a_head_alone_until_it_is_asked_for_more(named_config: tuple[str, dict[str, Any]]):
+    _, config = named_config
+    types, workers = config["available_node_types"], worker_types(config)
+    head = types[config["head_node_type"]]["resources"]
+    assert head["CPU"] == 0 and "GPU" not in head
     assert all(node["min_workers"] == 0 for node in workers.values())
-    gpus = sum(node["max_workers"] * node["resources"].get("GPU", 0) for node in workers.values())
-    assert gpus == 16
-    assert sum(node["max_workers"] for node in workers.values()) <= config["max_workers"]
-    assert "GPU" not in types[config["head_node_type"]]["resources"]
     assert 0 < config["idle_timeout_minutes"] <= 15
+    assert sum(node["max_workers"] for node in workers.values()) <= config["max_workers"]
+
+
+def test_two_nodes_of_eight_gpus_at_most_on_demand_or_spot(named_config: tuple[str, dict[str, Any]]):
+    _, config = named_config
+    workers = worker_types(config)
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for name, node in workers.items():
+        by_kind.setdefault(re.split("[_-]", name)[0], []).append(node)
+    assert set(by_kind) <= {"cpu", "h100"}
+    for kind, variants in by_kind.items():
+        wanted, other = sorted(variants, key=lambda node: -node["max_workers"])
+        assert wanted["resources"] == other["resources"]
+        assert (wanted["max_workers"], other["max_workers"]) == ({"cpu": 8, "h100": 2}[kind], 0)
+        assert wanted["resources"].get("GPU", 0) == (8 if kind == "h100" else 0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_rays_scheduler_finds_room_for_every_stage(name: str, preset: str):
+    config = autoscaling_config(name)
+    for demand in demands(preset):
+        nodes, unplaced = launched(config, demand, gang=demand.stage == "train")
+        assert unplaced == 0, demand
+        expected = {"h100_on_demand"} if demand.gpus else {"cpu_spot"}
+        assert {name.replace("-", "_") for name in nodes} == expected, demand
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_the_training_takes_sixteen_gpus_on_two_nodes_of_eight(name: str, preset: str):
+    (train,) = [demand for demand in demands(preset) if demand.stage == "train"]
+    assert (train.count, train.gpus) == (16, 1)
+    nodes, unplaced = launched(autoscaling_config(name), train, gang=True)
+    assert (list(nodes.values()), unplaced) == ([2], 0)
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_more_than_the_cluster_has_is_told_by_the_scheduler_and_by_us(name: str):
+    config = autoscaling_config(name)
+    too_much = Demand("train", "workers", 17, 8, 1)
+    assert launched(config, too_much, gang=True)[1] == 17
+    nodes = [
+        capacity.Nodes(node["max_workers"], node["resources"]["CPU"], node["resources"].get("GPU", 0))
+        for node in worker_types(config).values()
+    ]
+    said = capacity.shortage([too_much], nodes)
+    assert said is not None and "train.workers=17" in said and "room for 16" in said and "16 GPU" in said
+
+
+def test_the_manifests_agree_with_each_other():
+    specs = {name: ray_cluster_spec(load(f"kuberay/{name}")) for name in MANIFESTS}
+    whole = specs.pop("raycluster.yaml")
+    groups = {group["groupName"]: group for group in whole["workerGroupSpecs"]}
+    assert len(groups) == 4
+    for spec in specs.values():
+        assert {key: value for key, value in spec.items() if key != "workerGroupSpecs"} == {
+            key: value for key, value in whole.items() if key != "workerGroupSpecs"
+        }
+        for group in spec["workerGroupSpecs"]:
+            assert group == groups[group["groupName"]]
+    names = [[group["groupName"] for group in spec["workerGroupSpecs"]] for spec in specs.values()]
+    assert names == [list(groups), ["h100-on-demand", "h100-spot"]]
+
+
+def test_versions_are_those_of_the_project():
+    import ray
+
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f"ray[train,data,serve]=={ray.__version__}" in project
+    for name in MANIFESTS:
+        spec = ray_cluster_spec(load(f"kuberay/{name}"))
+        assert spec["rayVersion"] == ray.__version__
+        containers = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+        images = {group["template"]["spec"]["containers"][0]["image"] for group in containers}
+        version = re.search(r'^version = "(.*)"', project, re.MULTILINE)
+        assert version and images == {f"CHANGE-ME/s1-on-ray:{version[1]}"}
+
+
+def test_the_job_runs_a_command_that_the_pipeline_accepts():
+    entrypoint = load("kuberay/rayjob.yaml")["spec"]["entrypoint"].split()
+    assert entrypoint[:3] == ["python", "-m", "jobs.pipeline"]
+    options = pipeline.parse(entrypoint[3:])
+    mounts = ray_cluster_spec(load("kuberay/rayjob.yaml"))["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert options.run_dir.startswith(mounts["volumeMounts"][0]["mountPath"] + "/")
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_what_is_to_be_filled_in_is_named_at_the_top(name: str):
+    text = (CLUSTER / name).read_text()
+    head, body = text.split("cluster_name:")
+    assert "CHANGE-ME" in head
+    filled = yaml.safe_load(body.replace("CHANGE-ME", "x1") and text.replace("CHANGE-ME", "x1"))
+    assert "CHANGE" not in yaml.safe_dump(filled)
+
+
+@pytest.mark.parametrize("name", SERVE_FILES)
+def test_a_serve_file_passes_serves_own_check_and_ours(name: str):
+    from ray.serve.schema import ServeDeploySchema
+
+    config = ServeDeploySchema.model_validate(load(name))
+    (application,) = config.applications
+    assert application.import_path == "serve.app:build"
+    AppOptions.model_validate(application.args)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_served_as_it_was_evaluated(preset: str):
+    options = pipeline.parse(["--preset", preset])
+    (application,) = load(f"serve.{preset}.yaml")["applications"]
+    served = AppOptions.model_validate(application["args"])
+    assert served.engine == options.evaluate.serve.engine
+    assert served.num_cpus == options.evaluate.serve.num_cpus
+    assert served.engine.tensor_parallel_size == 8
+    assert served.models == {preset: f"/mnt/s1/{options.run_dir}/checkpoint"}
+
+
+def test_the_service_serves_what_the_serve_file_serves():
+    service = yaml.safe_load(load("kuberay/rayservice.yaml")["spec"]["serveConfigV2"])
+    assert service["applications"] == load("serve.s1.yaml")["applications"]
+
+
+def test_the_container_file_copies_what_the_project_ships():
+    text = (CLUSTER / "Containerfile").read_text()
+    copied = {word for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for word in line.split()}
+    assert all((ROOT / name).exists() for name in copied)
+    project = (ROOT / "pyproject.toml").read_text()
+    include = re.search(r"include = \[(.*)\]", project[project.index("packages.find") :])
+    assert include
+    packages = {name.strip(' "*') for name in include[1].split(",")}
+    assert packages | {"pyproject.toml", "README.md", "LICENSE"} == copied
+
+
+def test_the_monitoring_reads_what_ray_writes():
+    from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
+
+    prometheus = load("monitoring/prometheus.yaml")
+    jobs = {job.pop("job_name"): job for job in prometheus["scrape_configs"]}
+    assert jobs["ray"] == {"file_sd_configs": [{"files": [f"/tmp/ray/{PROMETHEUS_SERVICE_DISCOVERY_FILE}"]}]}
+    http = load("serve.s1.yaml")["http_options"]
+    assert jobs["serve"] == {"static_configs": [{"targets": [f"{http['host']}:{http['port']}"]}]}
+
+
+def test_the_monitoring_mounts_what_it_reads():
+    services = load("monitoring/compose.yaml")["services"]
+    mounts = [volume.split(":")[:2] for service in services.values() for volume in service["volumes"]]
+    assert all((CLUSTER / "monitoring" / source).exists() for source, _ in mounts if source.startswith("."))
+    paths = [provider["options"]["path"] for provider in load("monitoring/dashboards.yaml")["providers"]]
+    assert all(any(path.startswith(target) for _, target in mounts) for path in paths)
+    (source,) = load("monitoring/grafana.yaml")["datasources"]
+    assert source["url"].removeprefix("http://") in services["prometheus"]["command"][1]
+
+
+def test_alerts_ask_for_metrics_that_ray_exports():
+    rules = load("monitoring/alerts.yaml")
+    expressions = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    asked = {name for text in expressions for name in re.findall(r"\b(?:ray|autoscaler)_\w+", text)}
+    assert asked and asked <= exported_metrics()
+
+
+def exported_metrics() -> set[str]:
+    """Names that Ray's own dashboards draw."""
+    import ray
+
+    folder = Path(ray.__file__).parent / "dashboard" / "modules" / "metrics" / "dashboards"
+    panels = [path.read_text() for path in folder.glob("*_panels.py")]
+    return {name for text in panels for name in re.findall(r"\b(?:ray|autoscaler)_\w+", text)}

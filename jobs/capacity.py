@@ -1,0 +1,144 @@
+"""What the stages ask of a cluster at a time, and whether it can ever give it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from s1.config import Config
+from s1.errors import UserError
+
+if TYPE_CHECKING:
+    from jobs.distill import DistillOptions
+    from jobs.evaluate import EvaluateOptions
+    from jobs.featurize import FeaturizeOptions
+    from jobs.train import TrainOptions
+
+
+@dataclass(frozen=True)
+class Demand:
+    """`count` workers at the same time; each of them lies on one node."""
+
+    stage: str
+    option: str  # the one that sets the count
+    count: int
+    cpus: float
+    gpus: float = 0
+
+    def __str__(self) -> str:
+        each = f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+        return f"{self.stage}.{self.option}={self.count} needs {self.count} x ({each} on one node)"
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """`count` nodes of one kind."""
+
+    count: int
+    cpus: float
+    gpus: float = 0
+
+    def places(self, demand: Demand) -> int:
+        """Workers of `demand` that find room on these nodes when nothing else runs."""
+        per_node = math.inf
+        for has, takes in ((self.cpus, demand.cpus), (self.gpus, demand.gpus)):
+            if takes:
+                per_node = min(per_node, (has + 1e-6) // takes)
+        return demand.count if per_node == math.inf else int(self.count * per_node)
+
+
+def of_distill(options: DistillOptions) -> tuple[Demand, ...]:
+    """The pool of teachers."""
+    pool = options.pool
+    return (Demand("distill", "pool.num_workers", pool.num_workers, pool.num_cpus, pool.num_gpus),)
+
+
+def of_featurize(options: FeaturizeOptions) -> tuple[Demand, ...]:
+    """Graders, solvers, encoders: one after the other."""
+    solver, embedder = options.solver, options.embedder
+    graders = Demand("featurize", "grader_workers", options.grader_workers, options.grader_cpus)
+    solvers = Demand("featurize", "solver.num_workers", solver.num_workers, solver.num_cpus, solver.num_gpus)
+    encoders = Demand("featurize", "embedder.num_workers", embedder.num_workers, embedder.num_cpus, embedder.num_gpus)
+    return (graders, *([solvers] if solver.models else []), encoders)
+
+
+def of_train(options: TrainOptions) -> tuple[Demand, ...]:
+    """The training workers."""
+    return (Demand("train", "workers", options.workers, options.cpus_per_worker, options.gpus_per_worker),)
+
+
+def of_evaluate(options: EvaluateOptions) -> tuple[Demand, ...]:
+    """Replicas of all models together; nothing when an endpoint serves them."""
+    if options.endpoint is not None:
+        return ()
+    serve = options.serve
+    gpus = serve.engine.tensor_parallel_size if serve.engine.device == "gpu" else 0
+    replicas = len(options.models) * serve.num_replicas
+    return (Demand("evaluate", "serve.num_replicas", replicas, serve.num_cpus, gpus),)
+
+
+_OF: dict[str, Callable[[Any], tuple[Demand, ...]]] = {
+    "distill": of_distill,
+    "featurize": of_featurize,
+    "train": of_train,
+    "evaluate": of_evaluate,
+}
+
+
+def of_stages(stages: Iterable[tuple[str, Config]]) -> tuple[Demand, ...]:
+    """What stages (name and options) ask for, in their order."""
+    return tuple(demand for name, options in stages if name in _OF for demand in _OF[name](options))
+
+
+def shortage(demands: Iterable[Demand], nodes: Sequence[Nodes]) -> str | None:
+    """The first demand that these nodes can never meet, in words; None when they can meet each by itself."""
+    for demand in demands:
+        places = sum(group.places(demand) for group in nodes)
+        if places < demand.count:
+            gpus = sum(group.count * group.gpus for group in nodes)
+            cpus = sum(group.count * group.cpus for group in nodes)
+            num_nodes = sum(group.count for group in nodes)
+            return (
+                f"{demand}, but the cluster has room for {places}: {cpus:g} CPU and {gpus:g} GPU on {num_nodes} node(s)"
+            )
+    return None
+
+
+def check(demands: Iterable[Demand]) -> None:
+    """UserError when the cluster of the open Ray session does not grow and is too small for one of the demands."""
+    if grows():
+        return
+    lack = shortage(demands, nodes_now())
+    if lack is not None:
+        raise UserError(f"{lack}; ask for less, or use a larger cluster (docs/cluster.md)")
+
+
+def nodes_now() -> list[Nodes]:
+    """The nodes that are there, as of the open Ray session."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Nodes(1, resources.get("CPU", 0), resources.get("GPU", 0)) for resources in alive]
+
+
+def grows() -> bool:
+    """Whether an autoscaler may add nodes to the cluster of the open Ray session.
+
+    A cluster without one is watched by a monitor that only reports: it makes up a type for every node.
+    """
+    import json
+    import os
+
+    from ray._private import ray_constants
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+    from ray.experimental import internal_kv
+
+    if "RAY_ADDRESS" not in os.environ:
+        return False  # a Ray of our own, on this machine
+    if is_autoscaler_v2():
+        return True
+    status: bytes | None = internal_kv._internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)  # pyright: ignore[reportPrivateUsage]
+    report = json.loads(status).get("autoscaler_report") if status else None
+    return report is None or not all(name.startswith("node_") for name in report["active_nodes"])

@@ -1,0 +1,80 @@
+"""Whether a cluster can ever give what a stage asks for."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import capacity, pipeline
+from jobs.capacity import Demand, Nodes, shortage
+
+
+def test_the_stages_of_a_preset_ask_for_their_workers():
+    asked = {(d.stage, d.option): (d.count, d.cpus, d.gpus) for d in of("s1")}
+    assert asked == {
+        ("distill", "pool.num_workers"): (4, 1, 0),
+        ("featurize", "grader_workers"): (16, 2, 0),
+        ("featurize", "solver.num_workers"): (8, 4, 2),
+        ("featurize", "embedder.num_workers"): (4, 4, 1),
+        ("train", "workers"): (16, 8, 1),
+        ("evaluate", "serve.num_replicas"): (2, 8, 8),
+    }
+
+
+def test_what_an_endpoint_or_no_solver_leaves_out_is_not_asked_for():
+    asked = of("laptop", "--evaluate.endpoint", "http://localhost:1/v1", "--featurize.solver.models")
+    assert [demand.option for demand in asked] == [
+        "pool.num_workers",
+        "grader_workers",
+        "embedder.num_workers",
+        "workers",
+    ]
+
+
+def of(preset: str, *flags: str) -> tuple[Demand, ...]:
+    return capacity.of_stages((job.name, stage) for job, stage in pipeline.parse(["--preset", preset, *flags]).stages())
+
+
+@pytest.mark.parametrize(
+    ("nodes", "room"),
+    [
+        ([Nodes(2, 192, 8)], None),
+        ([Nodes(1, 192, 8)], "room for 8"),
+        ([Nodes(2, 32, 8)], "room for 8"),
+        ([Nodes(4, 64, 4)], None),
+        ([Nodes(1, 128)], "room for 0"),
+        ([], "room for 0"),
+    ],
+)
+def test_a_worker_lies_on_one_node(nodes: list[Nodes], room: str | None):
+    said = shortage([Demand("train", "workers", 16, 8, 1)], nodes)
+    assert (said is None) if room is None else (said is not None and room in said)
+
+
+def test_the_message_names_the_option_its_need_and_what_is_there():
+    demands = [Demand("distill", "pool.num_workers", 4, 1), Demand("train", "workers", 16, 8, 1)]
+    assert shortage(demands, [Nodes(1, 0), Nodes(1, 96, 4)]) == (
+        "train.workers=16 needs 16 x (8 CPU and 1 GPU on one node), but the cluster has room for 4: "
+        "96 CPU and 4 GPU on 2 node(s)"
+    )
+
+
+@given(
+    st.lists(st.builds(Nodes, st.integers(0, 3), st.integers(0, 64), st.integers(0, 8)), max_size=3),
+    st.integers(1, 20),
+    st.integers(1, 8),
+    st.integers(0, 4),
+)
+def test_what_is_short_stays_short_with_less_and_room_grows_with_nodes(
+    nodes: list[Nodes], count: int, cpus: int, gpus: int
+):
+    demand = Demand("train", "workers", count, cpus, gpus)
+    lacks = shortage([demand], nodes) is not None
+    assert lacks == (sum(group.places(demand) for group in nodes) < count)
+    if lacks:
+        assert shortage([demand], nodes[1:]) is not None
+    else:
+        assert shortage([demand], [*nodes, Nodes(1, 1)]) is None
+
+
+def test_fractions_of_a_cpu_add_up():
+    assert Nodes(1, 2).places(Demand("distill", "pool.num_workers", 20, 0.1)) == 20
