@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import subprocess
@@ -10,14 +11,16 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from s1.config import Config
 from s1.forcing import Program, in_engine, segments
+from s1.forcing.marks import Marks
 from s1.forcing.segments import Step
 from s1.template import Style, Template
 
@@ -27,7 +30,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 
 # Added to the logits of ids that the model's head has and the tokenizer does not: they cannot be fed back as text.
-_NEVER = -100.0
+_NEVER = -math.inf
+# A request waits for a place of its marks only when the engine has more to do than it can anyway.
+_PLACES_PER_SEQUENCE = 4
+_LOGITS_PROCESSOR = "s1.forcing.logits_processor:BudgetForcing"
+_LOGITS_PROCESSOR_V2 = "s1.forcing.logits_processor_v2:BudgetForcing"
+_INTERFACE_V2 = "vllm.v1.worker.gpu.sample.logits_processor"  # of vLLM 0.31 and later
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 Driver = Literal["segments", "in-engine"]
@@ -43,7 +51,7 @@ class EngineOptions(Config):
     device: Literal["cpu", "gpu"] = Field("cpu", description="Where the model runs.")
     style: Style = Field("s1", description="Delimiters of the thinking: s1, or think-tags for models like Qwen3.")
     driver: Literal["auto", "segments", "in-engine"] = Field(
-        "segments", description="Who carries out the forcing: requests in segments, or a logits processor inside vLLM."
+        "auto", description="Who carries out the forcing: requests in segments, or a logits processor inside vLLM."
     )
     max_model_len: PositiveInt = Field(2048, description="Tokens of prompt and completion together.")
     max_num_seqs: PositiveInt = Field(64, description="Completions that are decoded at the same time.")
@@ -116,7 +124,8 @@ class VllmEngine:
         self._mourner = _kill_with_us(process.pid for process in _descendants() if process.pid not in others)
         self.context_tokens: int = self._llm.model_config.max_model_len
         mask = range(template.num_tokens, self._llm.model_config.get_vocab_size())
-        self._bias = dict.fromkeys(mask, _NEVER) or None
+        self._bias = None if self.driver == "in-engine" else dict.fromkeys(mask, _NEVER) or None
+        self._marks = Marks(_PLACES_PER_SEQUENCE * options.max_num_seqs, self.context_tokens)
 
     def run(
         self,
@@ -141,7 +150,7 @@ class VllmEngine:
         ) -> AsyncGenerator[Sequence[int], None]:
             # A number of its own for every segment: the same one would repeat the same random numbers.
             seed = _seed(sampling.seed, choice, segment)
-            outputs = self._generate(prompt, sampling, seed=seed, max_tokens=max_tokens, stop_ids=stop_ids)
+            outputs = self.generate(prompt, sampling, seed=seed, max_tokens=max_tokens, stop_ids=stop_ids)
             async with aclosing(outputs):
                 async for output in outputs:
                     yield output.outputs[0].token_ids
@@ -150,26 +159,27 @@ class VllmEngine:
 
     def _single_pass(self, sampling: Sampling, choice: int) -> in_engine.ForcingEngine:
         async def generate(prompt: Sequence[int], program: Program) -> AsyncGenerator[Iterable[tuple[int, bool]], None]:
-            from s1.forcing.logits_processor import extra_args, was_forced
+            from s1.forcing.requests import extra_args
 
-            outputs = self._generate(
-                prompt,
-                sampling,
-                seed=_seed(sampling.seed, choice, 0),
-                max_tokens=program.room,
-                stop_ids=program.stop_ids,
-                extra_args=extra_args(program),
-                logprobs=0,
-            )
-            async with aclosing(outputs):
-                async for output in outputs:
-                    ids, logits = output.outputs[0].token_ids, output.outputs[0].logprobs
-                    assert logits is not None, "they were asked for"
-                    yield [(id, was_forced(cast(Any, at)[id].logprob)) for id, at in zip(ids, logits, strict=True)]
+            seed, position = _seed(sampling.seed, choice, 0), 0
+            async with self._marks.place() as place:
+                outputs = self.generate(
+                    prompt,
+                    sampling,
+                    seed=seed,
+                    max_tokens=program.longest,
+                    stop_ids=program.stop_ids,
+                    extra_args=extra_args(program, place, random.getrandbits(31) if seed is None else seed),
+                )
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        ids = output.outputs[0].token_ids
+                        yield [(id, self._marks.marked(place, position + at)) for at, id in enumerate(ids)]
+                        position += len(ids)
 
         return generate
 
-    async def _generate(
+    async def generate(
         self,
         prompt: Sequence[int],
         sampling: Sampling,
@@ -179,6 +189,7 @@ class VllmEngine:
         stop_ids: frozenset[int],
         **more: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
+        """vLLM's outputs as they come, each with the ids that are new; `more` are further sampling parameters."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -196,10 +207,16 @@ class VllmEngine:
             **more,
         )
         request = self._llm.generate({"prompt_token_ids": list(prompt)}, params, uuid.uuid4().hex)
+        last: RequestOutput | None = None
         try:
             async with aclosing(request):
                 async for output in request:
-                    yield output
+                    if output.finished:
+                        last = output  # given out when vLLM has let go of the request: who leaves then aborts nothing
+                    else:
+                        yield output
+            if last is not None:
+                yield last
         except EngineDeadError as error:
             raise EngineLost(str(error)) from error
 
@@ -216,6 +233,7 @@ class VllmEngine:
         self._mourner.kill()
         self._mourner.wait()
         self._llm.shutdown()
+        self._marks.close()
 
 
 def _descendants() -> list[psutil.Process]:
@@ -259,10 +277,16 @@ def _arguments(folder: Path, options: EngineOptions, driver: Driver) -> dict[str
         "disable_log_stats": True,
     }
     if options.device == "cpu":
+        # vLLM's 128 tokens on CPUs would leave the end of most prompts out of the prefix cache.
+        arguments["block_size"] = 32
         # A seeded request whose prompt is computed in parts ends a CPU engine: its generators cannot be set back.
         arguments["enable_chunked_prefill"] = False
     if driver == "in-engine":
-        from s1.forcing.logits_processor import LOGITS_PROCESSOR, LOGPROBS_MODE
-
-        arguments |= {"logits_processors": [LOGITS_PROCESSOR], "logprobs_mode": LOGPROBS_MODE}
+        arguments["logits_processors"] = [_logits_processor(options)]
     return arguments | options.engine_kwargs
+
+
+def _logits_processor(options: EngineOptions) -> str:
+    """The class for the model runner that this vLLM uses: on CPUs there is only V1."""
+    second = options.device == "gpu" and find_spec(_INTERFACE_V2) is not None
+    return _LOGITS_PROCESSOR_V2 if second else _LOGITS_PROCESSOR

@@ -4,10 +4,12 @@ import itertools
 from pathlib import Path
 
 
-def write_chain_model(folder: Path, *pieces: str) -> None:
+def write_chain_model(folder: Path, *pieces: str, then: str | None = None, padding: int = 0) -> None:
     """A one-layer Llama with the embedded tokenizer that says `pieces`, each one token after the other.
 
     A token may occur once only: what comes after it is always the same. Attention and MLP are there and add nothing.
+    After the last piece comes `then`, one of the tokens before. The head has `padding` ids more than the tokenizer,
+    which the model likes better than everything else.
     """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -18,7 +20,7 @@ def write_chain_model(folder: Path, *pieces: str) -> None:
     chain = [token for piece in pieces for token in tokenizer.encode(piece, add_special_tokens=False)]
     assert len(set(chain)) == len(chain), "a token of the chain occurs twice"
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(tokenizer) + padding,
         hidden_size=128,
         intermediate_size=128,
         num_hidden_layers=1,
@@ -36,7 +38,9 @@ def write_chain_model(folder: Path, *pieces: str) -> None:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
         model.lm_head.weight.zero_()
-        for last, following in itertools.pairwise(chain):
-            model.lm_head.weight[following] = model.model.embed_tokens.weight[last] * 100
+        loop = [] if then is None else tokenizer.encode(then, add_special_tokens=False)
+        for last, following in itertools.pairwise([*chain, *loop]):
+            model.lm_head.weight[following] += model.model.embed_tokens.weight[last] * 100
+        model.lm_head.weight[len(tokenizer) :] = 2 * model.lm_head.weight.sum(0)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -9,6 +9,7 @@ and every token that it forced. Laws, tested as properties:
 - the thinking never has more tokens than the cap, over all rounds together; the completion never more than the room;
 - an end of the thinking is ignored while `num_ignore` or the minimum asks for it and the ignore string fits; otherwise
   it counts, so the number of rounds is bounded and a minimum that was not met has a reason (`unmet`);
+- shortly before the cap, in the grace window, the thinking is ended where a sentence or a line ends;
 - without a policy nothing is forced but the opening of the answer;
 - the state can be had again from the (token, forced) pairs of the completion alone (`replay`).
 
@@ -18,7 +19,7 @@ outside the cap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -61,7 +62,7 @@ class State:
     rounds: int = 0  # ends that were ignored
     held: tuple[int, ...] = ()  # sampled, and perhaps the beginning of a delimiter of several tokens
     pending: tuple[Token, ...] = ()  # to be forced next
-    last_thinking: int | None = None  # the last token of the thinking
+    tail: tuple[int, ...] = ()  # the last two tokens of the thinking
     ended_by: EndedBy | None = None  # what ended the thinking; None: nothing has
 
 
@@ -98,9 +99,9 @@ def action(program: Program, state: State) -> Sample | Force | Done:
     if state.phase == "answer":
         limit = room if program.max_answer is None else min(room, program.max_answer - state.answer_tokens)
         return Sample(limit) if limit > 0 else Done()
-    left = room if program.max_thinking is None else program.max_thinking - state.thinking_tokens - len(state.held)
-    if state.phase == "ending" or left <= 0:
+    if state.phase == "ending" or _is_over(program, state):
         return _force(_due(program, closed(state)[0])[0], room)
+    left = room if program.max_thinking is None else program.max_thinking - state.thinking_tokens - len(state.held)
     return Sample(min(left, room), _swap(program, state))
 
 
@@ -120,9 +121,47 @@ def advance(program: Program, state: State, token: int, forced: bool) -> tuple[S
     return replace(state, answer_tokens=state.answer_tokens + 1), (Token(token, False, "answer"),)
 
 
+def horizon(program: Program, state: State) -> int:
+    """How many more tokens may be sampled before `action` can say anything else than `Sample` with the same `swap`.
+
+    That holds if none of them is a stop token or begins a delimiter. 0 where nothing may be sampled.
+    """
+    todo = action(program, state)
+    if not isinstance(todo, Sample):
+        return 0
+    if state.phase == "answer":
+        return todo.limit
+    if state.held:
+        return 1
+    cap, thinking = program.max_thinking, state.thinking_tokens
+    steps = [todo.limit]
+    if todo.swap is not None:
+        if state.rounds >= program.num_ignore:
+            steps.append(program.min_thinking - thinking)
+        steps.append(program.room - state.position - len(todo.swap) + 1)
+        if cap is not None:
+            steps.append(cap - thinking - len(todo.swap) + 1)
+    if cap is not None and program.grace:
+        steps.append(max(1, cap - program.grace - thinking))
+    return min(steps)
+
+
+def thought(state: State, ids: Sequence[int]) -> State:
+    """The state after sampled tokens of the thinking that lie within its `horizon`: `advance` of all at once."""
+    if not ids:
+        return state
+    num = len(ids)
+    return replace(
+        state,
+        position=state.position + num,
+        thinking_tokens=state.thinking_tokens + num,
+        tail=(*state.tail, *ids[-2:])[-2:],
+    )
+
+
 def closed(state: State) -> tuple[State, tuple[Token, ...]]:
     """The state when no delimiter comes of what is held, and what is held: it is thinking."""
-    return _thought(replace(state, held=()), tuple(Token(token, False, "thinking") for token in state.held))
+    return thought(replace(state, held=()), state.held), _sampled_thinking(state.held)
 
 
 def replay(program: Program, pairs: Iterable[tuple[int, bool]]) -> State:
@@ -154,6 +193,22 @@ def unmet(program: Program, state: State) -> Unmet | None:
     return cause
 
 
+def _sampled_thinking(ids: Iterable[int]) -> tuple[Token, ...]:
+    return tuple(Token(id, False, "thinking") for id in ids)
+
+
+def _is_over(program: Program, state: State) -> bool:
+    """Whether no more may be thought: the cap is reached, or a good place to stop in the window before it."""
+    if program.max_thinking is None:
+        return False
+    left = program.max_thinking - state.thinking_tokens - len(state.held)
+    if left <= 0:
+        return True
+    if left > program.grace or state.held or state.thinking_tokens < program.min_thinking:
+        return False
+    return bool(state.tail) and program.breaks.after_sentence(state.tail)
+
+
 def _force(pending: tuple[Token, ...], room: int) -> Force:
     return Force(tuple(token.id for token in pending[:room]))
 
@@ -171,8 +226,8 @@ def _swap(program: Program, state: State) -> tuple[int, ...] | None:
 def _due(program: Program, state: State) -> tuple[tuple[Token, ...], EndedBy | None]:
     """What is forced where the thinking cannot go on, and by what it ends then; None: it does not end."""
     opening = _forced((*program.delimiter, *program.answer_open), "control")
-    if program.max_thinking is not None and state.thinking_tokens >= program.max_thinking:
-        closing = _forced(program.closing(state.last_thinking), "closing")
+    if _is_over(program, state):
+        closing = _forced(program.closing(state.tail), "closing")
         return (*closing, *opening, *_forced(program.answer_prefix, "answer")), program.cut_by
     swap = _swap(program, state)
     return (opening, "natural") if swap is None else (_forced(swap, "thinking"), None)
@@ -191,8 +246,7 @@ def _after_thought(program: Program, state: State, token: int) -> tuple[State, t
     if seen != delimiter:
         keep = next(size for size in range(len(delimiter) - 1, -1, -1) if seen[len(seen) - size :] == delimiter[:size])
         known = len(seen) - keep
-        thought = tuple(Token(id, False, "thinking") for id in seen[:known])
-        return _thought(replace(state, held=seen[known:]), thought)
+        return thought(replace(state, held=seen[known:]), seen[:known]), _sampled_thinking(seen[:known])
     state = replace(state, held=())
     if _swap(program, state) is not None:
         return replace(state, phase="ending"), ()
@@ -210,10 +264,8 @@ def _after_forced(program: Program, state: State, token: int) -> tuple[State, tu
     assert state.pending and state.pending[0].id == token, "a token was forced that is not due"
     first, rest = state.pending[0], state.pending[1:]
     state = replace(state, forced_tokens=state.forced_tokens + 1)
-    if first.part == "thinking":
-        state, _ = _thought(state, (first,))
-    else:
-        state = replace(state, position=state.position + 1)
+    is_thought = first.part == "thinking"
+    state = thought(state, (first.id,)) if is_thought else replace(state, position=state.position + 1)
     return _with_pending(state, rest), (*flushed, first)
 
 
@@ -221,11 +273,3 @@ def _with_pending(state: State, pending: tuple[Token, ...]) -> State:
     """Forcing while something is pending, then answering or thinking on."""
     after: Phase = "thinking" if state.ended_by is None else "answer"
     return replace(state, phase="forcing" if pending else after, pending=pending)
-
-
-def _thought(state: State, tokens: tuple[Token, ...]) -> tuple[State, tuple[Token, ...]]:
-    """`tokens` became part of the thinking."""
-    if not tokens:
-        return state, ()
-    position, thinking = state.position + len(tokens), state.thinking_tokens + len(tokens)
-    return replace(state, position=position, thinking_tokens=thinking, last_thinking=tokens[-1].id), tokens

@@ -6,11 +6,12 @@ ids that the machine forces and the bounds that it keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from s1.errors import UserError
+from s1.forcing.breaks import Breaks
 from s1.template import Template
 
 Bound = Literal["budget", "context", "length"]  # the policy's cap, the model's context, the request's max_tokens
@@ -31,9 +32,10 @@ class BudgetPolicy:
     final_answer_prefix: str = "Final Answer:"  # opens the answer after a forced end
     max_answer_tokens: int | None = None
     before_end: str = ""  # closes the thinking at a forced end
+    grace_tokens: int = 0  # last tokens before the cap in which a sentence's or line's end is taken as the forced end
 
     def __post_init__(self) -> None:
-        for name in ("max_thinking_tokens", "min_thinking_tokens", "num_ignore"):
+        for name in ("max_thinking_tokens", "min_thinking_tokens", "num_ignore", "grace_tokens"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UserError(f"{name}={value}: must be 0 or more")
@@ -43,6 +45,11 @@ class BudgetPolicy:
             raise UserError(
                 f"min_thinking_tokens={self.min_thinking_tokens} is above "
                 f"max_thinking_tokens={self.max_thinking_tokens}; lower the one or raise the other"
+            )
+        if self.grace_tokens > (self.max_thinking_tokens or 0):
+            raise UserError(
+                f"grace_tokens={self.grace_tokens} is above max_thinking_tokens={self.max_thinking_tokens}; it is the "
+                "part of that budget in which a sentence's end is awaited"
             )
         if not self.ignore_strings or not all(self.ignore_strings):
             raise UserError(
@@ -72,12 +79,21 @@ class Program:
     room: int  # of the whole completion, forced tokens included
     cut_by: Bound  # what set `max_thinking`
     room_by: Bound  # what set `room`
-    ends_line: Callable[[int], bool]  # whether the text of a token ends with a line end
+    breaks: Breaks
+    grace: int = 0  # last tokens before `max_thinking` in which the thinking may be ended
 
-    def closing(self, last_token: int | None) -> tuple[int, ...]:
-        """What stands between `last_token` and a forced end; None: nothing was thought, its opening ended a line."""
-        newline = () if last_token is None or self.ends_line(last_token) else self.newline
+    def closing(self, tail: Sequence[int]) -> tuple[int, ...]:
+        """What stands between `tail` and a forced end; empty: nothing was thought, and its opening ended a line."""
+        newline = self.newline if tail and not self.breaks.after_line(tail[-1]) else ()
         return (*newline, *self.before_end)
+
+    @property
+    def longest(self) -> int:
+        """No completion has more tokens than this; `room`, or less where thinking and answer are both bounded."""
+        if self.max_thinking is None or self.max_answer is None:
+            return self.room
+        around = (self.newline, self.before_end, self.delimiter, self.answer_open, self.answer_prefix)
+        return min(self.room, self.max_thinking + sum(map(len, around)) + self.max_answer)
 
 
 def compile_policy(
@@ -123,5 +139,6 @@ def compile_policy(
         room=room,
         cut_by="budget" if cap == wanted else room_by,
         room_by=room_by,
-        ends_line=lambda token: template.decode([token]).endswith("\n"),
+        breaks=Breaks(template.decode),
+        grace=0 if cap is None else min(policy.grace_tokens, cap),
     )

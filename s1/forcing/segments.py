@@ -56,8 +56,8 @@ async def run(program: Program, prompt: Sequence[int], engine: Engine) -> AsyncG
                 ids += (token.id for token in tokens)
                 if tokens:
                     yield Step(tokens, state)
-                if state.phase != before.phase:
-                    break
+                if not isinstance(action(program, state), Sample):
+                    break  # not in every case has the engine seen that by itself
         if state == before:
             raise RuntimeError("the engine ended a segment of the completion without a token")
         segment += 1

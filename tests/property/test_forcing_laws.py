@@ -2,41 +2,26 @@
 
 import asyncio
 import random
+from dataclasses import replace
 
+from forcing_cases import BREAKS, DELIMITERS, NEWLINE, OPEN, PREFIX, SCRIPTS, STOP, WAIT, programs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s1.forcing import in_engine, segments
-from s1.forcing.machine import Force, closed, ended_by, finish_reason, replay, unmet
+from s1.forcing import segments
+from s1.forcing.machine import (
+    Sample,
+    action,
+    advance,
+    closed,
+    ended_by,
+    finish_reason,
+    horizon,
+    replay,
+    thought,
+    unmet,
+)
 from s1.forcing.policy import Program
-
-# A vocabulary of ten: 0..4 words, 5 ends a line, 6 and 7 make up delimiters, 8 opens the answer, 9 stops.
-STOP, OPEN, NEWLINE, WAIT, PREFIX = 9, 8, 5, 3, 4
-DELIMITERS = st.sampled_from([(6,), (6, 7), (6, 6, 7), (6, 7, 6)])
-SCRIPTS = st.lists(st.sampled_from([0, 1, 2, 5, 6, 6, 7, 9]), max_size=60)
-
-
-@st.composite
-def programs(draw):
-    cap = draw(st.none() | st.integers(0, 30))
-    minimum = draw(st.integers(0, 20 if cap is None else cap))
-    return Program(
-        delimiter=draw(DELIMITERS),
-        answer_open=(OPEN,),
-        stop_ids=frozenset({STOP}),
-        ignore=draw(st.sampled_from([((WAIT,),), ((WAIT, WAIT, 2),), ((WAIT,), (2, WAIT))])),
-        newline=(NEWLINE,),
-        before_end=draw(st.sampled_from([(), (1,)])),
-        answer_prefix=draw(st.sampled_from([(), (PREFIX, PREFIX)])),
-        max_thinking=cap,
-        min_thinking=minimum,
-        num_ignore=draw(st.integers(0, 4)),
-        max_answer=draw(st.none() | st.integers(1, 8)),
-        room=draw(st.integers(1, 80)),
-        cut_by="budget",
-        room_by="context",
-        ends_line=lambda token: token == NEWLINE,
-    )
 
 
 def speaker(script, chunk=1):
@@ -68,7 +53,7 @@ def complete(program, engine, prompt=(0,)):
 def test_bounds_are_kept_and_counts_are_true(program, script, chunk):
     tokens, state = complete(program, speaker(script, chunk))
     thinking = [token for token in tokens if token.part == "thinking"]
-    assert len(tokens) == state.position <= program.room
+    assert len(tokens) == state.position <= program.longest <= program.room
     assert len(thinking) == state.thinking_tokens
     assert program.max_thinking is None or len(thinking) <= program.max_thinking
     assert sum(token.forced for token in tokens) == state.forced_tokens
@@ -84,7 +69,20 @@ def test_a_completion_is_exhausted_or_answered(program, script):
     else:
         assert state.position == program.room or state.answer_tokens == program.max_answer
     if ended_by(program, state) == "budget":
-        assert state.thinking_tokens == program.max_thinking
+        assert state.thinking_tokens == program.max_thinking or (
+            program.max_thinking - program.grace <= state.thinking_tokens and BREAKS.after_sentence(state.tail)
+        )
+
+
+@given(programs(), SCRIPTS)
+def test_a_grace_window_only_ends_the_thinking_earlier_and_never_below_the_minimum(program, script):
+    tokens, state = complete(program, speaker(script))
+    uncut, _ = complete(replace(program, grace=0), speaker(script))
+    thinking, longer = ([token.id for token in said if token.part == "thinking"] for said in (tokens, uncut))
+    assert thinking == longer[: len(thinking)]
+    if len(thinking) < len(longer):
+        assert program.max_thinking - program.grace <= len(thinking) >= program.min_thinking
+        assert BREAKS.after_sentence(state.tail)
 
 
 @given(programs(), SCRIPTS)
@@ -134,43 +132,23 @@ def test_how_the_engine_cuts_its_output_does_not_matter(program, seed, chunk):
     assert complete(program, oracle(seed, 1)) == complete(program, oracle(seed, chunk))
 
 
-def greedy_engine(seed):
-    """An engine that carries out the machine itself, with the model of `oracle`."""
-    model = oracle(seed, 1)
-
-    async def engine(prompt, program):
-        output = []
-        received = in_engine.from_wire(in_engine.to_wire(program), program.ends_line)
-        row = in_engine.Row(received, output, 0.0, None)
-        for _ in range(program.room):
-            todo = row.plan()
-            forced = isinstance(todo, Force)
-            if forced:
-                token = todo.tokens[0]
-            else:
-                [[token]] = [ids async for ids in model([*prompt, *output], max_tokens=1, stop_ids=(), segment=0)]
-                if token in row.enders:
-                    token, forced = row.replacement(), True
-            if forced:
-                row.force(token)
-            output.append(token)
-            yield [(token, forced)]
-            if token in program.stop_ids:
-                return
-
-    return engine
-
-
-@given(programs().filter(lambda program: len(program.delimiter) == 1), st.integers())
-def test_both_drivers_give_the_same_tokens(program, seed):
-    async def collect():
-        steps = [step async for step in in_engine.run(program, (0,), greedy_engine(seed))]
-        return [token for step in steps for token in step.tokens], steps[-1].state
-
-    tokens, state = asyncio.run(collect())
-    expected, final = complete(program, oracle(seed, 1))
-    assert tokens == expected
-    assert state == final
+@given(programs(), SCRIPTS, st.lists(st.sampled_from([0, 1, 2, NEWLINE]), max_size=40))
+def test_within_its_horizon_the_machine_wants_nothing_else(program, script, ordinary):
+    """What an engine relies on when it does not ask at every token."""
+    tokens, _ = complete(program, speaker(script))
+    pairs = [(token.id, token.forced) for token in tokens]
+    for length in range(0, len(pairs) + 1, 3):
+        state = replay(program, pairs[:length])
+        todo, steps = action(program, state), horizon(program, state)
+        assert (steps > 0) == isinstance(todo, Sample)
+        if state.phase != "thinking" or state.held:
+            continue
+        within, last = ordinary[:steps], state
+        for id in within:
+            now = action(program, last)
+            assert isinstance(now, Sample) and now.swap == todo.swap
+            last, _ = advance(program, last, id, False)
+        assert thought(state, within) == last
 
 
 @given(programs(), SCRIPTS)
@@ -199,7 +177,7 @@ def test_without_a_policy_only_the_opening_of_the_answer_is_forced(script, delim
         room=room,
         cut_by="budget",
         room_by="context",
-        ends_line=lambda token: token == NEWLINE,
+        breaks=BREAKS,
     )
     tokens, state = complete(program, speaker(script))
     forced = [token for token in tokens if token.forced]

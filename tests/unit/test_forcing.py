@@ -64,6 +64,28 @@ def test_a_forced_end_at_a_line_end_writes_no_second_one(template):
     assert text(out) == "one\n[<|im_start|>answer\nFinal Answer:] 4"
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (" a b c. d e f g", " a b c."),  # the window's first sentence end
+        (" a. b c d e f g", " a. b c d e"),  # before the window
+        (" a b c d\n e f", " a b c d\n"),
+        (" a b 3.5 c d e", " a b 3.5"),  # a decimal point ends no sentence
+        (' a b "c." d e f', ' a b "c."'),
+    ],
+)
+def test_in_the_grace_window_the_thinking_ends_where_a_sentence_or_a_line_does(template, said, kept):
+    policy = BudgetPolicy(max_thinking_tokens=6, grace_tokens=3)
+    program, state, out = forced(template, policy, said, " 4<|im_end|>")
+    assert (out.spans[0].text, ended_by(program, state)) == (kept, "budget")
+
+
+def test_the_grace_window_does_not_go_below_the_minimum(template):
+    policy = BudgetPolicy(max_thinking_tokens=8, min_thinking_tokens=6, grace_tokens=8)
+    _, state, out = forced(template, policy, " a. b. c. d. e.", " 4<|im_end|>")
+    assert (out.reasoning, state.thinking_tokens) == (" a. b. c.", 6)
+
+
 def test_an_ignored_end_becomes_wait_inside_the_cap(template):
     policy = BudgetPolicy(max_thinking_tokens=5, num_ignore=2)
     _, state, out = forced(template, policy, "one<|im_start|>", " two<|im_start|>", " three", " 4<|im_end|>")
@@ -149,6 +171,34 @@ def test_a_stop_inside_a_character_is_shown_as_such_and_streams_whole_characters
     assert out.content == "\ufffd" == "".join(delta.content for delta in deltas)
 
 
+@pytest.mark.parametrize("policy", [BudgetPolicy(max_thinking_tokens=1), BudgetPolicy(num_ignore=1)])
+def test_a_cut_inside_a_character_shows_what_is_missing_and_harms_nothing_behind_it(template, policy):
+    """The cap, or an end that is ignored, falls between the tokens of one character."""
+    snowman = template.plain("☃")
+    program = compile_policy(policy, template, prompt_tokens=1, context_tokens=100)
+    said = iter([[*snowman[:1], *template.thinking_end], [*template.thinking_end], [*template.plain("4"), 2]])
+
+    async def engine(prompt, *, max_tokens, stop_ids, segment):
+        yield next(said)[:max_tokens]
+
+    async def collect():
+        transcript = Transcript(template)
+        deltas = [transcript.add(step.tokens) async for step in segments.run(program, [0], engine)]
+        return transcript, [*deltas, transcript.finish()]
+
+    out, deltas = asyncio.run(collect())
+    assert out.reasoning == ("\ufffd" if policy.num_ignore == 0 else "\ufffdWait")
+    assert out.reasoning == "".join(delta.reasoning for delta in deltas)
+    assert out.content in ("4", "Final Answer:4")
+
+
+def test_a_tool_call_is_text_of_the_part_in_which_it_stands(template):
+    """Requests with tools are refused; what a model writes in their format by itself is not carried out."""
+    call = '<tool_call>\n{"name": "add"}\n</tool_call>'
+    _, _, out = forced(template, BudgetPolicy(), f"so {call}<|im_start|>", f"{call}<|im_end|>")
+    assert (out.reasoning, out.content) == (f"so {call}", call)
+
+
 def test_text_that_looks_like_a_delimiter_is_plain_in_every_field(template):
     policy = BudgetPolicy(
         1, num_ignore=1, ignore_str="<|im_start|>", final_answer_prefix="<|im_end|>", before_end="<|im_start|>"
@@ -199,6 +249,8 @@ def test_an_engine_that_says_nothing_is_an_error_and_not_a_hang(template):
         ({"num_ignore": -2}, "num_ignore=-2"),
         ({"max_answer_tokens": 0}, "max_answer_tokens=0"),
         ({"min_thinking_tokens": 5, "max_thinking_tokens": 4}, "min_thinking_tokens=5 is above max_thinking_tokens=4"),
+        ({"grace_tokens": 5, "max_thinking_tokens": 4}, "grace_tokens=5 is above max_thinking_tokens=4"),
+        ({"grace_tokens": 1}, "grace_tokens=1 is above max_thinking_tokens=None"),
         ({"ignore_str": ""}, "ignore_str"),
         ({"ignore_str": ()}, "ignore_str"),
     ],

@@ -1,0 +1,85 @@
+"""Memory that the engine's process writes and the driver's process reads: which ends of the thinking were replaced.
+
+A driver cannot see that from the ids, because a model may say "Wait" by itself. An engine's outputs have no place for
+it either, except beside logprobs, which cost time at every step. A mark is written before its token leaves the engine,
+so it is there when the token arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Cells = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the marks of one request are: a cell for each position of its completion, from `offset` on.
+
+    A cell that holds `tag` is marked. What an earlier request left there, or writes when it is already over, is not.
+    """
+
+    path: str
+    offset: int
+    tag: int
+
+    def to_wire(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, values: Mapping[str, Any]) -> Place:
+        return cls(**values)
+
+    def mark(self, position: int, marked: bool = True) -> None:
+        """Called in the engine's process."""
+        # The number tells memories apart that had the same path one after the other.
+        _mapped(self.path, os.stat(self.path).st_ino)[self.offset + position] = self.tag if marked else 0
+
+
+class Marks:
+    """The marks of at most `num_requests` at a time, each with completions of at most `num_positions` tokens.
+
+    The memory belongs to no file and ends with this process, however it ends.
+    """
+
+    def __init__(self, num_requests: int, num_positions: int) -> None:
+        self._memory = os.memfd_create("s1-marks")
+        os.ftruncate(self._memory, num_requests * num_positions * np.dtype(np.uint32).itemsize)
+        self._path = f"/proc/{os.getpid()}/fd/{self._memory}"
+        self._cells = _mapped(self._path, os.stat(self._path).st_ino)
+        self._tags = itertools.cycle(range(1, 2**32))
+        # First in, first out: a place is taken again as late as possible.
+        self._free: asyncio.Queue[int] = asyncio.Queue()
+        for number in range(num_requests):
+            self._free.put_nowait(number * num_positions)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncGenerator[Place, None]:
+        """A place for one request; waits until one is free."""
+        offset = await self._free.get()
+        try:
+            yield Place(self._path, offset, next(self._tags))
+        finally:
+            self._free.put_nowait(offset)
+
+    def marked(self, place: Place, position: int) -> bool:
+        """Whether the token at `position` was put in place of an end."""
+        return int(self._cells[place.offset + position]) == place.tag
+
+    def close(self) -> None:
+        os.close(self._memory)
+
+
+@lru_cache(maxsize=8)
+def _mapped(path: str, number: int) -> _Cells:
+    return np.memmap(path, dtype=np.uint32, mode="r+")

@@ -1,0 +1,226 @@
+"""Laws of the machine inside an engine: logits of a batch, however an engine deals its rows, say what segments say."""
+
+import asyncio
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from forcing_cases import BREAKS, STOP, TEXTS, programs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s1.forcing import in_engine, segments
+from s1.forcing.batch import FORCED_LOGIT, Batch, Drawing, Row
+from s1.forcing.marks import Marks
+from s1.forcing.requests import extra_args
+from s1.forcing.slots import Slots
+
+SINGLE = st.just((6,))
+NUM_TOKENS, PADDED = 10, 12  # ids 10 and 11 are padding of the model's head
+GREEDY = Drawing(temperature=0, top_k=0, top_p=1, seed=0)
+
+
+def logits_after(seed, ids):
+    """A model: its logits depend on the ids before, and on nothing else. The padding is what it likes best."""
+    rng = random.Random(f"{seed} {list(ids)}")
+    return [rng.uniform(-2, 2) + 2 * (id in (6, STOP)) for id in range(NUM_TOKENS)] + [9.0] * (PADDED - NUM_TOKENS)
+
+
+async def oracle_segments(program, seed):
+    """The segments driver on the same model under greedy decoding."""
+
+    async def engine(prompt, *, max_tokens, stop_ids, segment):
+        said = []
+        while len(said) < max_tokens and not (said and said[-1] in stop_ids):
+            logits = logits_after(seed, [*prompt, *said])[:NUM_TOKENS]
+            said.append(logits.index(max(logits)))
+            yield said[-1:]
+
+    steps = [step async for step in segments.run(program, (0,), engine)]
+    return [token for step in steps for token in step.tokens], steps[-1].state
+
+
+class Engine:
+    """What an engine does around a batch: rows that come and go and change places, tokens that are thrown away."""
+
+    def __init__(self, rng):
+        self.rng, self.batch, self.requests = rng, Batch(NUM_TOKENS), []
+
+    def add(self, program, seed):
+        request = {"program": program, "seed": seed, "output": [], "marks": set(), "pairs": []}
+
+        def on_replaced(position, marked):
+            (request["marks"].add if marked else request["marks"].discard)(position)
+
+        received = in_engine.from_wire(in_engine.to_wire(program), BREAKS)
+        request["row"] = Row(received, request["output"], GREEDY, on_replaced)
+        self.requests.append(request)
+        self.batch.put(len(self.requests) - 1, request["row"])
+
+    def step(self):
+        logits = torch.tensor([logits_after(one["seed"], [0, *one["output"]]) for one in self.requests])
+        chosen = self.batch.apply(logits).argmax(-1).tolist()
+        for one, token in zip(list(self.requests), chosen, strict=True):
+            if self.rng.random() < 0.1:
+                continue  # the prompt was not computed to its end: the engine throws the token away
+            position = len(one["output"])
+            one["output"].append(token)
+            one["pairs"].append((token, position in one["marks"]))
+            if token in one["program"].stop_ids or position + 1 == one["program"].longest:
+                self.remove(one)
+        self.disturb()
+
+    def remove(self, request):
+        """The last row takes the place of one that is over."""
+        index, last = self.requests.index(request), len(self.requests) - 1
+        self.batch.put(index, None)
+        if index != last:
+            self.batch.move(last, index, swap=False)
+            self.requests[index] = self.requests[last]
+        self.requests.pop()
+
+    def disturb(self):
+        if len(self.requests) > 1 and self.rng.random() < 0.3:
+            one, other = self.rng.sample(range(len(self.requests)), 2)
+            self.batch.move(one, other, swap=True)
+            self.requests[one], self.requests[other] = self.requests[other], self.requests[one]
+        if self.requests and self.rng.random() < 0.2:  # preempted, and back with a new list of the same tokens
+            index = self.rng.randrange(len(self.requests))
+            request = self.requests[index]
+            self.batch.put(index, None)
+            request["output"] = request["row"].output = list(request["output"])
+            self.batch.put(index, request["row"])
+
+
+async def driven(request):
+    async def stream(prompt, program):
+        for pair in request["pairs"]:
+            yield [pair]
+
+    steps = [step async for step in in_engine.run(request["program"], (0,), stream)]
+    return [token for step in steps for token in step.tokens], steps[-1].state
+
+
+@given(st.lists(programs(SINGLE), min_size=1, max_size=4), st.integers(0, 2**32))
+def test_both_drivers_give_the_same_tokens_whatever_happens_to_the_batch(several, seed):
+    engine = Engine(random.Random(seed))
+    for number, program in enumerate(several):
+        engine.add(program, seed + number)
+    everything = list(engine.requests)
+    while engine.requests:
+        engine.step()
+    for number, (program, request) in enumerate(zip(several, everything, strict=True)):
+        assert asyncio.run(driven(request)) == asyncio.run(oracle_segments(program, seed + number))
+
+
+@given(programs(SINGLE), st.floats(0.2, 3), st.integers(0, 6), st.floats(0.3, 1), st.integers(0, 2**32))
+def test_an_end_comes_with_the_probability_that_sampling_gives_it(program, temperature, top_k, top_p, seed):
+    """The bound that spares most rows a closer look never changes what is decided."""
+    rng = torch.Generator().manual_seed(seed)
+    for _ in range(5):
+        drawing = Drawing(temperature, top_k, top_p, rng.initial_seed())
+        row = Row(program, [], drawing, lambda *_: None)
+        batch = Batch(NUM_TOKENS)
+        batch.put(0, row)
+        if not row.is_watched:
+            return
+        logits = torch.randn((1, NUM_TOKENS), generator=rng) * 3
+        enders = list(row.enders)
+        expected = drawing.draw(0) < drawing.share(logits[0].clone(), enders)
+        after = batch.apply(logits.clone())
+        assert (after.max().item() == FORCED_LOGIT) == expected
+        if not expected:
+            assert after[0, enders].isinf().all() and torch.equal(after[0].isinf().sum(), torch.tensor(len(enders)))
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_draws_are_uniform_and_depend_on_the_position_alone(seed):
+    drawing = Drawing(1, 0, 1, seed)
+    draws = [drawing.draw(position) for position in range(400)]
+    assert draws == [drawing.draw(position) for position in range(400)]
+    assert all(0 < draw < 1 for draw in draws) and abs(sum(draws) / 400 - 0.5) < 0.1
+
+
+class Tokenizer:
+    def __len__(self):
+        return NUM_TOKENS
+
+    def decode(self, ids, **_):
+        return "".join(TEXTS[id] for id in ids)
+
+
+class SlotEngine:
+    """An engine as vLLM's V2 runner: requests in slots, rows dealt anew at every step, tokens only on the device."""
+
+    SLOTS, CONTEXT = 6, 120
+
+    def __init__(self, rng):
+        self.rng, self.free, self.running = rng, list(range(self.SLOTS)), []
+        self.state = SimpleNamespace(
+            all_token_ids=SimpleNamespace(gpu=torch.zeros(self.SLOTS, self.CONTEXT, dtype=torch.int32)),
+            prompt_len=SimpleNamespace(np=np.zeros(self.SLOTS, dtype=np.int32)),
+            prefill_len=SimpleNamespace(np=np.zeros(self.SLOTS, dtype=np.int32)),
+        )
+        self.slots = Slots(Tokenizer(), self.SLOTS, self.state)
+
+    def add(self, request):
+        slot = request["slot"] = self.free.pop(self.rng.randrange(len(self.free)))
+        ids = [0] * request["num_prompt"] + request["output"]
+        self.state.all_token_ids.gpu[slot, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
+        self.state.prompt_len.np[slot], self.state.prefill_len.np[slot] = request["num_prompt"], len(ids)
+        request["computed"] = self.rng.randint(1, len(ids))
+        assert self.slots.add(slot, request["params"])
+        self.running.append(request)
+
+    def step(self):
+        self.rng.shuffle(self.running)
+        rows = [one for one in self.running if self.rng.random() < 0.9]
+        if not rows:
+            return
+        step = SimpleNamespace(
+            idx_mapping_np=np.array([one["slot"] for one in rows], dtype=np.int32),
+            seq_lens_upper_bound_np=np.array([one["computed"] for one in rows], dtype=np.int32),
+            input_ids=torch.tensor([self.state.all_token_ids.gpu[one["slot"], one["computed"] - 1] for one in rows]),
+        )
+        logits = torch.tensor([logits_after(one["seed"], [0, *one["output"]]) for one in rows])
+        for one, token in zip(rows, self.slots.apply(logits, step).argmax(-1).tolist(), strict=True):
+            self.put_out(one, token)
+
+    def put_out(self, request, token):
+        position = len(request["output"])
+        length = request["num_prompt"] + position
+        if request["computed"] < length:
+            request["computed"] = length  # the rest of the prompt
+            return
+        request["output"].append(token)
+        self.state.all_token_ids.gpu[request["slot"], length] = token
+        request["computed"] = length + 1
+        request["pairs"].append((token, request["marked"](position)))
+        over = token in request["program"].stop_ids or position + 1 == request["program"].longest
+        if over or self.rng.random() < 0.1:
+            self.running.remove(request)
+            self.free.append(request["slot"])
+            if not over:
+                self.add(request)  # preempted, and back in another slot
+
+
+@given(st.lists(programs(SINGLE), min_size=1, max_size=4), st.integers(0, 2**32))
+def test_both_drivers_give_the_same_tokens_where_requests_have_slots(several, seed):
+    async def everything():
+        marks, engine = Marks(len(several), SlotEngine.CONTEXT), SlotEngine(random.Random(seed))
+        requests = []
+        for number, program in enumerate(several):
+            place = await marks.place().__aenter__()
+            params = SimpleNamespace(temperature=0, top_k=0, top_p=1, extra_args=extra_args(program, place, seed))
+            request = {"program": program, "seed": seed + number, "output": [], "pairs": [], "num_prompt": 1 + number}
+            request |= {"params": params, "marked": lambda position, place=place: marks.marked(place, position)}
+            requests.append(request)
+            engine.add(request)
+        while engine.running:
+            engine.step()
+        for number, (program, request) in enumerate(zip(several, requests, strict=True)):
+            assert await driven(request) == await oracle_segments(program, seed + number)
+        marks.close()
+
+    asyncio.run(everything())
