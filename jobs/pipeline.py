@@ -19,7 +19,7 @@ from pydantic import Field
 from jobs import capacity, cli, collect, distill, evaluate, featurize, report, select, train
 from jobs.collect import CollectOptions
 from jobs.distill import DistillOptions
-from jobs.evaluate import EvaluateOptions
+from jobs.evaluation_options import EvaluateOptions
 from jobs.featurize import FeaturizeOptions
 from jobs.ray_session import ray_session, run_folder
 from jobs.report import ReportOptions

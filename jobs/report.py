@@ -1,13 +1,15 @@
-"""Draw what a run has found: report.html, its figures as PNG, and metrics.json for programs.
+"""Draw what a run has found: report.html, its figures as PNG and SVG, tables, and metrics.json for programs.
 
 python -m jobs.report --run-dir runs/laptop
+python -m jobs.report --run-dir runs/laptop --compare runs/other --lm-eval results/ --paper AIME24
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, NonNegativeInt
@@ -16,9 +18,13 @@ from jobs.runner import Context, Job, Outcome, command
 from s1 import schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config
-from s1.evaluation.report import numbers
+from s1.errors import UserError
+from s1.evaluation import lm_eval, paper
+from s1.evaluation.report import compare, numbers
 from s1.evaluation.report.transcripts import transcripts
-from s1.evaluation.summary import gain, summarise
+from s1.evaluation.settings import NATURAL
+from s1.evaluation.summary import by_benchmark, gain, summarise, verdicts
+from s1.sources import records
 
 STAGES = ("questions", "traces", "features", "selection", "checkpoint", "generations")
 DATA_STAGES = STAGES[:4]
@@ -29,6 +35,14 @@ class ReportOptions(Config):
 
     title: str = Field("Thinking as long as it is told", description="Headline of the page.")
     num_transcripts: NonNegativeInt = Field(4, description="Questions whose responses are shown in full.")
+    only_results: bool = Field(
+        False, description="Show what the evaluation has found and nothing else: needs no other table of the run."
+    )
+    compare: tuple[str, ...] = Field((), description="Other run folders to stand beside this one: PATH or NAME=PATH.")
+    lm_eval: tuple[str, ...] = Field((), description="What lm-eval wrote, to stand beside this: PATH or NAME=PATH.")
+    paper: tuple[str, ...] = Field(
+        (), description="Lay the paper's points of AIME24, MATH500 or GPQA Diamond under the curve of all questions."
+    )
 
 
 def run(options: ReportOptions, context: Context) -> Outcome:
@@ -37,24 +51,22 @@ def run(options: ReportOptions, context: Context) -> Outcome:
 
     manifests = _manifests(context)
     generations = context.inputs["generations"].read(schema.GENERATIONS)
-    summary = summarise(generations)
-    metrics = numbers.metrics(summary, gain(generations), manifests.values())
-    losses = _losses(context.inputs["checkpoint"], manifests["checkpoint"])
-    coverage, plane = _coverage(context)
-    drawn = {
-        "funnel": figures.funnel(numbers.funnel(manifests[name] for name in DATA_STAGES)),
-        "map": figures.embedding_map(*plane),
-        "loss": figures.loss_curve([record["step"] for record in losses], [record["loss"] for record in losses]),
-        "scaling": figures.scaling_curve(summary),
-    }
-    shown = {name: _figure(name, figure) for name, figure in drawn.items()}
+    summary, benchmarks = summarise(generations), by_benchmark(generations)
+    engine = manifests["generations"].facts.get("engine", {})
+    others = _others(options)
+    main = compare.main_model(summary)
+    right = verdicts(generations)
+    compared = compare.rows(main, right.get(main, {}), others)
+    metrics = numbers.metrics(summary, benchmarks, gain(generations), manifests.values(), engine, compared)
+    evaluated = _evaluation_figures(options, summary, benchmarks, {main: summary[main]}, others)
+    coverage, data = ([], {}) if options.only_results else _data_figures(context, manifests)
     html = page.render(
         page.Page(
             title=options.title,
             subtitle=_subtitle(manifests),
             metrics=metrics,
-            scaling=shown.pop("scaling"),
-            figures=tuple(shown.values()),
+            evaluation=tuple(_figure(name, drawn) for name, drawn in evaluated.items()),
+            figures=tuple(_figure(name, drawn) for name, drawn in data.items()),
             coverage=coverage,
             transcripts=transcripts(generations.to_pylist(), options.num_transcripts),
             facts=_facts(manifests),
@@ -63,18 +75,94 @@ def run(options: ReportOptions, context: Context) -> Outcome:
     )
     context.staging.write_bytes("report.html", html.encode())
     context.staging.write_bytes("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False).encode())
-    rows = numbers.results(summary)
-    context.staging.write_bytes("results.csv", numbers.as_csv(rows).encode())
-    context.staging.write_bytes("results.md", numbers.as_markdown(rows).encode())
-    for name, figure in drawn.items():
+    _write_tables(context, summary, benchmarks, engine)
+    for name, figure in (evaluated | data).items():
         context.staging.write_bytes(f"{name}.png", figures.png(figure))
         context.staging.write_bytes(f"{name}.svg", figures.svg(figure))
+    _export(context, generations.to_pylist(), main)
     return Outcome(rows_in=generations.num_rows, rows_out=generations.num_rows)
 
 
 def _manifests(context: Context) -> dict[str, Manifest]:
-    found = {name: context.inputs[name].manifest() for name in STAGES}
+    found = {name: context.inputs[name].manifest() for name in STAGES if name in context.inputs}
     return {name: manifest for name, manifest in found.items() if manifest is not None}
+
+
+def _named(text: str) -> tuple[str, str]:
+    """NAME=PATH, or PATH whose last part is the name."""
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and "://" not in name else (text.rstrip("/").rpartition("/")[2], text)
+
+
+def _others(options: ReportOptions) -> list[compare.Other]:
+    found: list[compare.Other] = []
+    for name, path in map(_named, options.compare):
+        found += compare.of_run(name, Artifact(join(path, "generations")).read(schema.GENERATIONS))
+    for name, path in map(_named, options.lm_eval):
+        found += compare.of_lm_eval(name, lm_eval.read(path))
+    return found
+
+
+def _evaluation_figures(
+    options: ReportOptions,
+    summary: Mapping[str, Any],
+    benchmarks: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    others: Sequence[compare.Other],
+) -> dict[str, Any]:
+    """Figures by name: the curve of all questions, then whatever else there is to draw."""
+    from s1.evaluation.report import curves
+
+    beneath = [curve for name in options.paper for curve in paper.curves(name, "1")]
+    drawn: dict[str, Any] = {}
+    if len(benchmarks) != 1:
+        drawn["scaling"] = curves.scaling_curve(summary, beneath)
+    for name, part in benchmarks.items():
+        published = paper.curves(paper.NAMES[name], "1") if name in paper.NAMES else ()
+        own = "scaling" if len(benchmarks) == 1 else f"scaling_{name}"
+        drawn[own] = curves.scaling_curve(part, [*published, *(beneath if own == "scaling" else ())])
+    if any(len(curves.parallel_lines(model, part)) > 1 for model, part in summary.items()):
+        drawn["parallel"] = curves.parallel_curve(summary)
+    if any("rejection_sampling" in part["methods"] for part in summary.values()):
+        published = paper.curves(figure="6") if "AIME24" in options.paper or "aime24" in benchmarks else ()
+        drawn["rejection"] = curves.rejection_curve(summary, published)
+    beside = {other.name: other.numbers for other in others if other.numbers}
+    if beside:
+        drawn["comparison"] = curves.comparison({**ours, **beside})
+    return drawn
+
+
+def _data_figures(context: Context, manifests: Mapping[str, Manifest]) -> tuple[list[tuple[str, int, int]], Any]:
+    from s1.evaluation.report import figures
+
+    losses = _losses(context.inputs["checkpoint"], manifests["checkpoint"])
+    coverage, plane = _coverage(context)
+    return coverage, {
+        "funnel": figures.funnel(numbers.funnel(manifests[name] for name in DATA_STAGES)),
+        "map": figures.embedding_map(*plane),
+        "loss": figures.loss_curve([record["step"] for record in losses], [record["loss"] for record in losses]),
+    }
+
+
+def _write_tables(
+    context: Context, summary: Mapping[str, Any], benchmarks: Mapping[str, Any], engine: Mapping[str, Any]
+) -> None:
+    tables = {
+        "results": (numbers.results(summary, benchmarks, engine), numbers.RESULTS),
+        "methods": (numbers.methods(summary), numbers.METHODS),
+    }
+    for name, (rows, columns) in tables.items():
+        context.staging.write_bytes(f"{name}.csv", numbers.as_csv(rows, columns).encode())
+        context.staging.write_bytes(f"{name}.md", numbers.as_markdown(rows, columns).encode())
+
+
+def _export(context: Context, rows: list[dict[str, Any]], model: str) -> None:
+    """The natural end of the main model as sample files of lm-eval. Their names hold a date: the evaluation's own."""
+    manifest = context.inputs["generations"]
+    info: Any = manifest.fs.get_file_info(join(manifest.path, "manifest.json"))
+    date = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime((info.mtime_ns or 0) / 1e9))
+    for name, content in lm_eval.samples(rows, model, NATURAL, date).items():
+        context.staging.write_bytes(name, content.encode())
 
 
 def _losses(checkpoint: Artifact, manifest: Manifest) -> list[dict[str, Any]]:
@@ -112,30 +200,46 @@ CAPTIONS = {
         "Accuracy over thinking tokens",
         "Every point is one setting: a budget, the natural end, or a forced “Wait”. Bars are 95% intervals.",
     ),
+    "parallel": (
+        "Sequential against parallel",
+        "Thinking longer against answering several times. Compute is every token of a question, discarded ones too.",
+    ),
+    "rejection": (
+        "Rejection sampling",
+        "Accuracy of the responses whose thinking ended by itself within the limit, and how many it took.",
+    ),
+    "comparison": ("Runs side by side", "Budgets of every run, its main model alone."),
 }
 
 
 def _figure(name: str, figure: Any) -> Any:
     from s1.evaluation.report import figures, page
 
-    title, caption = CAPTIONS[name]
+    title, caption = CAPTIONS[name.partition("_")[0]]
+    if name.startswith("scaling_"):
+        title = f"{title}: {name.removeprefix('scaling_')}"
+    if any(str(line.get_label()).startswith("paper") for line in figure.axes[0].lines):
+        caption += f" Dashed: points of the paper ({paper.source()})."
     return page.Figure(title, caption, figures.inline_svg(figure, name, title))
 
 
 def _subtitle(manifests: Mapping[str, Manifest]) -> str:
-    trained, asked = manifests["checkpoint"], manifests["generations"].facts.get("num_questions")
+    trained, asked = manifests.get("checkpoint"), manifests["generations"].facts.get("num_questions")
+    if trained is None:
+        return f"{asked:,} questions."
     base = trained.facts.get("base_model", "the base model")
     return f"{base}, trained on {trained.rows_out:,} traces, asked {asked:,} questions that it has not seen."
 
 
 def _facts(manifests: Mapping[str, Manifest]) -> list[tuple[str, str]]:
     """What the results depend on, from the manifests."""
-    evaluated, trained = manifests["generations"], manifests["checkpoint"]
+    evaluated, trained = manifests["generations"], manifests.get("checkpoint")
     engine = dict(evaluated.facts.get("engine", {}))
     versions = engine.pop("versions", {})
     lines = {name.replace("_", " "): value for name, value in engine.items() if not isinstance(value, dict)}
     lines |= {f"serve {name}".replace("_", " "): value for name, value in engine.get("serve", {}).items()}
-    lines |= {"training steps": trained.facts.get("steps"), "training tokens": trained.facts.get("tokens")}
+    if trained is not None:
+        lines |= {"training steps": trained.facts.get("steps"), "training tokens": trained.facts.get("tokens")}
     lines |= {"versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
     lines |= {"code": evaluated.code_version, "cost, USD": sum(manifest.cost_usd for manifest in manifests.values())}
     return [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in lines.items() if value]
@@ -147,6 +251,27 @@ def _yaml(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).rstrip()
 
 
+def check(options: ReportOptions) -> None:
+    """The names of the paper's benchmarks, and that what is compared is there."""
+    unknown = sorted(set(options.paper) - set(paper.benchmarks()))
+    if unknown:
+        raise UserError(f"paper={unknown[0]!r}: the paper has points of {', '.join(paper.benchmarks())}")
+    for name, path in map(_named, options.compare):
+        if Artifact(join(path, "generations")).manifest() is None:
+            raise UserError(
+                f"compare: {name}: {path} holds no generations; give the folder of a run that has evaluated"
+            )
+    for _, path in map(_named, options.lm_eval):
+        lm_eval.read(path)
+
+
+def _outside(options: ReportOptions) -> object:
+    """Changes when another run does."""
+    runs = [Artifact(join(path, "generations")).manifest() for _, path in map(_named, options.compare)]
+    results = [records.state(path) for _, path in map(_named, options.lm_eval)]
+    return [[manifest.fingerprint for manifest in runs if manifest], results]
+
+
 JOB = Job(
     name="report",
     summary=str(__doc__),
@@ -154,6 +279,9 @@ JOB = Job(
     inputs=STAGES,
     output="report",
     run=run,
+    check=check,
+    needs=lambda options: ("generations",) if options.only_results else STAGES,
+    outside=_outside,
 )
 
 if __name__ == "__main__":

@@ -92,21 +92,29 @@ EXAMPLES = _schema(
 
 GENERATIONS = _schema(
     "GENERATIONS",
-    1,
+    2,
     *_QUESTION,
     ("model", STRING),  # base | tuned | a served name
-    ("setting", STRING),  # natural | max_16 | wait_1
-    ("max_thinking_tokens", INT),  # null: no cap
+    ("method", STRING),  # budget_forcing | token_conditional | …: s1.evaluation.settings.Method
+    ("setting", STRING),  # natural | max_16 | wait_1 | tokens_16 | …
+    ("sample", INT),  # 0, 1, … when every question is asked several times
+    ("seed", INT),  # null under greedy decoding
+    ("max_thinking_tokens", INT),  # enforced; null: no cap
     ("num_ignore", INT),  # thinking ends to ignore
+    ("asked_max_tokens", INT),  # thinking that a conditional method or a limit asks for; null: nothing
+    ("asked_min_tokens", INT),
     ("thinking", STRING),
     ("content", STRING),
     ("correct", BOOL),
     ("thinking_tokens", INT),  # all tokens of the thinking, forced ones included
     ("forced_tokens", INT),  # tokens that the policy wrote, in the thinking and around its end
     ("answer_tokens", INT),
-    ("ended_by", STRING),  # natural | budget | context | length
+    ("ended_by", STRING),  # natural | budget | context | length | overflow (did not fit) | rejected (no try did)
     ("segments", STRING),  # JSON: [{text, forced}] in order
     ("latency_s", FLOAT),
+    ("num_tries", INT),  # responses that were generated for this one
+    ("total_tokens", INT),  # prompts and completions of all of them
+    ("cost_usd", FLOAT),
 )
 
 TABLES = {

@@ -1,38 +1,176 @@
 """Benchmarks that a user brings: files, or data sets of the hub.
 
-None of them is shipped: their licences differ, and some ask not to be published in plain text.
+None of them is shipped: their licences differ, and some ask not to be published in plain text. What is known here is
+where each is found, how its records read and what an answer to it looks like.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from s1.errors import UserError
-from s1.sources import mapping, records, table
+from s1.hashing import fingerprint
+from s1.sources import hub, mapping, records, table
+from s1.sources.mapping import RawQuestion
+from s1.sources.records import Record
+
+Answers = Literal["integer", "choice", "expression"]
+LETTERS = "ABCDEFGHIJ"
 
 
-def check(reference: str) -> None:
-    """Raise UserError when `reference` cannot be a benchmark. Looks at local files only, downloads nothing."""
-    if not reference.startswith(records.HUB):
-        records.find(reference)
+@dataclass(frozen=True)
+class Spec:
+    """A benchmark that is known by name.
+
+    The final answer of a response is its last \\boxed{}, else what follows "Answer:" (`s1.grading.extract`). The paper
+    asks the bare question (section 4); only a choice needs more, and gets its options and `prompt`.
+    """
+
+    name: str
+    dataset: hub.Hub
+    answers: Answers
+    num_questions: int
+    correct: str | None = None  # of a choice: field with the right option
+    wrong: tuple[str, ...] = ()  # fields with the wrong ones
+    prompt: str = ""
 
 
-def load(reference: str, fields: mapping.Fields) -> list[dict[str, Any]]:
-    """The rows of QUESTIONS of one benchmark: a path, a glob, or hub:owner/name[:split].
+def _hub(name: str, split: str, config: str | None = None) -> hub.Hub:
+    return hub.Hub(name=name, split=split, config=config)
+
+
+SPECS = {
+    spec.name: spec
+    for spec in (
+        Spec("aime24", _hub("HuggingFaceH4/aime_2024", "train"), "integer", 30),
+        Spec("aime25", _hub("math-ai/aime25", "test"), "integer", 30),
+        Spec("amc23", _hub("math-ai/amc23", "test"), "integer", 40),
+        Spec("math500", _hub("HuggingFaceH4/MATH-500", "test"), "expression", 500),
+        Spec("gsm8k", _hub("openai/gsm8k", "test", "main"), "integer", 1319),
+        Spec(
+            "gpqa_diamond",
+            _hub("Idavidrein/gpqa", "train", "gpqa_diamond"),
+            "choice",
+            198,
+            correct="Correct Answer",
+            wrong=("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"),
+            prompt="Answer with the letter of the right option.",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What one reference stands for: a known benchmark, one's own copy of it, or a table of questions."""
+
+    name: str
+    reference: str | None  # of records; None: the data set of the spec
+    spec: Spec | None
+
+
+def parse(text: str) -> Benchmark:
+    """`aime24`, `aime24=my/copy.jsonl`, `questions.jsonl`, `quiz=questions.jsonl` or `hub:owner/name[:split]`.
+
+    UserError when it is neither a known name nor anything that can be read.
+    """
+    name, equals, reference = text.partition("=")
+    if not equals:
+        if text in SPECS:
+            return Benchmark(text, None, SPECS[text])
+        name, reference = benchmark_name(text), text
+    if not name or not reference:
+        raise UserError(f"benchmark {text!r}: must be NAME, PATH or NAME=PATH")
+    return Benchmark(name, reference, SPECS.get(name) if equals else None)
+
+
+def check(text: str) -> None:
+    """Raise UserError when `text` cannot be a benchmark. Looks at local files only, downloads nothing."""
+    found = parse(text)
+    if found.reference is None or found.reference.startswith(records.HUB):
+        return
+    try:
+        records.find(found.reference)
+    except UserError as error:
+        known = ", ".join(SPECS)
+        raise UserError(f"benchmark {text!r}: {error}; the benchmarks that are known by name are {known}") from error
+
+
+def state(text: str) -> object:
+    """Changes when a file of the benchmark does, or what is known about it."""
+    found = parse(text)
+    return [fingerprint(str(found.spec)), [] if found.reference is None else records.state(found.reference)]
+
+
+def load(text: str, fields: mapping.Fields) -> list[dict[str, Any]]:
+    """The rows of QUESTIONS of one benchmark.
 
     The domain is the benchmark's name, so that its accuracy can be told from that of others. UserError when no row has
     a reference answer: nothing could be graded.
     """
-    name = benchmark_name(reference)
-    raw = (mapping.to_question(record, fields, f"benchmark:{name}") for record in records.read(reference))
+    found = parse(text)
+    if found.reference is not None:
+        read = records.read(found.reference)
+    else:
+        assert found.spec is not None, "a name without a reference is one that is known"
+        read = hub.records(found.spec.dataset)
+    raw = _questions(read, found, fields)
     rows: list[dict[str, Any]] = table.collect(raw, seed=0, num_test=0).rows
     if not any(row["answer"] for row in rows):
-        raise UserError(f"benchmark {reference!r}: none of {len(rows)} rows has an answer; name its field")
-    return [{**row, "domain": name, "split": "test"} for row in rows]
+        raise UserError(
+            f"benchmark {text!r}: none of {len(rows)} rows has an answer; name its field with --fields.answer"
+        )
+    return [{**row, "domain": found.name, "split": "test"} for row in rows]
+
+
+def _questions(read: Iterator[Record], benchmark: Benchmark, fields: mapping.Fields) -> Iterator[RawQuestion]:
+    source, spec = f"benchmark:{benchmark.name}", benchmark.spec
+    for record in read:
+        if spec is not None and spec.correct is not None and spec.correct in record.values:
+            yield _choice(record, spec, fields, source)
+            continue
+        raw = mapping.to_question(record, fields, source)
+        _check_answer(record, raw.answer, benchmark)
+        yield raw
+
+
+def _check_answer(record: Record, answer: str | None, benchmark: Benchmark) -> None:
+    """UserError when a copy of a known benchmark has an answer of another kind: it is not that benchmark."""
+    spec = benchmark.spec
+    if spec is None or answer is None:
+        return
+    fits = {
+        "integer": re.fullmatch(r"-?[\d,]+(?:\.0+)?", answer.strip().strip("$")) is not None,
+        "choice": answer.strip().strip("()").upper() in LETTERS,
+        "expression": True,
+    }[spec.answers]
+    if not fits:
+        kind = {"integer": "a whole number", "choice": "the letter of an option"}[spec.answers]
+        raise UserError(
+            f"{record.where}: {spec.name} answers are {kind}, not {answer[:40]!r}; name another field with "
+            "--fields.answer, or the table without the benchmark's name"
+        )
+
+
+def _choice(record: Record, spec: Spec, fields: mapping.Fields, source: str) -> RawQuestion:
+    """A question with its options in an order that follows from the question; the answer is a letter."""
+    missing = [name for name in (spec.correct, *spec.wrong) if not mapping.as_text(record.values.get(name or ""))]
+    if missing:
+        raise UserError(f"{record.where}: no field {missing[0]!r}, which {spec.name} has; give its original files")
+    bare = mapping.to_question(record, fields, source)
+    options = [str(mapping.as_text(record.values[name])) for name in (str(spec.correct), *spec.wrong)]
+    order = random.Random(bare.question).sample(range(len(options)), len(options))
+    listed = "\n".join(f"({LETTERS[place]}) {options[option]}" for place, option in enumerate(order))
+    text = f"{bare.question}\n\n{listed}\n\n{spec.prompt}"
+    return RawQuestion(text, LETTERS[order.index(0)], source, None, None)
 
 
 def benchmark_name(reference: str) -> str:
-    """What a benchmark is called: the name of its file or data set."""
+    """What a table is called: the name of its file or data set."""
     if reference.startswith(records.HUB):
         return reference.removeprefix(records.HUB).partition(":")[0].rpartition("/")[2]
     return records.stem(reference)

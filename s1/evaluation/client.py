@@ -8,62 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from s1.errors import UserError
+from s1.evaluation.engine import Answer, Engine, Request, Segment, overflowed
 
 ATTEMPTS = 6
 RETRY_STATUS = frozenset({429, 500, 502, 503, 504})  # 500: a replica died under the request
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 PROBE_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A piece of a response, in order: sampled by the model, or written by the policy."""
-
-    text: str
-    forced: bool
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back for one request."""
-
-    thinking: str
-    content: str
-    thinking_tokens: int
-    forced_tokens: int
-    answer_tokens: int
-    ended_by: str | None
-    segments: tuple[Segment, ...]
-    latency_s: float
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question in one setting; `key` is the caller's and comes back with the answer."""
-
-    key: Any
-    model: str
-    question: str
-    max_tokens: int | None  # of the whole completion, forced tokens included; None: the context is the bound
-    budget_forcing: dict[str, Any]
-    temperature: float = 0.0
-
-    def body(self) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": self.question}],
-            "temperature": self.temperature,
-            "budget_forcing": self.budget_forcing,
-        }
-        return body if self.max_tokens is None else {**body, "max_tokens": self.max_tokens}
+# How servers say that a request does not fit: OpenAI's code, vLLM's and our own words.
+_TOO_LONG = re.compile(r"context_length_exceeded|maximum context length|max_model_len|model's context", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -97,36 +59,39 @@ def served_models(endpoint: Endpoint) -> list[str] | None:
         return None
 
 
-async def ask_all(
-    endpoint: Endpoint, requests: Iterable[Request], *, concurrency: int, timeout_s: float
-) -> AsyncGenerator[tuple[Request, Answer]]:
-    """Answers as they come, at most `concurrency` requests under way.
+def server_version(endpoint: Endpoint) -> str | None:
+    """What the server says of itself at `/version`, as vLLM does; None when it says nothing."""
+    url = endpoint.base_url.rstrip("/").removesuffix("/v1") + "/version"
+    try:
+        response = httpx.get(url, headers=endpoint.headers, timeout=PROBE_TIMEOUT_S).raise_for_status()
+        return str(response.json()["version"])
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
+        return None
+
+
+@asynccontextmanager
+async def connected(endpoint: Endpoint, *, concurrency: int, timeout_s: float) -> AsyncGenerator[Engine]:
+    """The endpoint as an engine, with at most `concurrency` requests under way.
 
     A broken connection and the statuses 429, 500, 502, 503 and 504 are tried again, `ATTEMPTS` times in all, after
     what `Retry-After` asks for or else growing pauses. What still fails then, any other status and a timeout raise
-    UserError and end the iteration.
+    UserError; a request that does not fit the model's context is answered with nothing.
     """
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     timeout = httpx.Timeout(timeout_s, pool=None)
+    places = asyncio.Semaphore(concurrency)
     async with httpx.AsyncClient(timeout=timeout, limits=limits, headers=endpoint.headers) as client:
-        waiting = iter(requests)
-        running: set[asyncio.Task[tuple[Request, Answer]]] = set()
-        try:
-            while True:
-                while len(running) < concurrency and (request := next(waiting, None)) is not None:
-                    running.add(asyncio.create_task(_ask(client, endpoint, request)))
-                if not running:
-                    return
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    yield task.result()
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+
+        async def ask(request: Request) -> Answer:
+            if request.thinking:
+                raise UserError(f"{endpoint.base_url}: an endpoint does not go on from a thinking; use --offline")
+            async with places:
+                return await _ask(client, endpoint, request)
+
+        yield ask
 
 
-async def _ask(client: httpx.AsyncClient, endpoint: Endpoint, request: Request) -> tuple[Request, Answer]:
+async def _ask(client: httpx.AsyncClient, endpoint: Endpoint, request: Request) -> Answer:
     for attempt in range(1, ATTEMPTS + 1):
         started = time.monotonic()
         wait_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1))
@@ -144,8 +109,10 @@ async def _ask(client: httpx.AsyncClient, endpoint: Endpoint, request: Request) 
                     "again, what is finished is kept"
                 ) from error
         else:
+            if response.status_code == 400 and _TOO_LONG.search(response.text):
+                return overflowed(time.monotonic() - started)
             if response.status_code not in RETRY_STATUS or attempt == ATTEMPTS:
-                return request, read_answer(_payload(response, request), time.monotonic() - started)
+                return read_answer(_payload(response, request), time.monotonic() - started)
             wait_s = retry_after_s(response.headers) or wait_s
         await asyncio.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
@@ -189,19 +156,25 @@ def _payload(response: httpx.Response, request: Request) -> dict[str, Any]:
 
 def read_answer(payload: dict[str, Any], latency_s: float) -> Answer:
     """The first choice of a chat completion; the `budget_forcing` object is optional, its usage stands in for it."""
-    message = payload["choices"][0]["message"]
+    choice = payload["choices"][0]
+    message = choice["message"]
     usage = payload.get("usage") or {}
     forced = payload.get("budget_forcing") or {}
     reasoning_tokens = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    completion_tokens = usage.get("completion_tokens") or 0
     thinking_tokens = forced.get("thinking_tokens", reasoning_tokens)
     segments = tuple(Segment(piece["text"], bool(piece["forced"])) for piece in forced.get("segments") or ())
+    # An endpoint without budget forcing says at least that something was cut off.
+    ended_by = forced.get("ended_by") or ("length" if choice.get("finish_reason") == "length" else None)
     return Answer(
         thinking=message.get("reasoning") or message.get("reasoning_content") or "",
         content=message.get("content") or "",
         thinking_tokens=thinking_tokens,
         forced_tokens=forced.get("forced_tokens", 0),
-        answer_tokens=forced.get("answer_tokens", max(0, usage.get("completion_tokens", 0) - thinking_tokens)),
-        ended_by=forced.get("ended_by"),
+        answer_tokens=forced.get("answer_tokens", max(0, completion_tokens - thinking_tokens)),
+        ended_by=ended_by,
         segments=segments,
         latency_s=round(latency_s, 4),
+        prompt_tokens=usage.get("prompt_tokens") or 0,
+        completion_tokens=completion_tokens,
     )

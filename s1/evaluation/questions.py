@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from s1.evaluation.client import Answer
+from s1.evaluation.engine import OVERFLOW
+from s1.evaluation.methods import REJECTED, Response
 from s1.evaluation.settings import Setting
 
 Row = Mapping[str, Any]
@@ -38,14 +39,51 @@ def choose(rows: Sequence[Row], domains: Collection[str | None] | None, num_ques
     return Chosen(kept, {"other domains": len(rows) - len(wanted), "over num_questions": len(wanted) - len(kept)})
 
 
-def generation(question: Row, model: str, setting: Setting, answer: Answer, correct: bool | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Prices:
+    """What tokens cost, in dollars per million."""
+
+    usd_per_million_input: float = 0.0
+    usd_per_million_output: float = 0.0
+
+    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        cost = prompt_tokens * self.usd_per_million_input + completion_tokens * self.usd_per_million_output
+        return cost / 1e6
+
+
+def verdict(question: Row, response: Response) -> bool | None:
+    """Whether the response is right; None without a reference. What did not fit, or was rejected, is wrong."""
+    from s1.grading.verify import correct
+
+    if response.answer.ended_by in (OVERFLOW, REJECTED):
+        return correct(question, "")
+    return correct(question, response.answer.content)
+
+
+def generation(
+    question: Row,
+    model: str,
+    setting: Setting,
+    response: Response,
+    correct: bool | None,
+    *,
+    sample: int = 0,
+    seed: int | None = None,
+    prices: Prices | None = None,
+) -> dict[str, Any]:
     """One row of GENERATIONS."""
+    answer = response.answer
     return {
         **{name: question[name] for name in COLUMNS},
         "model": model,
+        "method": setting.method,
         "setting": setting.name,
+        "sample": sample,
+        "seed": seed,
         "max_thinking_tokens": setting.max_thinking_tokens,
         "num_ignore": setting.num_ignore,
+        "asked_max_tokens": setting.asked_max_tokens,
+        "asked_min_tokens": setting.asked_min_tokens,
         "thinking": answer.thinking,
         "content": answer.content,
         "correct": correct,
@@ -55,4 +93,7 @@ def generation(question: Row, model: str, setting: Setting, answer: Answer, corr
         "ended_by": answer.ended_by,
         "segments": json.dumps([asdict(segment) for segment in answer.segments], ensure_ascii=False),
         "latency_s": answer.latency_s,
+        "num_tries": len(response.spent),
+        "total_tokens": response.prompt_tokens + response.completion_tokens,
+        "cost_usd": (prices or Prices()).usd(response.prompt_tokens, response.completion_tokens),
     }

@@ -4,86 +4,226 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from math import sqrt
 from typing import Any
 
 import pyarrow as pa
 
-from s1.evaluation import metrics
-from s1.evaluation.bootstrap import difference
-from s1.evaluation.settings import NATURAL
+from s1.evaluation import metrics, voting
+from s1.evaluation.bootstrap import RESAMPLES, difference
+from s1.evaluation.engine import OVERFLOW
+from s1.evaluation.settings import BUDGET_FORCING, LONG, NATURAL, SHORT
+from s1.evaluation.sheet import Row, Sheet
 
-Row = Mapping[str, Any]
 _COLUMNS = (
     "question_id",
+    "source",
     "domain",
     "model",
+    "method",
     "setting",
     "max_thinking_tokens",
     "num_ignore",
+    "asked_max_tokens",
+    "asked_min_tokens",
+    "content",
     "correct",
     "thinking_tokens",
+    "total_tokens",
+    "cost_usd",
+    "num_tries",
     "ended_by",
 )
 
 
-def summarise(generations: pa.Table) -> dict[str, dict[str, Any]]:
-    """Per model: `natural`, `points` (one per budget), `wait`, and `control_pct`, `scaling`, `performance_pct`.
+def summarise(generations: pa.Table, resamples: int = RESAMPLES) -> dict[str, dict[str, Any]]:
+    """Per model: `natural`, `points` (one per budget), `wait`, `methods`, and the three metrics of budget forcing.
 
     - Rows without a verdict (no reference answer) count for tokens and Control, not for accuracy.
     - `control_pct` is the percentage of all responses under a cap whose thinking tokens stay within it; 100.0 when
-      nothing was capped.
+      nothing was capped. Of the other methods it is the percentage that keep to what was asked.
     - `scaling` is the mean slope over all pairs of budgets, in percentage points per doubling of the mean thinking
       tokens, 0 without such a pair; budgets that brought no thinking at all have no logarithm and are left out.
     - `performance_pct` is the best accuracy of all settings.
+    - Every interval is 95%, of the paired bootstrap over the questions.
     """
     by_model: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in generations.select(list(_COLUMNS)).to_pylist():
+        row["method"] = row["method"] or BUDGET_FORCING
         by_model[row["model"]][row["setting"]].append(row)
-    return {model: _model_summary(by_setting) for model, by_setting in sorted(by_model.items())}
+    return {model: _model_summary(by_setting, resamples) for model, by_setting in sorted(by_model.items())}
 
 
-def _model_summary(by_setting: Mapping[str, list[Row]]) -> dict[str, Any]:
-    points: list[dict[str, Any]] = []
-    wait: list[dict[str, Any]] = []
-    natural: dict[str, Any] | None = None
-    for name, rows in by_setting.items():
-        numbers = _run(rows)
-        if name == NATURAL:
-            natural = numbers
-        elif rows[0]["num_ignore"]:
-            wait.append({"num_ignore": rows[0]["num_ignore"], **numbers})
-        else:
-            points.append({"budget": rows[0]["max_thinking_tokens"], **numbers})
-    points.sort(key=lambda point: point["budget"])
-    wait.sort(key=lambda run: run["num_ignore"])
-    runs = [*points, *wait, *([natural] if natural else [])]
-    graded = [run["accuracy_pct"] for run in runs if run["accuracy_pct"] is not None]
+def by_benchmark(generations: pa.Table, resamples: int = RESAMPLES) -> dict[str, dict[str, dict[str, Any]]]:
+    """The same for every benchmark alone; nothing when the run's own questions were asked."""
+    names = dict.fromkeys(
+        domain
+        for source, domain in zip(generations["source"].to_pylist(), generations["domain"].to_pylist(), strict=True)
+        if source and source.startswith("benchmark:")
+    )
+    domains = generations["domain"].to_pylist()
     return {
-        "natural": natural,
-        "points": points,
-        "wait": wait,
-        "control_pct": control(row for rows in by_setting.values() for row in rows),
-        "scaling": _scaling(points),
-        "performance_pct": metrics.performance(graded) if graded else None,
+        str(name): summarise(generations.filter(pa.array([domain == name for domain in domains])), resamples)
+        for name in names
     }
 
 
-def _run(rows: list[Row]) -> dict[str, Any]:
+def _model_summary(by_setting: Mapping[str, list[Row]], resamples: int) -> dict[str, Any]:
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for rows in by_setting.values():
+        groups[rows[0]["method"]] += rows
+    bounds = _bounds(by_setting)
+    bound_rows = {
+        name: asked
+        for name, rows in groups.items()
+        if (asked := [row for row in rows if bounds[row["setting"]] != (None, None)])
+    }
+    within = {name: [_keeps(row, bounds[row["setting"]]) for row in rows] for name, rows in bound_rows.items()}
+    sheet = Sheet(by_setting, bound_rows, within, resamples)
+    runs = {name: _run(name, rows, sheet) for name, rows in by_setting.items()}
+    of_method: dict[str, list[str]] = defaultdict(list)
+    for name, rows in by_setting.items():
+        of_method[rows[0]["method"]].append(name)
+    methods = {
+        method: _method(method, [runs[name] for name in names], within.get(method), sheet)
+        for method, names in of_method.items()
+    }
+    return _forced_runs([runs[name] for name in of_method[BUDGET_FORCING]]) | {
+        **{name: methods.get(BUDGET_FORCING, _NO_METHOD)[name] for name in _NO_METHOD},
+        "methods": {name: method | _lead(name, within, sheet) for name, method in methods.items()},
+    }
+
+
+_NO_METHOD: dict[str, Any] = {
+    "control_pct": 100.0,
+    "control_interval_pct": None,
+    "scaling": None,
+    "scaling_interval": None,
+    "performance_pct": None,
+    "performance_interval_pct": None,
+}
+
+
+def _forced_runs(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The runs of budget forcing: the natural end, budgets from small to large, strings by how often they came."""
+    natural: dict[str, Any] | None = None
+    points: list[dict[str, Any]] = []
+    wait: list[dict[str, Any]] = []
+    for run in runs:
+        if run["setting"] == NATURAL:
+            natural = run
+        elif run["num_ignore"]:
+            wait.append(run)
+        else:
+            points.append(run)
+    points.sort(key=lambda point: point["budget"])
+    wait.sort(key=lambda run: (run["num_ignore"], run["setting"]))
+    return {"natural": natural, "points": points, "wait": wait}
+
+
+def _bounds(by_setting: Mapping[str, list[Row]]) -> dict[str, tuple[float | None, float | None]]:
+    """What every setting asks for, as (least, most) thinking tokens.
+
+    Short and long thinking without a bound of their own are measured by the mean of the natural end.
+    """
+    natural = [row["thinking_tokens"] for row in by_setting.get(NATURAL, ())]
+    mean = sum(natural) / len(natural) if natural else None
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for name, rows in by_setting.items():
+        first = rows[0]
+        least, most = first["asked_min_tokens"], first["asked_max_tokens"]
+        if first["method"] == BUDGET_FORCING:
+            most = first["max_thinking_tokens"]
+        elif least is None and most is None and first["method"].startswith("class_conditional"):
+            most = mean if f"_{SHORT}" in name else None
+            least = mean if f"_{LONG}" in name else None
+        found[name] = (least, most)
+    return found
+
+
+def _keeps(row: Row, bounds: tuple[float | None, float | None]) -> bool:
+    least, most = bounds
+    tokens = row["thinking_tokens"]
+    return (least is None or tokens >= least) and (most is None or tokens <= most)
+
+
+def _method(method: str, runs: list[dict[str, Any]], within: list[bool] | None, sheet: Sheet) -> dict[str, Any]:
+    """Control, Scaling and Performance of one method over its runs, each with its interval."""
+    graded = [run for run in runs if run["accuracy_pct"] is not None]
+    # Beside budgets, budget forcing has runs that end by themselves or later: they are not part of its slope.
+    curve = [run for run in graded if method != BUDGET_FORCING or not (run["num_ignore"] or run["setting"] == NATURAL)]
+    slope = [run for run in curve if run["mean_thinking_tokens"] > 0]
+    tokens, accuracy = ([run[name] for run in slope] for name in ("mean_thinking_tokens", "accuracy_pct"))
+    scaling = metrics.scaling(tokens, accuracy)
+    names = [run["setting"] for run in slope]
+    return {
+        "control_pct": _percentage(within) if within else 100.0 if method == BUDGET_FORCING else None,
+        "control_interval_pct": _rounded(sheet.control(method)) if within else None,
+        "scaling": _round(scaling) if curve else None,
+        "scaling_interval": _rounded(sheet.scaling(names)) if len(names) > 1 else None,
+        "performance_pct": metrics.performance([run["accuracy_pct"] for run in graded]) if graded else None,
+        "performance_interval_pct": (
+            _rounded(sheet.performance([run["setting"] for run in graded])) if graded else None
+        ),
+        "num_runs": len(runs),
+        "runs": [] if method == BUDGET_FORCING else runs,
+    }
+
+
+def _lead(method: str, within: Mapping[str, list[bool]], sheet: Sheet) -> dict[str, Any]:
+    """By how many points budget forcing keeps to what is asked more often than `method`, on the same questions."""
+    if method == BUDGET_FORCING or method not in within or BUDGET_FORCING not in within:
+        return {"control_lead_of_budget_forcing": None}
+    low, high = sheet.control_lead(BUDGET_FORCING, method)
+    lead = _percentage(within[BUDGET_FORCING]) - _percentage(within[method])
+    found = {"difference_pct": _round(lead), "interval_pct": _rounded((low, high)), "significant": low > 0 or high < 0}
+    return {"control_lead_of_budget_forcing": found}
+
+
+def _run(name: str, rows: list[Row], sheet: Sheet) -> dict[str, Any]:
     """The numbers of one model in one setting."""
     tokens = [row["thinking_tokens"] for row in rows]
-    graded = [row["correct"] for row in rows if row["correct"] is not None]
-    accuracy = 100 * sum(graded) / len(graded) if graded else None
-    return {
-        "accuracy_pct": _round(accuracy),
-        "accuracy_interval_pct": [_round(100 * bound) for bound in wilson(sum(graded), len(graded))],
+    graded = [row for row in rows if row["correct"] is not None]
+    first = rows[0]
+    num_questions = len({row["question_id"] for row in rows})
+    run = {
+        "setting": name,
+        "budget": first["max_thinking_tokens"],
+        "num_ignore": first["num_ignore"],
+        "accuracy_pct": _round(_percentage([row["correct"] for row in graded])) if graded else None,
+        "accuracy_interval_pct": _rounded(sheet.accuracy(name)),
         "mean_thinking_tokens": _round(sum(tokens) / len(tokens)),
         "max_thinking_tokens": max(tokens),
-        "num_questions": len(rows),
+        "mean_total_tokens": _mean(rows, "total_tokens"),
+        "mean_tries": _mean(rows, "num_tries"),
+        "cost_usd": round(sum(row["cost_usd"] or 0.0 for row in rows), 6),
+        "num_questions": num_questions,
+        "num_responses": len(rows),
         "num_graded": len(graded),
+        "num_overflowed": sum(row["ended_by"] == OVERFLOW for row in rows),
         "ended_by": _counts(row["ended_by"] for row in rows),
         "domains": _by_domain(rows),
     }
+    return run | (_at_k(graded) if len(rows) > num_questions else {})
+
+
+def _at_k(graded: Sequence[Row]) -> dict[str, Any]:
+    """pass@k and majority@k in percent, over the questions that have as many samples as all."""
+    samples: dict[str, list[Row]] = defaultdict(list)
+    for row in graded:
+        samples[row["question_id"]].append(row)
+    if not samples:
+        return {}
+    count = min(map(len, samples.values()))
+    passed, elected = dict[str, float](), dict[str, float]()
+    for k in voting.sizes(count):
+        hits = [voting.pass_at_k(len(rows), sum(row["correct"] for row in rows), k) for rows in samples.values()]
+        passed[str(k)] = round(100 * sum(hits) / len(hits), 3)
+        votes = [
+            voting.majority_at_k([voting.vote(row["content"] or "") for row in rows], [r["correct"] for r in rows], k)
+            for rows in samples.values()
+        ]
+        elected[str(k)] = round(100 * sum(votes) / len(votes), 3)
+    return {"pass_at_k_pct": passed, "majority_at_k_pct": elected}
 
 
 def _by_domain(rows: list[Row]) -> dict[str, float | None]:
@@ -91,7 +231,7 @@ def _by_domain(rows: list[Row]) -> dict[str, float | None]:
     graded: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         graded[row["domain"] or "unknown"] += [] if row["correct"] is None else [row["correct"]]
-    return {name: _round(100 * sum(all_) / len(all_) if all_ else None) for name, all_ in sorted(graded.items())}
+    return {name: _round(_percentage(all_) if all_ else None) for name, all_ in sorted(graded.items())}
 
 
 def gain(generations: pa.Table, model: str = "tuned", beside: str = "base") -> dict[str, Any] | None:
@@ -99,17 +239,30 @@ def gain(generations: pa.Table, model: str = "tuned", beside: str = "base") -> d
 
     With its 95% paired-bootstrap interval; None when the two have no graded question in common.
     """
-    verdicts: dict[str, dict[str, bool]] = {model: {}, beside: {}}
-    for row in generations.select(list(_COLUMNS)).to_pylist():
-        if row["model"] in verdicts and row["setting"] == NATURAL and row["correct"] is not None:
-            verdicts[row["model"]][row["question_id"]] = row["correct"]
-    common = sorted(verdicts[model].keys() & verdicts[beside].keys())
+    found = verdicts(generations)
+    return compared(model, found.get(model, {}), beside, found.get(beside, {}))
+
+
+def verdicts(generations: pa.Table, setting: str = NATURAL) -> dict[str, dict[str, float]]:
+    """Per model and graded question, the share of its samples in `setting` that are right."""
+    hits: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for row in generations.select(["model", "question_id", "setting", "correct"]).to_pylist():
+        if row["setting"] == setting and row["correct"] is not None:
+            hits[row["model"]][row["question_id"]].append(row["correct"])
+    return {
+        model: {question: sum(all_) / len(all_) for question, all_ in of_model.items()}
+        for model, of_model in hits.items()
+    }
+
+
+def compared(name: str, run: Mapping[str, float], beside: str, other: Mapping[str, float]) -> dict[str, Any] | None:
+    """`run` against `other`, both question -> share right: the difference in points, and whether it is significant."""
+    common = sorted(run.keys() & other.keys())
     if not common:
         return None
-    run, other = ([100 * verdicts[name][question_id] for question_id in common] for name in (model, beside))
-    found = difference(run, other)
+    found = difference([100 * run[key] for key in common], [100 * other[key] for key in common])
     return {
-        "model": model,
+        "model": name,
         "beside": beside,
         "difference_pct": _round(found.mean),
         "interval_pct": [_round(found.low), _round(found.high)],
@@ -118,37 +271,13 @@ def gain(generations: pa.Table, model: str = "tuned", beside: str = "base") -> d
     }
 
 
-def control(rows: Iterable[Row]) -> float:
-    """Percentage of the capped responses that kept to their budget.
-
-    Each response is one run with its own a_max: excess 0 is within the budget, anything above is not.
-    """
-    excess = [
-        max(0, row["thinking_tokens"] - row["max_thinking_tokens"])
-        for row in rows
-        if row["max_thinking_tokens"] is not None
-    ]
-    return metrics.control(excess, max_tokens=0) if excess else 100.0
+def _percentage(hits: Sequence[bool]) -> float:
+    return 100 * sum(hits) / len(hits)
 
 
-def _scaling(points: list[dict[str, Any]]) -> float | None:
-    graded = [point for point in points if point["accuracy_pct"] is not None]
-    if not graded:
-        return None
-    runs = [point for point in graded if point["mean_thinking_tokens"] > 0]
-    tokens = [point["mean_thinking_tokens"] for point in runs]
-    return _round(metrics.scaling(tokens, [point["accuracy_pct"] for point in runs]))
-
-
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """95% interval of a share by Wilson's score; the whole of [0, 1] without any trial."""
-    if trials == 0:
-        return 0.0, 1.0
-    share, weight = successes / trials, z * z / trials
-    centre = share + weight / 2
-    spread = z * sqrt(share * (1 - share) / trials + weight / (4 * trials))
-    low, high = (centre - spread) / (1 + weight), (centre + spread) / (1 + weight)
-    return (0.0 if successes == 0 else max(0.0, low)), (1.0 if successes == trials else min(1.0, high))
+def _mean(rows: Sequence[Row], column: str) -> float | None:
+    known = [row[column] for row in rows if row[column] is not None]
+    return _round(sum(known) / len(known)) if known else None
 
 
 def _counts(values: Iterable[str | None]) -> dict[str, int]:
@@ -162,6 +291,11 @@ def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
+def _rounded(bounds: tuple[float, float]) -> list[float] | None:
+    """An interval for JSON; None where resampling gave none."""
+    return None if bounds[0] != bounds[0] else [round(bound, 3) for bound in bounds]
+
+
 def short_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     """The summary as a few lines for a terminal: one row per setting, one column per model."""
     models = list(summary)
@@ -172,15 +306,27 @@ def short_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     lines.append(["control", *(percent(summary[model]["control_pct"]) for model in models)])
     lines.append(["scaling", *(signed(summary[model]["scaling"]) for model in models)])
     lines.append(["performance", *(percent(summary[model]["performance_pct"]) for model in models)])
+    others = dict.fromkeys(name for model in models for name in summary[model]["methods"] if name != BUDGET_FORCING)
+    for name in others:
+        controls = (summary[model]["methods"].get(name, {}).get("control_pct") for model in models)
+        lines.append([f"control, {name.replace('_', ' ')}", *map(percent, controls)])
     return align(lines)
 
 
 def _named_runs(numbers: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What is shown of one model, in order: budgets from small to large, the natural end, then the "Wait"s."""
+    """What is shown of one model, in order: budgets from small to large, the natural end, the strings, the rest."""
     named = {f"max {point['budget']} tokens": point for point in numbers["points"]}
     if numbers["natural"]:
         named["natural end"] = numbers["natural"]
-    return named | {f"Wait x{run['num_ignore']}": run for run in numbers["wait"]}
+    named |= {run_label(run["setting"]): run for run in numbers["wait"]}
+    return named | {run_label(run["setting"]): run for method in numbers["methods"].values() for run in method["runs"]}
+
+
+def run_label(setting: str) -> str:
+    """A setting for people: `wait_2` is Wait x2, `tokens_16_forced` is tokens 16 forced."""
+    name, _, count = setting.rpartition("_")
+    words = f"{name.capitalize()} x{count}" if name == "wait" and count.isdigit() else setting
+    return words.replace("_", " ")
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:

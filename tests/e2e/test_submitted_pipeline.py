@@ -90,7 +90,8 @@ def check_report(run_dir: Path) -> None:
     metrics = json.loads((run_dir / "report" / "metrics.json").read_text())
     assert list(metrics["stages"]) == list(STAGES[:-1])
     generations = ds.dataset(sorted(str(path) for path in (run_dir / "generations").glob("*.parquet"))).to_table()
-    assert generations.num_rows == 2 * 4 * 4  # models, settings, questions
+    # Models, settings, questions; then the tuned model in words.
+    assert generations.num_rows == 2 * 4 * 4 + 4 * 4
     trained = json.loads((run_dir / "checkpoint" / "manifest.json").read_text())
     assert trained["facts"]["steps"] == 4
     for model in ("base", "tuned"):

@@ -1,13 +1,13 @@
 """Laws of the paired bootstrap."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s1.evaluation.bootstrap import difference, interval, resampled_means
+from s1.evaluation.bootstrap import bounds, difference, interval, resampled_means, resampled_ratios, share_bounds
+from s1.evaluation.metrics import scaling
+from s1.evaluation.sheet import slopes
 
 OUTCOMES = st.lists(st.booleans(), min_size=1, max_size=30)
 
@@ -48,11 +48,45 @@ def test_pairs_show_a_difference_that_separate_intervals_hide():
     assert difference(tuned, base, resamples=2000).excludes_zero
 
 
-def test_ten_runs_over_five_hundred_questions_take_less_than_two_seconds():
+def one_by_one(outcomes: np.ndarray, resamples: int) -> list[np.ndarray]:
+    """The same resamples, each drawn and averaged by itself."""
+    random = np.random.default_rng(0)
+    return [outcomes[random.integers(len(outcomes), size=len(outcomes))].mean(axis=0) for _ in range(resamples)]
+
+
+def test_all_resamples_together_are_those_that_are_drawn_one_by_one():
     outcomes = np.random.default_rng(0).random((500, 10)) < 0.5
-    started = time.process_time()
-    assert resampled_means(outcomes).shape == (10_000, 10)
-    assert time.process_time() - started < 2
+    assert np.allclose(resampled_means(outcomes, resamples=50), one_by_one(outcomes, 50))
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=3), min_size=1, max_size=12))
+def test_with_as_many_responses_everywhere_ratios_are_means(responses: list[list[bool]]):
+    size = min(map(len, responses))
+    values = np.array([group[:size] for group in responses], dtype=float)
+    sums, counts = values.sum(axis=1, keepdims=True), np.full((len(values), 1), float(size))
+    assert np.allclose(resampled_ratios(sums, counts, 40), resampled_means(values.mean(axis=1, keepdims=True), 40))
+
+
+def test_a_run_without_any_response_has_no_mean():
+    draws = resampled_ratios(np.zeros((3, 1)), np.zeros((3, 1)), 10)
+    assert np.isnan(draws).all()
+    assert all(np.isnan(bounds(draws[:, 0])))
+
+
+def test_where_all_came_out_alike_the_interval_is_wilsons():
+    low, high = share_bounds(np.full(100, 100.0), 60)
+    assert (round(low, 1), high) == (94.0, 100.0)
+    assert share_bounds(np.linspace(20, 40, 101), 60) == pytest.approx((20.5, 39.5))
+
+
+@given(st.lists(st.tuples(st.integers(1, 5000), st.floats(0, 100)), min_size=2, max_size=6))
+def test_slopes_of_many_resamples_are_the_slope_of_each(runs: list[tuple[int, float]]):
+    tokens, accuracy = (list(column) for column in zip(*runs, strict=True))
+    (found,) = slopes(np.array([tokens], dtype=float), np.array([accuracy]))
+    if len(set(tokens)) > 1:
+        assert found == pytest.approx(scaling(tokens, accuracy))
+    else:
+        assert np.isnan(found)
 
 
 def test_without_questions_there_is_nothing_to_resample():

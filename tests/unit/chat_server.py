@@ -31,6 +31,8 @@ class Server(ThreadingHTTPServer):
         self.refuse_at: int | None = None  # the number of the request that is refused for good
         self.hold_after: int | None = None  # so many are answered, later requests wait for `release`
         self.release = threading.Event()
+        self.refusal = "not now"
+        self.version: str | None = None
         self.lock = threading.Lock()
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -57,6 +59,10 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_GET(self) -> None:
+        if self.path == "/version":
+            version = self.server.version
+            self.reply(404 if version is None else 200, {"version": version})
+            return
         self.reply(200, {"object": "list", "data": [{"id": "base"}, {"id": "tuned"}]})
 
     def do_POST(self) -> None:
@@ -82,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
             usage = {"completion_tokens": 12, "completion_tokens_details": {"reasoning_tokens": 4}}
             self.reply(200, {"choices": [{"message": message}], "usage": usage, **server.extra})
         else:
-            self.reply(refusal[0], {"error": {"message": "not now"}}, refusal[1])
+            self.reply(refusal[0], {"error": {"message": server.refusal}}, refusal[1])
 
 
 @contextmanager

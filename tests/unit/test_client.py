@@ -7,7 +7,8 @@ from chat_server import FORCED, serving
 
 from s1.errors import UserError
 from s1.evaluation import client
-from s1.evaluation.client import Answer, Endpoint, Request, Segment, ask_all, retry_after_s, served_models
+from s1.evaluation.client import Endpoint, connected, retry_after_s, served_models, server_version
+from s1.evaluation.engine import OVERFLOW, Answer, Request, Segment, as_they_come
 
 
 def requests(count: int) -> list[Request]:
@@ -16,8 +17,8 @@ def requests(count: int) -> list[Request]:
 
 def ask(endpoint: Endpoint, wanted: list[Request], concurrency: int = 4) -> dict[int, Answer]:
     async def collect() -> dict[int, Answer]:
-        answers = ask_all(endpoint, wanted, concurrency=concurrency, timeout_s=20)
-        return {request.key: answer async for request, answer in answers}
+        async with connected(endpoint, concurrency=concurrency, timeout_s=20) as engine:
+            return {request.key: answer async for request, answer in as_they_come(engine, wanted, 16)}
 
     return asyncio.run(collect())
 
@@ -99,3 +100,42 @@ def test_retry_after_holds_seconds_or_a_date(value: str, seconds: float | None):
 
 def test_the_key_is_not_shown():
     assert "sesame" not in repr(Endpoint("http://x/v1", "sesame"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 2048 tokens. However, you requested 4096 tokens",
+        "the prompt has 600 tokens and the model's context 512; shorten the messages",
+    ],
+)
+def test_a_question_that_does_not_fit_is_answered_with_nothing(message: str):
+    with serving([(400, {})]) as server:
+        server.refusal = message
+        answer = ask(server.endpoint, requests(1))[0]
+    assert (answer.ended_by, answer.content, answer.thinking_tokens) == (OVERFLOW, "", 0)
+    assert len(server.bodies) == 1
+
+
+def test_what_was_cut_off_by_an_endpoint_without_budget_forcing_is_known():
+    message = {"role": "assistant", "content": "so far"}
+    with serving(choices=[{"message": message, "finish_reason": "length"}]) as server:
+        assert ask(server.endpoint, requests(1))[0].ended_by == "length"
+
+
+def test_a_seed_is_sent_where_there_is_one():
+    with serving() as server:
+        ask(server.endpoint, [Request(0, "tuned", "0", None, {}, temperature=0.7, seed=5), *requests(1)])
+    assert sorted(body.get("seed", -1) for body in server.bodies) == [-1, 5]
+
+
+def test_going_on_from_a_thinking_is_refused():
+    with serving() as server, pytest.raises(UserError, match="use --offline"):
+        ask(server.endpoint, [Request(0, "tuned", "0", None, {}, thinking="2 + 2")])
+
+
+def test_a_server_may_tell_its_version():
+    with serving() as server:
+        assert server_version(server.endpoint) is None
+        server.version = "0.29.0"
+        assert server_version(server.endpoint) == "0.29.0"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from chat_server import FORCED, Server, serving
 
-from jobs.evaluate import JOB, EvaluateOptions
+from jobs.evaluate import JOB, NEVER_ENDS
+from jobs.evaluation_options import EvaluateOptions
 from jobs.runner import command, execute
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
@@ -134,8 +135,9 @@ def test_a_killed_run_goes_on_without_asking_again(run_dir: Path):
         server.release.set()
         asked = len(server.bodies)
         command(JOB, argv[3:])
-        assert len(server.bodies) - asked == 128 - 40
-    assert len(table(run_dir)) == 128
+        total = 2 * 4 * 16 + 4 * 12  # the preset asks the tuned model 12 questions in words
+        assert len(server.bodies) - asked == total - 40
+    assert len(table(run_dir)) == total
 
 
 def finished(run_dir: Path) -> int:
@@ -149,7 +151,7 @@ def finished(run_dir: Path) -> int:
         ({"endpoint": "localhost:8000"}, "must be a URL"),
         ({"endpoint": "http://127.0.0.1:9/v1"}, "nothing answers there"),
         ({"benchmarks": ("nowhere.jsonl",)}, "no such file or folder"),
-        ({"endpoint": None, "models": ("gpt",)}, "only base and tuned can be deployed"),
+        ({"endpoint": None, "models": ("gpt",)}, "only base and tuned can be run"),
         ({"endpoint": None, "base_model": "embedded:gpt"}, "unknown embedded model"),
     ],
 )
@@ -170,3 +172,105 @@ def test_segments_are_kept_as_json(run_dir: Path):
     with serving(budget_forcing=FORCED) as server:
         execute(JOB, options(server, num_questions=1), str(run_dir))
     assert json.loads(str(table(run_dir)[0]["segments"])) == FORCED["segments"]
+
+
+def test_every_method_is_asked_over_the_one_protocol(run_dir: Path):
+    with serving(budget_forcing={**FORCED, "ended_by": "natural"}) as server:
+        wanted = options(
+            server,
+            models=("base", "tuned"),
+            num_questions=4,
+            waits=(),
+            budgets=(8,),
+            conditional={"tokens": (2, 8), "steps": (1,), "classes": True, "models": ("tuned",), "num_questions": 2},
+            parallel={"rejection": (2, 8), "max_tries": 3, "majority": (4,), "best_of": (2,)},
+            usd_per_million_output=1e6,
+        )
+        manifest = execute(JOB, wanted, str(run_dir))
+    rows = table(run_dir)
+    by_setting = {name: [row for row in rows if row["setting"] == name] for name in {row["setting"] for row in rows}}
+    assert {name: (len(group), group[0]["num_tries"]) for name, group in by_setting.items()} == {
+        "natural": (8, 1),
+        "max_8": (8, 1),
+        "tokens_2": (2, 1),
+        "tokens_8": (2, 1),
+        "steps_1": (2, 1),
+        "class_short": (2, 1),
+        "class_long": (2, 1),
+        "reject_8": (8, 1),
+        "reject_2": (8, 3),  # the server always thinks 4 tokens
+        "vote_4": (8, 4),
+        "best_2": (8, 2),
+    }
+    assert all(row["ended_by"] == "rejected" and row["correct"] is False for row in by_setting["reject_2"])
+    assert any(row["correct"] for row in by_setting["reject_8"])
+    assert all("Think for up to 2 tokens." not in str(row["question"]) for row in by_setting["tokens_2"])
+    asked = [body["messages"][0]["content"] for body in server.bodies]
+    assert sum(text.endswith("Think for up to 2 tokens.") for text in asked) == 2
+    methods = manifest.facts["summary"]["tuned"]["methods"]
+    assert methods["budget_forcing"]["control_pct"] == 100
+    assert methods["token_conditional"]["control_pct"] == 50
+    assert methods["rejection_sampling"]["control_pct"] == 50
+    sampled = [row for row in rows if row["method"] == "majority_voting"]
+    assert len({row["seed"] for row in sampled}) == 4  # one per question, the same for both models
+    assert manifest.cost_usd == sum(12.0 * float(str(row["num_tries"])) for row in rows)
+    assert "conditional" not in manifest.facts["summary"]["base"]["methods"]
+
+
+def test_samples_are_seeded_and_told_apart(run_dir: Path):
+    with serving() as server:
+        wanted = options(server, samples=3, temperature=0.8, num_questions=2, models=("tuned",), budgets=(), waits=())
+        manifest = execute(JOB, wanted, str(run_dir))
+    seeds = [body["seed"] for body in server.bodies]
+    assert len(set(seeds)) == len(seeds) == 6
+    assert [row["sample"] for row in table(run_dir)] == [0, 1, 2] * 2
+    assert set(manifest.facts["summary"]["tuned"]["natural"]["pass_at_k_pct"]) == {"1", "2", "3"}
+
+
+def test_a_model_that_never_ends_is_said_early(run_dir: Path):
+    endless = {**FORCED, "ended_by": "context"}
+    with serving(budget_forcing=endless) as server, pytest.raises(UserError, match="without ending its thinking"):
+        execute(
+            JOB, options(server, concurrency=1, domains=("sums", "other"), waits=(), models=("tuned",)), str(run_dir)
+        )
+    assert len(server.bodies) <= NEVER_ENDS + 1
+
+
+def test_a_model_that_never_ends_under_a_guard_is_told_and_counted(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    with serving(budget_forcing=FORCED) as server:
+        manifest = execute(JOB, options(server, natural_max_tokens=8, waits=(), models=("tuned",)), str(run_dir))
+    assert "tuned has not ended its thinking once in 8 tokens" in capsys.readouterr().err
+    assert manifest.facts["summary"]["tuned"]["natural"]["ended_by"] == {"budget": 16}
+
+
+def test_every_score_records_what_it_was_measured_with(run_dir: Path):
+    with serving() as server:
+        server.version = "0.29.0"
+        manifest = execute(JOB, options(server, num_questions=1), str(run_dir))
+    engine = manifest.facts["engine"]
+    assert engine["endpoint"] == server.endpoint.base_url
+    assert engine["versions"] == {"server": "0.29.0"}
+    assert {"batch_size", "parallelism", "precision", "concurrency", "temperature", "seed"} <= set(engine)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--samples", "4"], "raise the temperature"),
+        (["--parallel.tree", "4"], "needs a process reward"),
+        (["--parallel.tree", "4", "--parallel.reward", "a:b"], "set offline"),
+        (["--parallel.best-of", "4", "--parallel.scorer", "nowhere:score"], "'nowhere:score' cannot be loaded"),
+        (["--parallel.best-of", "4", "--parallel.scorer", "json:dumps"], "no async function"),
+        (["--conditional.models", "gpt"], "is none of models"),
+        (["--offline", "--endpoint", "http://x/v1"], "contradict each other"),
+        (["--benchmarks", "aime99"], "known by name are aime24"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str], run_dir: Path
+):
+    with pytest.raises(SystemExit) as exit_:
+        command(JOB, ["--run-dir", str(run_dir), *argv])
+    assert exit_.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1

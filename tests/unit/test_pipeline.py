@@ -111,7 +111,7 @@ def test_stages_that_are_up_to_date_start_no_ray(tmp_path: Path, capsys: pytest.
     assert "7 min 7 s" in out
 
 
-SCORES = {"control_pct": 100.0, "scaling": 12.5, "performance_pct": 70.0}
+SCORES = {"methods": {}, "control_pct": 100.0, "scaling": 12.5, "performance_pct": 70.0}
 
 
 def parsed(argv: list[str]) -> pipeline.PipelineOptions:

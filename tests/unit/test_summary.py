@@ -3,10 +3,19 @@ from typing import Any
 import pytest
 
 from s1 import schema
-from s1.evaluation.summary import gain, short_table, summarise, wilson
+from s1.evaluation.bootstrap import wilson
+from s1.evaluation.summary import by_benchmark, compared, gain, run_label, short_table, summarise
 
 
-def rows(model: str, setting: str, budget: int | None, verdicts: list[bool | None], tokens: list[int], waits: int = 0):
+def rows(
+    model: str,
+    setting: str,
+    budget: int | None,
+    verdicts: list[bool | None],
+    tokens: list[int],
+    waits: int = 0,
+    **more: Any,
+):
     return [
         {
             "question_id": str(number),
@@ -17,13 +26,14 @@ def rows(model: str, setting: str, budget: int | None, verdicts: list[bool | Non
             "correct": correct,
             "thinking_tokens": count,
             "ended_by": "natural",
+            **more,
         }
         for number, (correct, count) in enumerate(zip(verdicts, tokens, strict=True))
     ]
 
 
 def summary(*groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return summarise(schema.to_table([row for group in groups for row in group], schema.GENERATIONS))
+    return summarise(schema.to_table([row for group in groups for row in group], schema.GENERATIONS), resamples=500)
 
 
 def test_the_numbers_of_a_model():
@@ -98,3 +108,97 @@ def test_the_table_for_the_terminal():
         "scaling            -    +0.0",
         "performance     0.0%  100.0%",
     ]
+
+
+def asked(
+    setting: str, most: int | None, tokens: list[int], method: str = "token_conditional", least: int | None = None
+):
+    more = {"method": method, "asked_max_tokens": most, "asked_min_tokens": least}
+    return rows("tuned", setting, 128, [True] * len(tokens), tokens, **more)
+
+
+def test_control_of_a_conditional_method_is_measured_by_what_it_asks_for():
+    numbers = summary(
+        rows("tuned", "max_16", 16, [True] * 8, [16] * 8),
+        asked("tokens_16", 16, [10, 16, 17, 40, 60, 61, 62, 63]),
+    )["tuned"]
+    assert numbers["control_pct"] == 100
+    low, high = numbers["control_interval_pct"]
+    assert 60 < low < high == 100
+    method = numbers["methods"]["token_conditional"]
+    assert method["control_pct"] == 25
+    assert method["control_interval_pct"][0] < 25 < method["control_interval_pct"][1]
+    assert method["control_lead_of_budget_forcing"]["difference_pct"] == 75
+    assert method["control_lead_of_budget_forcing"]["significant"]
+    assert [run["setting"] for run in method["runs"]] == ["tokens_16"]
+
+
+def test_short_and_long_are_measured_by_the_natural_end():
+    numbers = summary(
+        rows("tuned", "natural", 128, [True] * 4, [40, 40, 60, 60]),
+        asked("class_short", None, [30, 40, 50, 60], "class_conditional"),
+        asked("class_long", None, [30, 40, 50, 60], "class_conditional"),
+        asked("class_short_forced", 20, [20, 20, 20, 20], "class_conditional_forced"),
+        asked("class_long_forced", None, [55, 70, 70, 70], "class_conditional_forced", least=60),
+    )["tuned"]
+    assert numbers["methods"]["class_conditional"]["control_pct"] == 62.5  # 50 tokens is both: 3 of 4, 2 of 4
+    assert numbers["methods"]["class_conditional_forced"]["control_pct"] == 87.5
+
+
+def test_samples_give_pass_and_majority_at_k():
+    group = [
+        row | {"sample": sample, "content": content, "correct": content == "Answer: 4"}
+        for sample, content in enumerate(["Answer: 4", "Answer: 5", "Answer: 4", "Answer: 7"])
+        for row in rows("tuned", "natural", 64, [None] * 2, [10, 20])
+    ]
+    natural = summary(group)["tuned"]["natural"]
+    assert (natural["num_questions"], natural["num_responses"], natural["accuracy_pct"]) == (2, 8, 50)
+    assert natural["pass_at_k_pct"] == {"1": 50, "2": pytest.approx(100 * 5 / 6, abs=1e-3), "4": 100}
+    assert natural["majority_at_k_pct"]["4"] == 100
+    assert natural["majority_at_k_pct"]["1"] == 50
+
+
+def test_what_did_not_fit_is_counted_as_wrong():
+    natural = summary(
+        rows("tuned", "natural", 64, [True], [10]),
+        [row | {"question_id": "long"} for row in rows("tuned", "natural", 64, [False], [0], ended_by="overflow")],
+    )["tuned"]["natural"]
+    assert (natural["num_overflowed"], natural["accuracy_pct"]) == (1, 50)
+
+
+def test_every_benchmark_has_numbers_of_its_own():
+    table = schema.to_table(
+        [
+            *rows("tuned", "natural", 64, [True], [10], source="benchmark:aime24", domain="aime24"),
+            *rows("tuned", "natural", 64, [False], [20], source="benchmark:math500", domain="math500"),
+        ],
+        schema.GENERATIONS,
+    )
+    found = by_benchmark(table, resamples=50)
+    assert {name: part["tuned"]["natural"]["accuracy_pct"] for name, part in found.items()} == {
+        "aime24": 100,
+        "math500": 0,
+    }
+    assert by_benchmark(schema.to_table(rows("tuned", "natural", 64, [True], [10]), schema.GENERATIONS)) == {}
+
+
+def test_the_interval_of_a_slope_holds_it():
+    verdicts = [[number % 4 < more for number in range(40)] for more in (1, 2, 3)]
+    numbers = summary(
+        *(rows("tuned", f"max_{4 << at}", 4 << at, right, [4 << at] * 40) for at, right in enumerate(verdicts))
+    )["tuned"]
+    assert numbers["scaling"] == 25
+    low, high = numbers["scaling_interval"]
+    assert 10 < low < 25 < high < 40
+
+
+def test_runs_are_compared_on_common_questions():
+    found = compared("a", {"1": 1.0, "2": 1.0, "3": 0.5}, "b", {"2": 0.0, "3": 0.5, "4": 1.0})
+    assert found is not None
+    assert (found["difference_pct"], found["num_questions"]) == (50, 2)
+    assert compared("a", {"1": 1.0}, "b", {"2": 1.0}) is None
+
+
+def test_settings_have_names_for_people():
+    assert run_label("wait_2") == "Wait x2"
+    assert run_label("tokens_16_forced") == "tokens 16 forced"

@@ -1,4 +1,4 @@
-"""The report's figures, drawn with matplotlib: data in, `Figure` out.
+"""The report's figures, drawn with matplotlib: data in, `Figure` out. Those of the evaluation are in `curves`.
 
 They are drawn narrow (the width of a telephone), so that the text stays readable when a page shows them smaller. Ink
 and lines are drawn in two marker colours that `inline_svg` turns into the page's CSS variables; the data colours keep
@@ -11,7 +11,7 @@ import functools
 import html
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 INK, LINE = "#1b1e23", "#c9ced6"
 CSS = {INK: "var(--ink)", LINE: "var(--line)"}
 TUNED, BASE, REST = "#d95f02", "#3b82c4", "#8b929c"
-COLORS = {"tuned": TUNED, "base": BASE}
-OTHERS = ("#2a9d5c", "#a05fc4", "#b8860b")
 
 WIDTH_IN = 4.6
 STYLE: dict[str, Any] = {
@@ -50,7 +48,7 @@ STYLE: dict[str, Any] = {
 }
 
 
-def _axes(height_in: float) -> tuple[Figure, Axes]:
+def new_axes(height_in: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
@@ -60,7 +58,7 @@ def _axes(height_in: float) -> tuple[Figure, Axes]:
 Arguments = ParamSpec("Arguments")
 
 
-def _styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     """Draw with our style, whatever matplotlibrc says, and leave the global one alone."""
 
     @functools.wraps(draw)
@@ -74,10 +72,10 @@ def _styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     return wrapper
 
 
-@_styled
+@styled
 def funnel(steps: Sequence[tuple[str, int]]) -> Figure:
     """How many rows are left after each step, as (label, rows), in order."""
-    figure, axes = _axes(0.5 + 0.34 * len(steps))
+    figure, axes = new_axes(0.5 + 0.34 * len(steps))
     labels, counts = zip(*steps, strict=True)
     largest = max(1, *counts)
     axes.barh(range(len(counts)), counts, color=BASE, height=0.66)
@@ -94,13 +92,13 @@ def funnel(steps: Sequence[tuple[str, int]]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def embedding_map(points: np.ndarray, selected: np.ndarray, explained: tuple[float, float]) -> Figure:
     """Questions on the plane of the first two principal components.
 
     points: (N, 2); selected: (N,) bool; explained: the share of the variance that each component carries.
     """
-    figure, axes = _axes(3.9)
+    figure, axes = new_axes(3.9)
     many = len(points) > 2000
     style: dict[str, Any] = {"linewidths": 0, "rasterized": many}
     rest, picked = points[~selected], points[selected]
@@ -117,10 +115,10 @@ def embedding_map(points: np.ndarray, selected: np.ndarray, explained: tuple[flo
     return figure
 
 
-@_styled
+@styled
 def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> Figure:
     """Training loss over optimiser steps, each step and a running mean."""
-    figure, axes = _axes(2.9)
+    figure, axes = new_axes(2.9)
     axes.plot(steps, losses, color=TUNED, alpha=0.4, linewidth=1, label="each step")
     window = max(1, len(losses) // 12)
     if window > 1:
@@ -138,64 +136,6 @@ def running_mean(values: Sequence[float], window: int) -> np.ndarray:
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - window)
     return (sums[ends] - sums[starts]) / (ends - starts)
-
-
-@_styled
-def scaling_curve(summary: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Accuracy over mean thinking tokens (log axis), one line per model; see `s1.evaluation.summary.summarise`."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    figure, axes = _axes(3.6)
-    spare = iter(OTHERS * len(summary))
-    tokens_seen: list[float] = []
-    for model in sorted(summary, key=lambda name: name == "tuned"):  # the tuned one on top
-        color = COLORS.get(model) or next(spare)
-        tokens_seen += _draw_model(axes, model, summary[model], color)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    if tokens_seen:
-        axes.set_xlim(min(tokens_seen) / 1.25, max(tokens_seen) * 1.25)
-    axes.set_ylim(-3, 103)
-    none = any(run["mean_thinking_tokens"] < 1 for numbers in summary.values() for run in _runs(numbers))
-    axes.set_xlabel(f"mean thinking tokens (log scale{'; 0 stands at 1' if none else ''})")
-    axes.set_ylabel("accuracy, %")
-    figure.legend(loc="outside upper left", ncols=3, columnspacing=1.2, handletextpad=0.4)
-    return figure
-
-
-def _draw_model(axes: Axes, model: str, numbers: Mapping[str, Any], color: str) -> list[float]:
-    """Draw one model; returns the thinking tokens of what was drawn."""
-    points = [point for point in numbers["points"] if _drawable(point)]
-    waits = [run for run in numbers["wait"] if _drawable(run)]
-    natural = [run for run in [numbers["natural"]] if run and _drawable(run)]
-    marks = ((points, "o", f"{model}, budget"), (natural, "*", f"{model}, natural end"), (waits, "^", f"{model}, Wait"))
-    for runs, marker, label in marks:
-        if not runs:
-            continue
-        x = [_abscissa(run) for run in runs]
-        y = [run["accuracy_pct"] for run in runs]
-        low, high = zip(*(run["accuracy_interval_pct"] for run in runs), strict=True)
-        axes.vlines(x, low, high, color=color, alpha=0.35, linewidth=1.5)
-        size = 11 if marker == "*" else 6
-        line = "-" if marker == "o" else "none"
-        axes.plot(x, y, marker=marker, linestyle=line, color=color, markersize=size, label=label, linewidth=1.8)
-    return [_abscissa(run) for run in (*points, *natural, *waits)]
-
-
-def _abscissa(run: Mapping[str, Any]) -> float:
-    # A logarithm knows no 0: a model that does not think at all stands at the left edge.
-    return max(1.0, run["mean_thinking_tokens"])
-
-
-def _runs(numbers: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    natural = [numbers["natural"]] if numbers["natural"] else []
-    return [run for run in (*numbers["points"], *natural, *numbers["wait"]) if _drawable(run)]
-
-
-def _drawable(run: Mapping[str, Any]) -> bool:
-    return run["accuracy_pct"] is not None
 
 
 def png(figure: Figure) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from s1.artifacts import Manifest
@@ -25,12 +25,28 @@ def stages(manifests: Iterable[Manifest]) -> dict[str, dict[str, Any]]:
 
 
 def metrics(
-    summary: Mapping[str, Mapping[str, Any]], gain: Mapping[str, Any] | None, manifests: Iterable[Manifest]
+    summary: Mapping[str, Mapping[str, Any]],
+    benchmarks: Mapping[str, Any],
+    gain: Mapping[str, Any] | None,
+    manifests: Iterable[Manifest],
+    engine: Mapping[str, Any],
+    compared: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """`models` and `gain`: see `s1.evaluation.summary`; `stages` by name; `seconds` of all of them together."""
+    """`models`, `benchmarks` and `gain`: see `s1.evaluation.summary`; `compared`: `report.compare`.
+
+    `engine` is what every score was measured with; `stages` by name; `seconds` of all of them together.
+    """
     by_stage = stages(manifests)
     total = sum(stage["seconds"] for stage in by_stage.values())
-    return {"models": dict(summary), "gain": gain, "stages": by_stage, "seconds": round(total, 3)}
+    return {
+        "models": dict(summary),
+        "benchmarks": dict(benchmarks),
+        "gain": gain,
+        "compared": list(compared),
+        "engine": dict(engine),
+        "stages": by_stage,
+        "seconds": round(total, 3),
+    }
 
 
 def funnel(manifests: Iterable[Manifest]) -> list[tuple[str, int]]:
@@ -55,8 +71,10 @@ def funnel(manifests: Iterable[Manifest]) -> list[tuple[str, int]]:
     return steps
 
 
-COLUMNS: tuple[str, ...] = (
+RESULTS: tuple[str, ...] = (
     "model",
+    "benchmark",
+    "method",
     "setting",
     "budget",
     "waits",
@@ -65,35 +83,105 @@ COLUMNS: tuple[str, ...] = (
     "high_pct",
     "mean_thinking_tokens",
     "max_thinking_tokens",
+    "mean_total_tokens",
     "num_questions",
+    "num_responses",
+    "num_overflowed",
+    "pass_at_k_pct",
+    "majority_at_k_pct",
+    "cost_usd",
+    "engine",
+    "batch_size",
+    "parallelism",
+    "precision",
+    "versions",
+)
+METHODS: tuple[str, ...] = (
+    "model",
+    "method",
+    "control_pct",
+    "control_low",
+    "control_high",
+    "scaling",
+    "scaling_low",
+    "scaling_high",
+    "performance_pct",
+    "performance_low",
+    "performance_high",
+    "num_runs",
 )
 
 
-def results(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row of `COLUMNS` per model and setting; what is not known is None."""
+def results(
+    summary: Mapping[str, Mapping[str, Any]], benchmarks: Mapping[str, Any], engine: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """One row of `RESULTS` per model and setting, over all questions and for every benchmark; unknown is None."""
+    versions = engine.get("versions") or {}
+    measured = {
+        "engine": engine.get("endpoint") or engine.get("engine"),
+        "batch_size": engine.get("batch_size"),
+        "parallelism": engine.get("parallelism"),
+        "precision": engine.get("precision"),
+        "versions": " ".join(f"{name} {version}" for name, version in versions.items()) or None,
+    }
+    parts = [("", summary), *(benchmarks.items() if len(benchmarks) > 1 else ())]
+    only = next(iter(benchmarks)) if len(benchmarks) == 1 else "all"
     rows: list[dict[str, Any]] = []
-    for model, numbers in summary.items():
-        natural = [("natural", numbers["natural"])] if numbers["natural"] else []
-        runs = [(f"max_{point['budget']}", point) for point in numbers["points"]]
-        runs += [*natural, *((f"wait_{run['num_ignore']}", run) for run in numbers["wait"])]
-        for setting, run in runs:
-            low, high = run["accuracy_interval_pct"]
-            names = {"model": model, "setting": setting, "budget": run.get("budget"), "waits": run.get("num_ignore", 0)}
-            rows.append({name: {**run, **names, "low_pct": low, "high_pct": high}[name] for name in COLUMNS})
+    for benchmark, part in parts:
+        for model, numbers in part.items():
+            for method, run in _runs(numbers):
+                low, high = run["accuracy_interval_pct"]
+                values = {
+                    **run,
+                    **measured,
+                    "model": model,
+                    "benchmark": benchmark or only,
+                    "method": method,
+                    "waits": run["num_ignore"],
+                    "low_pct": low,
+                    "high_pct": high,
+                    **{name: _at_k(run.get(name)) for name in ("pass_at_k_pct", "majority_at_k_pct")},
+                }
+                rows.append({name: values[name] for name in RESULTS})
     return rows
 
 
-def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The rows of `results` as CSV."""
+def _runs(numbers: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    natural = [numbers["natural"]] if numbers["natural"] else []
+    runs = [("budget_forcing", run) for run in (*numbers["points"], *natural, *numbers["wait"])]
+    return runs + [(name, run) for name, method in numbers["methods"].items() for run in method["runs"]]
+
+
+def _at_k(shares: Mapping[str, float] | None) -> str | None:
+    return " ".join(f"{k}:{share:g}" for k, share in shares.items()) if shares else None
+
+
+def methods(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row of `METHODS` per model and method (paper, table 3)."""
+    rows: list[dict[str, Any]] = []
+    for model, numbers in summary.items():
+        for name, method in numbers["methods"].items():
+            row: dict[str, Any] = {"model": model, "method": name, "num_runs": method["num_runs"]}
+            for metric in ("control_pct", "scaling", "performance_pct"):
+                short = metric.removesuffix("_pct")
+                interval = method[metric.replace("_pct", "_interval_pct") if short != metric else f"{metric}_interval"]
+                low, high = interval or (None, None)
+                row |= {metric: method[metric], f"{short}_low": low, f"{short}_high": high}
+            rows.append({column: row[column] for column in METHODS})
+    return rows
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows of `results` or `methods` as CSV."""
     sink = io.StringIO()
-    writer = csv.DictWriter(sink, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(sink, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return sink.getvalue()
 
 
-def as_markdown(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The rows of `results` as a Markdown table."""
-    lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
-    lines += [["" if row[name] is None else f"{row[name]}" for name in COLUMNS] for row in rows]
+def as_markdown(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """The same as a Markdown table."""
+    lines = [list(columns), ["---"] * len(columns)]
+    lines += [["" if row[name] is None else f"{row[name]}".replace("|", "\\|") for name in columns] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s1.evaluation.report.transcripts import Transcript
-from s1.evaluation.summary import percent, signed
+from s1.evaluation.summary import percent, run_label, signed
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -29,8 +29,8 @@ class Page:
     title: str
     subtitle: str
     metrics: Mapping[str, Any]  # see `numbers.metrics`
-    scaling: Figure
-    figures: Sequence[Figure]
+    evaluation: Sequence[Figure]  # the curve over thinking tokens first
+    figures: Sequence[Figure]  # of data and training
     coverage: Sequence[tuple[str, int, int]]  # domain, candidates, selected
     transcripts: Sequence[Transcript]
     facts: Sequence[tuple[str, str]]  # how the numbers came about
@@ -44,8 +44,19 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"percent": percent, "signed": signed, "seconds": seconds}
+    environment.filters |= {"percent": percent, "signed": signed, "seconds": seconds, "run_label": run_label}
+    environment.filters |= {"share_bounds": share_bounds, "slope_bounds": slope_bounds}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page=page)
+
+
+def share_bounds(interval: Sequence[float] | None) -> str:
+    """The bounds of a percentage."""
+    return "" if interval is None else f"{interval[0]:.0f} to {interval[1]:.0f}%"
+
+
+def slope_bounds(interval: Sequence[float] | None) -> str:
+    """The bounds of what can be negative."""
+    return "" if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
 
 
 def seconds(value: float) -> str:

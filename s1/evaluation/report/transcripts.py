@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from s1.evaluation.settings import NATURAL
+from s1.evaluation.settings import BUDGET_FORCING, NATURAL
 
 Row = Mapping[str, Any]
 BySetting = Mapping[str, Row]
@@ -37,10 +37,13 @@ class Transcript:
 def transcripts(rows: Iterable[Row], count: int, model: str = "tuned", beside: str = "base") -> tuple[Transcript, ...]:
     """Up to `count` questions that show what budgets do to `model`; the natural answer of `beside` stands with them.
 
-    One question of each kind in turn: more thinking helps, a "Wait" changes the verdict, the model fails, the rest.
+    Only budget forcing is shown, and the first sample of a setting that was sampled several times. One question of each
+    kind in turn: more thinking helps, a "Wait" changes the verdict, the model fails, the rest.
     """
     by_model: dict[str, dict[str, dict[str, Row]]] = {}
     for row in rows:
+        if row["sample"] or (row["method"] or BUDGET_FORCING) != BUDGET_FORCING:
+            continue
         by_model.setdefault(row["model"], {}).setdefault(row["question_id"], {})[row["setting"]] = row
     model = model if model in by_model else min(by_model, default="")
     others = by_model.get(beside, {}) if model != beside else {}

@@ -1,0 +1,190 @@
+"""The options of `jobs.evaluate`: which models, which questions, which methods in which settings."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from s1.config import Config
+from s1.evaluation import settings
+from s1.evaluation.questions import Prices
+from s1.evaluation.settings import BestOf, Setting, Tree, Vote
+from s1.sources.mapping import Fields
+from serve.engine import EngineOptions
+
+BASE, TUNED = "base", "tuned"
+
+
+class ServeOptions(Config):
+    """How the models are run when no endpoint is given; the delimiters are those of the training."""
+
+    engine: EngineOptions = Field(default=EngineOptions.model_validate({}), description="How one replica runs.")
+    num_replicas: PositiveInt = Field(default=1, description="Engine replicas of each model.")
+    num_cpus: NonNegativeFloat = Field(default=0.5, description="Logical CPUs that one engine replica reserves in Ray.")
+    max_ongoing_requests: PositiveInt = Field(default=64, description="Requests that one engine replica works on.")
+
+
+class ConditionalOptions(Config):
+    """Control by words: the question says how long to think (paper, appendix D)."""
+
+    tokens: tuple[PositiveInt, ...] = Field((), description='"Think for up to N tokens.", one setting each.')
+    steps: tuple[PositiveInt, ...] = Field((), description='"Think for up to N steps.", one setting each.')
+    tokens_per_step: PositiveInt = Field(100, description="Tokens that a step stands for.")
+    classes: bool = Field(False, description="Ask for a short and for a long time of thinking.")
+    class_tokens: PositiveInt | None = Field(
+        None, description="Short has at most, long at least so many; by default the mean of the natural end."
+    )
+    with_forcing: bool = Field(False, description="Ask each of them a second time with its bounds enforced.")
+    models: tuple[str, ...] = Field((), description="Ask only these models so; by default all.")
+    num_questions: PositiveInt | None = Field(None, description="Ask only so many of the questions.")
+
+    def settings(self, guard_tokens: int | None) -> tuple[Setting, ...]:
+        return settings.conditional(
+            tokens=self.tokens,
+            steps=self.steps,
+            tokens_per_step=self.tokens_per_step,
+            classes=self.classes,
+            class_tokens=self.class_tokens,
+            with_forcing=self.with_forcing,
+            guard_tokens=guard_tokens,
+        )
+
+
+class ParallelOptions(Config):
+    """Methods that ask several times. They sample, whatever the temperature of the rest."""
+
+    temperature: PositiveFloat = Field(1.0, description="Temperature of these methods.")
+    rejection: tuple[PositiveInt, ...] = Field(
+        (), description="Limits of thinking tokens: sample until the thinking ends within, one setting each."
+    )
+    max_tries: PositiveInt = Field(32, description="Most samples of rejection sampling for one question.")
+    majority: tuple[PositiveInt, ...] = Field((), description="Numbers of samples that vote, one setting each.")
+    best_of: tuple[PositiveInt, ...] = Field((), description="Numbers of samples that are scored, one setting each.")
+    scorer: str = Field(
+        "s1.evaluation.scorers:shortest_thinking",
+        description="module:function of best_of: async (question, answer) -> float.",
+    )
+    tree: tuple[PositiveInt, ...] = Field((), description="Widths of the tree search, one setting each; needs offline.")
+    reward: str | None = Field(
+        None, description="module:function of the tree's process reward: async (question, thinking) -> 0 to 1."
+    )
+    step_tokens: PositiveInt = Field(256, description="Tokens of one step of the tree search.")
+    max_steps: PositiveInt = Field(16, description="Most steps of the tree search.")
+
+    @model_validator(mode="after")
+    def _tree_has_a_reward(self) -> ParallelOptions:
+        if self.tree and self.reward is None:
+            raise ValueError(f"tree={self.tree} needs a process reward: give reward as module:function")
+        return self
+
+    def settings(self, guard_tokens: int | None) -> tuple[Setting, ...]:
+        warm = self.temperature
+        found = list(settings.rejection(self.rejection, self.max_tries, warm))
+        found += [
+            Setting(f"vote_{n}", guard_tokens, method="majority_voting", temperature=warm, plan=Vote(n))
+            for n in sorted(set(self.majority))
+        ]
+        found += [
+            Setting(f"best_{n}", guard_tokens, method="best_of_n", temperature=warm, plan=BestOf(n, self.scorer))
+            for n in sorted(set(self.best_of))
+        ]
+        return (*found, *(self._tree(width, guard_tokens) for width in sorted(set(self.tree))))
+
+    def _tree(self, width: int, guard_tokens: int | None) -> Setting:
+        plan = Tree(width, self.step_tokens, self.max_steps, self.reward or "")
+        return Setting(f"tree_{width}", guard_tokens, method="tree_search", temperature=self.temperature, plan=plan)
+
+
+class EvaluateOptions(Config):
+    """Which models, which questions, which settings."""
+
+    models: tuple[str, ...] = Field(
+        (BASE, TUNED), description="Names of the models to ask. Only an endpoint can serve others than base and tuned."
+    )
+    base_model: str | None = Field(
+        None, description="Model that stands beside the tuned one; by default the one that training started from."
+    )
+    endpoint: str | None = Field(
+        None, description="Ask this OpenAI-compatible endpoint (its URL ends in /v1) instead of running the models."
+    )
+    offline: bool = Field(False, description="Run the models on Ray Data, without HTTP, instead of on Ray Serve.")
+    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable with the endpoint's key, if any.")
+    usd_per_million_input: NonNegativeFloat = Field(0.0, description="Price of prompt tokens.")
+    usd_per_million_output: NonNegativeFloat = Field(0.0, description="Price of thinking and answer tokens.")
+    benchmarks: tuple[str, ...] = Field(
+        (),
+        description="Ask these instead of the run's own test questions: aime24, aime25, amc23, math500, gsm8k, "
+        "gpqa_diamond, NAME=PATH for one's own copy, or any file, glob or hub:owner/name[:split].",
+    )
+    fields: Fields = Field(Fields(), description="Which field of a benchmark holds what.")
+    domains: tuple[str, ...] = Field((), description="Ask only questions of these; by default of those trained on.")
+    num_questions: PositiveInt | None = Field(None, description="Ask at most so many questions.")
+    budgets: tuple[PositiveInt, ...] = Field(description="Caps of thinking tokens, one setting each.")
+    waits: tuple[PositiveInt, ...] = Field((1,), description="How many thinking ends are replaced, one setting each.")
+    natural_max_tokens: PositiveInt | None = Field(
+        None, description="Cap of the natural end and of the Waits, for models that never end; above every budget."
+    )
+    ignore_strs: tuple[str, ...] = Field(
+        (settings.WAIT,), description="What is written instead of an ignored thinking end, one setting each."
+    )
+    conditional: ConditionalOptions = Field(
+        ConditionalOptions.model_validate({}), description="Control by words instead of by force."
+    )
+    parallel: ParallelOptions = Field(
+        ParallelOptions.model_validate({}), description="Methods that sample several times."
+    )
+    samples: PositiveInt = Field(1, description="Ask every question so often; needs a temperature above 0.")
+    seed: int = Field(0, description="Seed of what is sampled.")
+    final_answer_prefix: str | None = Field(
+        None, description="Written before a forced answer; the server's by default."
+    )
+    max_answer_tokens: PositiveInt = Field(description="Cap of the answer after the thinking.")
+    temperature: NonNegativeFloat = Field(0.0, description="0: greedy, the same answers every time.")
+    concurrency: PositiveInt = Field(32, description="Requests under way at once.")
+    timeout_s: PositiveFloat = Field(600.0, description="Longest wait for one response.")
+    serve: ServeOptions = Field(default_factory=ServeOptions, description="How the models are run without an endpoint.")
+
+    @property
+    def shares_cores(self) -> bool:
+        """Whether the models run on the same cores, where two at a time are slower than one after the other."""
+        return self.endpoint is None and self.serve.engine.device == "cpu"
+
+    @property
+    def prices(self) -> Prices:
+        return Prices(self.usd_per_million_input, self.usd_per_million_output)
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """In the order of asking: the longest thinking first."""
+        guard = self.natural_max_tokens
+        return (
+            *self.parallel.settings(guard),
+            *self.conditional.settings(guard),
+            *settings.forced(self.budgets, self.waits, guard, self.ignore_strs),
+        )
+
+    @model_validator(mode="after")
+    def _settings_make_sense(self) -> EvaluateOptions:
+        if not self.models:
+            raise ValueError("models is empty: name at least one")
+        guard = self.natural_max_tokens
+        if guard is not None and self.budgets and max(self.budgets) > guard:
+            raise ValueError(
+                f"budget {max(self.budgets)} is above natural_max_tokens {guard}; raise that or lower the budget"
+            )
+        if self.waits and not (self.ignore_strs and all(self.ignore_strs)):
+            raise ValueError(f"ignore_strs={self.ignore_strs}: must be texts of at least one character")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples={self.samples} at temperature 0 would be {self.samples} equal answers; raise the temperature"
+            )
+        if self.offline and self.endpoint is not None:
+            raise ValueError(f"offline and endpoint={self.endpoint} contradict each other; give one of them")
+        if self.parallel.tree and not self.offline:
+            raise ValueError(
+                f"parallel.tree={self.parallel.tree} goes on from pieces of thinking, which no endpoint does; "
+                "set offline"
+            )
+        unknown = sorted(set(self.conditional.models) - set(self.models))
+        if unknown:
+            raise ValueError(f"conditional.models={unknown[0]!r} is none of models; name it there too")
+        return self

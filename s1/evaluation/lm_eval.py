@@ -1,0 +1,190 @@
+"""Results of lm-evaluation-harness into our tables, and ours as its sample files.
+
+It writes `results_<date>.json` with the metrics of every task and, with --log_samples, `samples_<task>_<date>.jsonl`
+with one line per question and filter. Sample files say more: from them differences to other runs are paired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from s1.artifacts import resolve
+from s1.errors import UserError
+from s1.evaluation.bootstrap import share_bounds
+from s1.evaluation.sheet import Row
+from s1.hashing import question_id
+
+# Metrics of a sample that say whether it is right, the first that there is.
+_METRICS = ("exact_match", "acc", "math_verify", "pass@1")
+_SAMPLES = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
+_RESULTS = re.compile(r"results_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+)\.json")
+_FIELDS = ("problem", "question", "Question", "query", "prompt", "input")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one run of the harness found in one task. `verdicts` is empty when it kept no samples."""
+
+    name: str
+    metric: str
+    accuracy_pct: float
+    interval_pct: tuple[float, float] | None
+    num_questions: int | None
+    verdicts: dict[str, float]  # question_id -> 0 … 1
+
+
+def read(folder: str) -> list[Task]:
+    """The newest results of every task under `folder`. UserError when there are none, or they cannot be read."""
+    fs, path = resolve(folder)
+    if fs.get_file_info(path).type == pafs.FileType.NotFound:
+        raise UserError(f"{folder}: no such file or folder; give what lm-eval wrote with --output_path")
+    files = [path] if fs.get_file_info(path).type == pafs.FileType.File else _files(fs, path)
+    newest: dict[str, str] = {}
+    for name in files:  # sorted by date: later ones win
+        if found := _SAMPLES.fullmatch(name.rpartition("/")[2]):
+            newest[found["task"]] = name
+    tasks = {task: _from_samples(task, _lines(fs, name), name) for task, name in newest.items()}
+    for name in (name for name in files if _RESULTS.fullmatch(name.rpartition("/")[2])):
+        for task in _from_results(_json(fs, name), name):
+            if task.name not in tasks or not tasks[task.name].verdicts:
+                tasks[task.name] = task
+    if not tasks:
+        raise UserError(f"{folder}: holds neither results_*.json nor samples_*.jsonl of lm-eval; give its output_path")
+    return sorted(tasks.values(), key=lambda task: task.name)
+
+
+def _files(fs: pafs.FileSystem, path: str) -> list[str]:
+    infos: Any = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+    names = [info.path for info in infos if info.type == pafs.FileType.File]
+    return sorted(names, key=lambda name: name.rpartition("_")[2])
+
+
+def _json(fs: pafs.FileSystem, path: str) -> Any:
+    with fs.open_input_stream(path) as stream:
+        content = stream.read()
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); give the file as lm-eval wrote it") from error
+
+
+def _lines(fs: pafs.FileSystem, path: str) -> list[dict[str, Any]]:
+    with fs.open_input_stream(path) as stream:
+        lines = stream.read().splitlines()
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            sample = json.loads(line)
+            sample["doc_id"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: line {number} is no sample of lm-eval ({error!r})") from error
+        found.append(sample)
+    return found
+
+
+def _from_samples(task: str, samples: Sequence[Mapping[str, Any]], path: str) -> Task:
+    """Accuracy of the first filter, by question; a question that was asked several times counts once, by its mean."""
+    if not samples:
+        raise UserError(f"{path}: holds no sample")
+    first = samples[0].get("filter")
+    metric = _metric(samples[0], path)
+    hits: dict[str, list[float]] = {}
+    for sample in samples:
+        if sample.get("filter") == first:
+            hits.setdefault(_key(sample), []).append(float(sample[metric]))
+    verdicts = {key: sum(values) / len(values) for key, values in hits.items()}
+    return _task(task, metric, verdicts)
+
+
+def _metric(sample: Mapping[str, Any], path: str) -> str:
+    named = [name for name in sample.get("metrics") or () if isinstance(sample.get(name), int | float)]
+    known = [name for name in (*_METRICS, *named) if isinstance(sample.get(name), int | float)]
+    if not known:
+        raise UserError(f"{path}: no metric that says whether a sample is right; known are {', '.join(_METRICS)}")
+    return known[0]
+
+
+def _key(sample: Mapping[str, Any]) -> str:
+    """The question's own key, as in our tables, so that runs can be paired; else the number of the document."""
+    doc: Any = sample.get("doc")
+    if isinstance(doc, Mapping):
+        text = next((doc[name] for name in _FIELDS if isinstance(doc.get(name), str)), None)
+        if text is not None:
+            return question_id(text)
+    return f"doc {sample['doc_id']}"
+
+
+def _task(name: str, metric: str, verdicts: dict[str, float]) -> Task:
+    import numpy as np
+
+    from s1.evaluation.bootstrap import resampled_means
+
+    values = 100 * np.array(list(verdicts.values()))
+    bounds = share_bounds(resampled_means(values[:, None])[:, 0], len(values))
+    return Task(name, metric, float(values.mean()), bounds, len(values), verdicts)
+
+
+def _from_results(results: Any, path: str) -> Iterable[Task]:
+    """Tasks of a results file; intervals from its standard errors."""
+    found = results.get("results") if isinstance(results, dict) else None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: has no 'results'; give the results_*.json of lm-eval")
+    for task, numbers in found.items():
+        for key, value in numbers.items():
+            metric, _, chosen = key.partition(",")
+            if metric in _METRICS and isinstance(value, int | float):
+                error = numbers.get(f"{metric}_stderr,{chosen}")
+                spread = 1.96 * 100 * error if isinstance(error, int | float) else None
+                interval = (
+                    None if spread is None else (max(0.0, 100 * value - spread), min(100.0, 100 * value + spread))
+                )
+                count = results.get("n-samples", {}).get(task, {}).get("effective")
+                yield Task(task, metric, 100 * value, interval, count, {})
+                break
+
+
+def samples(rows: Iterable[Row], model: str, setting: str, date: str) -> dict[str, str]:
+    """Rows of GENERATIONS as sample files: file name -> content, one file per benchmark or domain.
+
+    `date` stands in the names, as the harness writes it (2026-11-24T03-00-00).
+    """
+    files: dict[str, list[str]] = {}
+    numbers: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row["model"] != model or row["setting"] != setting or row["correct"] is None:
+            continue
+        task = re.sub(r"\W+", "_", row["domain"] or "questions")
+        ids = numbers.setdefault(task, {})
+        doc_id = ids.setdefault(row["question_id"], len(ids))
+        files.setdefault(task, []).append(json.dumps(_sample(row, doc_id), ensure_ascii=False))
+    return {f"samples_{task}_{date}.jsonl": "".join(f"{line}\n" for line in lines) for task, lines in files.items()}
+
+
+def _sample(row: Row, doc_id: int) -> dict[str, Any]:
+    doc = {"question": row["question"], "answer": row["answer"]}
+    request = {"temperature": 0.0 if row["seed"] is None else None, "max_thinking_tokens": row["max_thinking_tokens"]}
+    return {
+        "doc_id": doc_id,
+        "doc": doc,
+        "target": row["answer"],
+        "arguments": {"gen_args_0": {"arg_0": row["question"], "arg_1": request}},
+        "resps": [[f"{row['thinking']}\n{row['content']}"]],
+        "filtered_resps": [row["content"]],
+        "filter": "none",
+        "metrics": ["exact_match"],
+        "doc_hash": _hash(json.dumps(doc, indent=2, ensure_ascii=False)),
+        "prompt_hash": _hash(row["question"]),
+        "target_hash": _hash(str(row["answer"])),
+        "exact_match": float(row["correct"]),
+    }
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

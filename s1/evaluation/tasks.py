@@ -1,0 +1,93 @@
+"""Everything that an evaluation asks: every question of every model in every setting, as often as was wished."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from s1.evaluation.engine import Request, derived_seed
+from s1.evaluation.methods import Response
+from s1.evaluation.questions import Prices, Row, generation
+from s1.evaluation.settings import Setting
+
+Key: TypeAlias = tuple[str, str, str, int]  # model, setting, question_id, sample
+
+# Tokens that the policy may write around the end of the thinking: delimiters, "Final Answer:".
+FORCED_END_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question to one model in one setting."""
+
+    key: Key
+    setting: Setting
+    question: Row
+    request: Request
+
+    def row(self, response: Response, correct: bool | None, prices: Prices) -> dict[str, Any]:
+        """What becomes of it: a row of GENERATIONS."""
+        model, _, _, sample = self.key
+        return generation(
+            self.question,
+            model,
+            self.setting,
+            response,
+            correct,
+            sample=sample,
+            seed=self.request.seed,
+            prices=prices,
+        )
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    """The task that a row of GENERATIONS answers."""
+    return row["model"], row["setting"], row["question_id"], row["sample"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is asked, and how. The settings stand in the order of asking, the longest thinking first."""
+
+    models: tuple[str, ...]
+    questions: tuple[Row, ...]
+    settings: tuple[Setting, ...]
+    max_answer_tokens: int
+    final_answer_prefix: str | None = None
+    temperature: float = 0.0
+    samples: int = 1
+    seed: int = 0
+    # Settings that only some models are asked in, or with only so many questions.
+    only_models: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    only_questions: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def tasks(self, done: Container[Key] = ()) -> list[Task]:
+        """What is not `done` yet: by model, setting, question and sample."""
+        return [
+            task
+            for model in self.models
+            for setting in self.settings
+            if model in (self.only_models.get(setting.name) or self.models)
+            for question in self.questions[: self.only_questions.get(setting.name)]
+            for sample in range(self.samples if setting.plan is None else 1)
+            if (task := self._task(model, setting, question, sample)).key not in done
+        ]
+
+    def mixed(self, tasks: Sequence[Task]) -> list[Task]:
+        """`tasks` for an endpoint that serves all models at a time: setting by setting."""
+        order = {setting.name: at for at, setting in enumerate(self.settings)}
+        return sorted(tasks, key=lambda task: order[task.setting.name])
+
+    def _task(self, model: str, setting: Setting, question: Row, sample: int) -> Task:
+        key = (model, setting.name, question["question_id"], sample)
+        forcing = setting.budget_forcing(self.final_answer_prefix)
+        forcing["max_answer_tokens"] = self.max_answer_tokens
+        cap = setting.max_thinking_tokens
+        bound = None if cap is None else cap + FORCED_END_TOKENS + self.max_answer_tokens
+        temperature = self.temperature if setting.temperature is None else setting.temperature
+        # The same numbers for every model and setting: what differs between them is not luck.
+        seed = derived_seed(self.seed, question["question_id"], sample) if temperature else None
+        text = setting.prompt(question["question"])
+        request = Request(key, model, text, bound, forcing, temperature, seed)
+        return Task(key, setting, question, request)

@@ -1,0 +1,88 @@
+"""What the figures draw: read back from the axes."""
+
+from typing import Any
+
+import pytest
+
+from s1.evaluation import paper
+from s1.evaluation.report import curves, figures
+
+
+def run(setting: str, tokens: float, accuracy: float | None, budget: int | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "setting": setting,
+        "budget": budget,
+        "mean_thinking_tokens": tokens,
+        "mean_total_tokens": tokens + 100,
+        "mean_tries": 2.0,
+        "accuracy_pct": accuracy,
+        "accuracy_interval_pct": [0.0, 100.0],
+        **more,
+    }
+
+
+def numbers(**more: Any) -> dict[str, Any]:
+    points = [run("max_16", 16, 20.0, 16), run("max_64", 60, 50.0, 64), run("max_4", 0, 0.0, 4), run("x", 9, None)]
+    return {"natural": run("natural", 80, 60.0), "points": points, "wait": [], "methods": {}, **more}
+
+
+def drawn(figure: Any) -> dict[str, list[tuple[float, float]]]:
+    return {
+        str(line.get_label()): list(zip(map(float, line.get_xdata()), map(float, line.get_ydata()), strict=True))
+        for line in figure.axes[0].lines
+    }
+
+
+def test_every_point_is_drawn_over_its_tokens_on_a_log_axis():
+    figure = curves.scaling_curve({"tuned": numbers()})
+    assert drawn(figure) == {
+        "tuned, budget": [(1, 0), (16, 20), (60, 50)],
+        "tuned, natural end": [(80, 60)],
+    }
+    assert figure.axes[0].get_xscale() == "log"
+    assert "0 stands at 1" in figure.axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize("benchmark", paper.benchmarks())
+def test_the_paper_s_points_lie_beneath(benchmark: str):
+    (published,) = paper.curves(benchmark, "1")
+    found = drawn(curves.scaling_curve({"tuned": numbers()}, [published]))
+    points = found["paper, budget forcing"]
+    assert points == list(zip(published.tokens, published.accuracy_pct, strict=True))
+    assert next(iter(found)) == "paper, budget forcing"
+
+
+@pytest.mark.parametrize("figure", ["6", "7"])
+def test_the_paper_s_other_figures_can_be_drawn(figure: str):
+    published = paper.curves(figure=figure)
+    draw = {"6": curves.rejection_curve, "7": curves.parallel_curve}[figure]
+    found = drawn(draw({"tuned": numbers()}, published))
+    for curve in published:
+        assert found[f"paper, {curve.method}"] == list(zip(curve.tokens, curve.accuracy_pct, strict=True))
+
+
+def test_samples_stand_beside_the_sequence():
+    natural = run("natural", 80, 60.0, majority_at_k_pct={"1": 60.0, "2": 60.0, "4": 70.0})
+    voting = {"majority_voting": {"runs": [run("vote_8", 80, 75.0, mean_total_tokens=1440)]}}
+    found = drawn(curves.parallel_curve({"tuned": numbers(natural=natural, methods=voting)}))
+    assert found["tuned, majority of natural"] == [(180, 60), (360, 60), (720, 70)]
+    assert found["tuned, voting"] == [(1440, 75)]
+    assert found["tuned, sequential"][-1] == (180, 60)
+
+
+def test_rejection_sampling_says_how_often_it_tried():
+    runs = [run("reject_64", 50, 40.0, 64, mean_tries=1.5), run("reject_16", 12, 20.0, 16, mean_tries=9.0)]
+    figure = curves.rejection_curve({"tuned": numbers(methods={"rejection_sampling": {"runs": runs}})})
+    assert drawn(figure)["tuned, rejection sampling"] == [(12, 20), (50, 40)]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["≤ 16: 9.0 tries", "≤ 64: 1.5 tries"]
+
+
+def test_a_figure_of_nothing_is_still_one():
+    empty = {"natural": None, "points": [], "wait": [], "methods": {}}
+    assert figures.png(curves.scaling_curve({"tuned": empty})).startswith(b"\x89PNG")
+
+
+def test_runs_are_drawn_over_each_other():
+    found = drawn(curves.comparison({"this": numbers(), "old": numbers(points=[])}))
+    assert found["this"][-1] == (60, 50)
+    assert found["old"] == [(80, 60)]

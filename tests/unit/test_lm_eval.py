@@ -1,0 +1,105 @@
+"""lm-eval's files in, and ours as its files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s1.errors import UserError
+from s1.evaluation import lm_eval
+from s1.hashing import question_id
+
+DATE = "2026-11-24T03-00-00.123456"
+
+
+def sample(doc_id: int, right: float, **more: Any) -> dict[str, Any]:
+    return {
+        "doc_id": doc_id,
+        "doc": {"problem": f"Question {doc_id}?", "answer": "4"},
+        "target": "4",
+        "arguments": {"gen_args_0": {"arg_0": f"Question {doc_id}?", "arg_1": {"until": []}}},
+        "resps": [["4"]],
+        "filtered_resps": ["4"],
+        "filter": "none",
+        "metrics": ["exact_match"],
+        "exact_match": right,
+        **more,
+    }
+
+
+def write(folder: Path, name: str, content: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = content if isinstance(content, list) else [content]
+    (folder / name).write_text("\n".join(json.dumps(line) for line in lines))
+
+
+def test_samples_are_read_by_question(tmp_path: Path):
+    rows = [sample(0, 1.0), sample(1, 0.0), sample(1, 1.0), sample(0, 0.0, filter="flexible")]
+    write(tmp_path / "model", f"samples_aime24_{DATE}.jsonl", rows)
+    (task,) = lm_eval.read(str(tmp_path))
+    assert (task.name, task.metric, task.num_questions) == ("aime24", "exact_match", 2)
+    assert task.verdicts == {question_id("Question 0?"): 1.0, question_id("Question 1?"): 0.5}
+    assert task.accuracy_pct == 75
+    assert task.interval_pct is not None and task.interval_pct[0] <= 75 <= task.interval_pct[1]
+
+
+def test_the_newest_samples_win_and_results_fill_in(tmp_path: Path):
+    write(tmp_path, f"samples_aime24_{DATE}.jsonl", [sample(0, 1.0)])
+    write(tmp_path, "samples_aime24_2026-01-01T00-00-00.000001.jsonl", [sample(0, 0.0)])
+    results = {
+        "results": {
+            "aime24": {"alias": "aime24", "exact_match,none": 0.1, "exact_match_stderr,none": 0.01},
+            "gpqa": {"alias": "gpqa", "acc,none": 0.5, "acc_stderr,none": 0.05},
+            "other": {"alias": "other", "perplexity,none": 8.0},
+        },
+        "n-samples": {"gpqa": {"original": 198, "effective": 198}},
+    }
+    write(tmp_path, f"results_{DATE}.json", results)
+    aime, gpqa = lm_eval.read(str(tmp_path))
+    assert aime.accuracy_pct == 100
+    assert (gpqa.accuracy_pct, gpqa.num_questions, gpqa.verdicts) == (50, 198, {})
+    assert gpqa.interval_pct == pytest.approx((40.2, 59.8))
+
+
+def test_ours_come_back_as_they_went(tmp_path: Path):
+    rows = [
+        {
+            "question_id": question_id(f"Question {number}?"),
+            "question": f"Question {number}?",
+            "answer": "4",
+            "domain": "aime24" if number < 4 else "math/500",
+            "model": "tuned",
+            "setting": "natural",
+            "seed": None,
+            "max_thinking_tokens": None,
+            "thinking": "2 + 2",
+            "content": "Answer: 4",
+            "correct": number % 2 == 0,
+        }
+        for number in range(6)
+    ]
+    files = lm_eval.samples([*rows, {**rows[0], "model": "base"}], "tuned", "natural", DATE)
+    assert list(files) == [f"samples_aime24_{DATE}.jsonl", f"samples_math_500_{DATE}.jsonl"]
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    aime, math = lm_eval.read(str(tmp_path))
+    assert (aime.accuracy_pct, math.num_questions) == (50, 2)
+    assert set(aime.verdicts) | set(math.verdicts) == {row["question_id"] for row in rows}
+    line = json.loads(next(iter(files.values())).splitlines()[0])
+    assert {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "doc_hash", "exact_match"} <= set(line)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (f"results_{DATE}.json", {"config": {}}, "has no 'results'"),
+        (f"samples_x_{DATE}.jsonl", {"question": "x"}, "line 1 is no sample"),
+        (f"samples_x_{DATE}.jsonl", {"doc_id": 0, "bleu": 0.3}, "no metric that says"),
+        ("notes.txt", {}, "holds neither"),
+    ],
+)
+def test_what_is_not_lm_evals_is_said(tmp_path: Path, name: str, content: Any, message: str):
+    write(tmp_path, name, content)
+    with pytest.raises(UserError, match=message):
+        lm_eval.read(str(tmp_path))
