@@ -15,10 +15,21 @@ import uuid
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from s1.config import Config
+from serve.budget import EFFORTS, Effort
 from serve.engine import EngineOptions
+from serve.keys import is_hash
+from serve.protocol import Terms
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -28,6 +39,22 @@ _POLL_S = 0.5
 # On a machine whose cores are all busy with the model, a replica may take longer than Serve's 0.1 s to say how many
 # requests it has; the router would go on asking instead of sending.
 _PATIENCE = {"RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1", "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5"}
+
+
+class Autoscaling(Config):
+    """Replicas follow the load: requests under way and waiting, divided by the target."""
+
+    min_replicas: PositiveInt = Field(1, description="Replicas that always stand ready.")
+    max_replicas: PositiveInt = Field(description="Replicas at the highest load.")
+    target_ongoing_requests: PositiveFloat = Field(32, description="Requests for each replica to aim at.")
+    upscale_delay_s: NonNegativeFloat = Field(10, description="How long the load has to be higher.")
+    downscale_delay_s: NonNegativeFloat = Field(300, description="How long the load has to be lower.")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "Autoscaling":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas={self.min_replicas} is above max_replicas={self.max_replicas}")
+        return self
 
 
 class AppOptions(Config):
@@ -41,12 +68,32 @@ class AppOptions(Config):
     model_id: str = Field("s1", description="Id of the single model.")
     engine: EngineOptions = Field(default_factory=lambda: EngineOptions.model_validate({}))
     num_replicas: PositiveInt = Field(1, description="Engine replicas of each model.")
+    autoscaling: Autoscaling | None = Field(None, description="Replicas by load, instead of num_replicas.")
     num_cpus: NonNegativeFloat = Field(0.5, description="Logical CPUs that one engine replica reserves in Ray.")
     max_ongoing_requests: PositiveInt = Field(64, description="Requests that one engine replica works on.")
     max_queued_requests: NonNegativeInt = Field(
         256, description="Requests that wait for a replica; more are refused with 429 and Retry-After."
     )
     ingress_cpus: NonNegativeFloat = Field(0.1, description="Logical CPUs that the HTTP side reserves in Ray.")
+    sampler_replicas: NonNegativeInt = Field(1, description="Replicas of the parallel sampler; 0: it is not served.")
+    efforts: dict[str, Effort] = Field(
+        default_factory=lambda: EFFORTS, description="What the levels of reasoning_effort mean; replaces all of them."
+    )
+    max_completion_tokens: PositiveInt | None = Field(
+        None, description="Longest completion that may be asked for; by default the model's context alone is the bound."
+    )
+    max_body_bytes: PositiveInt = Field(4 * 2**20, description="Longest body of a request; longer ones get 413.")
+    deadline_s: PositiveFloat | None = Field(
+        None, description="Longest time for a request, waiting included. A request can ask for less."
+    )
+    drain_timeout_s: PositiveFloat = Field(
+        900, description="How long a replica that is taken down may finish what it has begun."
+    )
+    api_keys: dict[str, str] = Field(
+        default_factory=lambda: {},
+        description="Name -> SHA-256 of a key that clients have to send; none: everybody is let in. "
+        "`python -m serve.keys NAME` makes one.",
+    )
 
     @field_validator("models")
     @classmethod
@@ -55,6 +102,20 @@ class AppOptions(Config):
         if bad:
             raise ValueError(f"model id {bad[0]!r} must consist of letters, digits and . / : _ -")
         return models
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_hashed(cls, keys: dict[str, str]) -> dict[str, str]:
+        bad = [name for name, value in keys.items() if not is_hash(value)]
+        if bad:  # the value may be a key in the clear: it is not shown
+            raise ValueError(f"{bad[0]!r} is not the SHA-256 of a key in hex; `python -m serve.keys NAME` makes one")
+        return keys
+
+    @model_validator(mode="after")
+    def _one_number_of_replicas(self) -> "AppOptions":
+        if self.autoscaling is not None and "num_replicas" in self.model_fields_set:
+            raise ValueError("give either num_replicas=… or autoscaling={max_replicas: …}")
+        return self
 
     @model_validator(mode="after")
     def _some_model(self) -> "AppOptions":
@@ -71,33 +132,55 @@ def build(options: AppOptions) -> "Application":
     from ray import serve
 
     from s1 import models
-    from serve.forced import ForcedEngine
-    from serve.ingress import Ingress, api
+    from serve.ingress import FrontOptions, Ingress, api
 
     for reference in options.served().values():
         models.check(reference)
     deployment: Any = serve.deployment  # typed for functions only
-    engines = {
-        name: deployment(ForcedEngine)
+    engines = {name: _engine(name, reference, options) for name, reference in options.served().items()}
+    waiting = len(engines) * (options.max_ongoing_requests + options.max_queued_requests)
+    light = {
+        # What pushes back is the queue in front of the engines.
+        "max_ongoing_requests": waiting * 4,
+        "graceful_shutdown_timeout_s": options.drain_timeout_s,
+        "ray_actor_options": {"num_cpus": options.ingress_cpus, "runtime_env": {"env_vars": _PATIENCE}},
+    }
+    sampler = None
+    if options.sampler_replicas:
+        from serve.sampler import Sampler
+
+        replicas = options.sampler_replicas
+        sampler = deployment(Sampler).options(name="sampler", num_replicas=replicas, **light).bind(engines)
+    front = FrontOptions(
+        terms=Terms(options.efforts, options.max_completion_tokens, options.deadline_s),
+        max_body_bytes=options.max_body_bytes,
+        api_keys=options.api_keys,
+    )
+    return deployment(serve.ingress(api)(Ingress)).options(name="ingress", **light).bind(engines, sampler, front)
+
+
+def _engine(name: str, reference: str, options: AppOptions) -> Any:
+    """The deployment of one model's replicas."""
+    from ray import serve
+
+    from serve.forced import ForcedEngine
+
+    deployment: Any = serve.deployment
+    scale = options.autoscaling
+    replicas = {"num_replicas": options.num_replicas} if scale is None else {"autoscaling_config": scale.model_dump()}
+    return (
+        deployment(ForcedEngine)
         .options(
             name=f"engine-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}",
-            num_replicas=options.num_replicas,
             ray_actor_options=_engine_resources(options),
             max_ongoing_requests=options.max_ongoing_requests,
             max_queued_requests=options.max_queued_requests,
             health_check_timeout_s=60,
-            graceful_shutdown_timeout_s=30,
+            graceful_shutdown_timeout_s=options.drain_timeout_s,
+            **replicas,
         )
         .bind(reference, options.engine)
-        for name, reference in options.served().items()
-    }
-    front = deployment(serve.ingress(api)(Ingress)).options(
-        name="ingress",
-        ray_actor_options={"num_cpus": options.ingress_cpus, "runtime_env": {"env_vars": _PATIENCE}},
-        # What pushes back is the queue in front of the engines.
-        max_ongoing_requests=len(engines) * (options.max_ongoing_requests + options.max_queued_requests) * 4,
     )
-    return front.bind(engines)
 
 
 def _engine_resources(options: AppOptions) -> dict[str, Any]:

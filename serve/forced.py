@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TypeVar
 
 from s1.errors import UserError
@@ -16,14 +17,14 @@ from s1.forcing.machine import State, ended_by, finish_reason, unmet
 from s1.forcing.transcript import Delta, Span, Transcript
 from s1.template import Template
 from serve.engine import EngineOptions, Sampling, VllmEngine
-from serve.protocol import (
+from serve.events import (
     Accepted,
     Added,
-    ChatRequest,
     Choice,
     Completed,
     Event,
     Finished,
+    Generation,
     Rejected,
     Report,
     Segment,
@@ -46,34 +47,34 @@ class ForcedEngine:
         longest_token = max(map(len, self.template.tokenizer.get_vocab()))
         self._max_chars = self.engine.context_tokens * longest_token
 
-    async def complete(self, request: ChatRequest) -> Completed | Rejected:
-        """Every completion of `request` as a whole."""
+    async def whole(self, request: Generation) -> AsyncGenerator[Event, None]:
+        """Whether `request` is rejected, or accepted; then every completion as a whole."""
         added: list[list[Added]] = [[] for _ in range(request.n)]
         reports: dict[int, Report] = {}
         prompt_tokens = 0
         async with aclosing(self.stream(request)) as events:
             async for event in events:
-                if isinstance(event, Rejected):
-                    return event
-                if isinstance(event, Accepted):
-                    prompt_tokens = event.prompt_tokens
-                elif isinstance(event, Added):
+                if isinstance(event, Added):
                     added[event.choice].append(event)
-                else:
+                elif isinstance(event, Finished):
                     reports[event.choice] = event.report
-        choices = (_joined(events, reports[choice]) for choice, events in enumerate(added))
-        return Completed(prompt_tokens, tuple(choices))
+                else:
+                    yield event
+                    prompt_tokens = event.prompt_tokens if isinstance(event, Accepted) else 0
+        if reports:
+            choices = (_joined(events, reports[choice]) for choice, events in enumerate(added))
+            yield Completed(prompt_tokens, tuple(choices))
 
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+    async def stream(self, request: Generation) -> AsyncGenerator[Event, None]:
         """What happens to `request`, as it happens: rejected, or accepted and completed."""
         try:
             prompt = self._render(request)
             program = compile_policy(
-                request.policy(),
+                request.policy,
                 self.template,
                 prompt_tokens=len(prompt),
                 context_tokens=self.engine.context_tokens,
-                max_tokens=request.completion_limit,
+                max_tokens=request.max_tokens,
             )
         except UserError as error:
             yield Rejected(str(error), "messages")
@@ -84,11 +85,11 @@ class ForcedEngine:
             async for event in events:
                 yield event
 
-    def _render(self, request: ChatRequest) -> list[int]:
+    def _render(self, request: Generation) -> list[int]:
         """Ids of the prompt. UserError when the messages do not fit the context or the model's chat template."""
         from jinja2 import TemplateError
 
-        messages = [message.plain() for message in request.messages]
+        messages = [{"role": message.role, "content": message.content} for message in request.messages]
         num_chars = sum(len(message["content"]) for message in messages)
         if num_chars > self._max_chars:
             # Whatever the tokenizer makes of it; it would keep everybody waiting.
@@ -102,19 +103,19 @@ class ForcedEngine:
             raise UserError(f"the model's chat template refuses these messages: {error}") from error
 
     async def _choice(
-        self, request: ChatRequest, program: Program, prompt: Sequence[int], choice: int
+        self, request: Generation, program: Program, prompt: Sequence[int], choice: int
     ) -> AsyncGenerator[Event, None]:
         sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
-        transcript, stop = Transcript(self.template), StopStrings(request.stop_strings)
+        transcript, stop = Transcript(self.template), StopStrings(request.stop)
         state = State()
         async with aclosing(self.engine.run(program, prompt, sampling, choice)) as steps:
             async for step in steps:
                 state = step.state
-                if event := _added(choice, transcript.add(step.tokens), stop):
+                if event := _added(choice, transcript.add(step.tokens), stop, state):
                     yield event
                 if stop.found:
                     break
-        if event := _added(choice, transcript.finish(), stop, last=True):
+        if event := _added(choice, transcript.finish(), stop, state, last=True):
             yield event
         yield Finished(choice, _report(program, state, stop.found))
 
@@ -165,23 +166,24 @@ def _overlap(text: str, string: str) -> int:
     return next((size for size in range(longest, 0, -1) if text.endswith(string[:size])), 0)
 
 
-def _added(choice: int, delta: Delta, stop: StopStrings, *, last: bool = False) -> Added | None:
+def _added(choice: int, delta: Delta, stop: StopStrings, state: State, *, last: bool = False) -> Added | None:
     content = stop.pass_on(delta.content, last=last)
     if not (delta.reasoning or content or delta.spans):
         return None
-    return Added(choice, delta.reasoning, content, tuple(_segment(span) for span in delta.spans))
+    counts = (state.thinking_tokens, state.forced_tokens, state.answer_tokens)
+    return Added(choice, delta.reasoning, content, tuple(_segment(span) for span in delta.spans), *counts)
 
 
 def _segment(span: Span) -> Segment:
-    return Segment(span.text, span.forced)
+    return Segment(span.text, span.forced, span.part)
 
 
 def _joined(events: Sequence[Added], report: Report) -> Choice:
     """One completion from what was added to it; neighbouring segments of one kind become one."""
     joined: list[Segment] = []
     for segment in (segment for event in events for segment in event.segments):
-        if joined and joined[-1].forced == segment.forced:
-            segment = Segment(joined.pop().text + segment.text, segment.forced)
+        if joined and (joined[-1].forced, joined[-1].part) == (segment.forced, segment.part):
+            segment = replace(segment, text=joined.pop().text + segment.text)
         joined.append(segment)
     reasoning = "".join(event.reasoning for event in events)
     return Choice(reasoning, "".join(event.content for event in events), tuple(joined), report)

@@ -1,198 +1,267 @@
-"""The HTTP side: OpenAI's paths and errors in front of the forced engines."""
+"""The HTTP side: OpenAI's paths and errors in front of the forced engines, metrics and the playground beside them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
 
-from s1 import __version__
-from serve.engine import EngineLost
-from serve.protocol import (
-    Accepted,
-    Added,
-    BadRequest,
-    ChatRequest,
-    Envelope,
-    Event,
-    Rejected,
-    Report,
-    error,
-    parse,
-)
+from serve.calls import follow
+from serve.events import Accepted, Added, Completed, Event, Finished, Progress, Rejected, Report
+from serve.failures import Failure, Refused, failure
+from serve.keys import KeyRing
+from serve.metrics import Metrics
+from serve.openapi import describe
+from serve.protocol import BadRequest, ChatRequest, Order, Terms, TextRequest, parse
+from serve.responses import Envelope, Kind, error
 
-MAX_BODY_BYTES = 4 * 2**20
-RETRY_AFTER_S = 2  # a place in the queue is free again
-REPLACED_AFTER_S = 10  # Serve has seen that a replica is lost: requests wait for the next one
 HEALTH_TIMEOUT_S = 10.0
-
-logger = logging.getLogger("ray.serve")
-
-
-def _openapi() -> dict[str, Any]:
-    """The description of the interface; the body of a chat is read by hand, so its schema is put in by hand."""
-    description = get_openapi(title=api.title, version=__version__, description=api.description, routes=api.routes)
-    body = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    description.setdefault("components", {}).setdefault("schemas", {}).update(body.pop("$defs"))
-    content = {"application/json": {"schema": body}}
-    description["paths"]["/v1/chat/completions"]["post"]["requestBody"] = {"required": True, "content": content}
-    return description
+GONE = "499"  # the status that is counted when a client went away
+_PAGE = {"": "index.html", "playground.css": "playground.css", "playground.js": "playground.js"}
+_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+_REQUESTS: dict[Kind, type[ChatRequest] | type[TextRequest]] = {"chat": ChatRequest, "text": TextRequest}
 
 
-class Events(Protocol):
-    """What a handle's streaming call gives."""
+@dataclass(frozen=True)
+class FrontOptions:
+    """What the HTTP side agrees to."""
 
-    def __aiter__(self) -> AsyncIterator[Event]: ...
-
-    async def __anext__(self) -> Event: ...
-
-    def cancel(self) -> None: ...
+    terms: Terms = field(default_factory=Terms)
+    max_body_bytes: int = 4 * 2**20
+    api_keys: Mapping[str, str] = field(default_factory=lambda: {})  # name -> SHA-256
 
 
-api = FastAPI(title="s1", description="Chat completions with a budget for the thinking.")
-api.openapi = _openapi
+api = FastAPI(title="s1", description="Completions with a budget for the thinking.")
+api.openapi = lambda: describe(api)
+
+
+@api.exception_handler(HTTPException)
+async def _http_error(_: Request, raised: HTTPException) -> JSONResponse:
+    """Unknown paths and methods, in the form of all errors."""
+    return JSONResponse(error(raised.status_code, str(raised.detail)), raised.status_code, headers=raised.headers)
+
+
+@api.exception_handler(Refused)
+async def _refused(_: Request, raised: Refused) -> JSONResponse:
+    return _response(raised.failure)
 
 
 class Ingress:
-    """Routes a request to the engine of its model. `engines`: model id -> handle of its deployment."""
+    """Routes a request to the engine of its model, or to the sampler.
 
-    def __init__(self, engines: Mapping[str, Any]) -> None:
-        self.engines = dict(engines)
+    `engines`: model id -> handle of its deployment; `sampler`: handle of the sampler, if one is deployed.
+    """
+
+    def __init__(self, engines: Mapping[str, Any], sampler: Any | None, options: FrontOptions) -> None:
+        self.engines = {name: engine.options(stream=True) for name, engine in engines.items()}
+        self.health_of = dict(engines)
+        self.sampler = None if sampler is None else sampler.options(stream=True)
+        self.options = options
+        self.keys = KeyRing(options.api_keys)
+        self.metrics = Metrics(engines)
         self.started = int(time.time())
+        folder = files("serve") / "playground"
+        self.page = {name: (folder / file).read_bytes() for name, file in _PAGE.items()}
 
-    @api.get("/v1/models")
-    async def models(self) -> dict[str, Any]:
-        """The models that can be asked."""
-        return {"object": "list", "data": [self._card(name) for name in self.engines]}
+    @api.get("/", include_in_schema=False)
+    async def playground(self) -> Response:
+        """The page to try budgets out."""
+        return self._file("")
 
-    @api.get("/v1/models/{name:path}", response_model=None)
-    async def model(self, name: str) -> Response | dict[str, Any]:
-        """One model."""
-        return self._card(name) if name in self.engines else self._unknown(name)
+    @api.get("/playground/{name}", include_in_schema=False)
+    async def playground_file(self, name: str) -> Response:
+        return self._file(name)
+
+    @api.get("/metrics", include_in_schema=False)
+    async def prometheus(self) -> Response:
+        """Metrics of the requests and of the budget forcing."""
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @api.get("/health")
     async def health(self) -> JSONResponse:
         """200 when every model answers, else 503 and which one does not."""
-        states = await asyncio.gather(*(self._state(name) for name in self.engines))
-        models = dict(zip(self.engines, states, strict=True))
+        states = await asyncio.gather(*(self._state(name) for name in self.health_of))
+        models = dict(zip(self.health_of, states, strict=True))
         healthy = all(state == "ok" for state in states)
         return JSONResponse({"status": "ok" if healthy else "unavailable", "models": models}, 200 if healthy else 503)
+
+    @api.get("/v1/models")
+    async def models(self, http: Request) -> dict[str, Any]:
+        """The models that can be asked."""
+        self._admit(http)
+        return {"object": "list", "data": [self._card(name) for name in self.engines]}
+
+    @api.get("/v1/models/{name:path}")
+    async def model(self, http: Request, name: str) -> dict[str, Any]:
+        """One model."""
+        self._admit(http)
+        self._check_model(name)
+        return self._card(name)
 
     @api.post("/v1/chat/completions", response_model=None)
     async def chat(self, http: Request) -> Response:
         """A chat completion, as a whole or as a stream of server-sent events."""
-        try:
-            request = parse(await _body(http))
-        except BadRequest as bad:
-            return JSONResponse(error(400, str(bad), param=bad.param), 400)
-        if request.model not in self.engines:
-            return self._unknown(request.model)
-        try:
-            return await (self._stream(request) if request.stream else self._complete(request))
-        except Exception as failure:
-            return _failed(failure)
+        return await self._answer(http, "chat")
 
-    async def _complete(self, request: ChatRequest) -> Response:
-        outcome = await self.engines[request.model].complete.remote(request)
-        if isinstance(outcome, Rejected):
-            return _rejected(outcome)
-        return JSONResponse(Envelope(request.model).completion(outcome))
+    @api.post("/v1/completions", response_model=None)
+    async def text(self, http: Request) -> Response:
+        """The same for a prompt that is one turn of a user."""
+        return await self._answer(http, "text")
 
-    async def _stream(self, request: ChatRequest) -> Response:
-        events: Events = self.engines[request.model].options(stream=True).stream.remote(request)
+    async def _answer(self, http: Request, kind: Kind) -> Response:
+        arrived, model = time.monotonic(), ""
+        try:
+            self._admit(http)
+            order = parse(_REQUESTS[kind], await self._body(http), self.options.terms)
+            self._check_model(order.model)
+            model = order.model
+            response = await self._carry_out(order, kind, arrived)
+        except Exception as cause:
+            response = _response(failure(cause))
+        except asyncio.CancelledError:
+            self.metrics.requests.labels(model, GONE).inc()
+            raise
+        if not isinstance(response, StreamingResponse):  # a stream is counted at its end
+            self.metrics.requests.labels(model, str(response.status_code)).inc()
+        return response
+
+    async def _carry_out(self, order: Order, kind: Kind, arrived: float) -> Response:
+        events = follow(order, self._start(order), arrived, self.metrics)
         # The status line is written before the first event is: wait until the engine has taken the request.
         first = await anext(events)
         if isinstance(first, Rejected):
-            return _rejected(first)
+            await events.aclose()
+            raise BadRequest(first.message, first.param)
         assert isinstance(first, Accepted)
-        body = _server_sent(request, first, events)
+        envelope = Envelope(kind, order.model, with_reasoning=order.with_reasoning)
+        if not order.stream:
+            return JSONResponse(await _whole(envelope, order, events))
+        body = self._server_sent(envelope, order, first, events)
         return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+    async def _server_sent(
+        self, envelope: Envelope, order: Order, accepted: Accepted, events: AsyncGenerator[Event, None]
+    ) -> AsyncGenerator[str, None]:
+        """OpenAI's stream: chunks, the usage when it was asked for, [DONE]."""
+        reports: list[Report] = []
+        status = GONE
+        try:
+            async with aclosing(events):
+                for choice in range(order.generation.n):
+                    yield _sse(envelope.opening(choice))
+                async for event in events:
+                    if isinstance(event, Finished | Progress):
+                        reports.append(event.report)
+                    for chunk in _chunks(envelope, event):
+                        yield _sse(chunk)
+                if order.include_usage:
+                    yield _sse(envelope.usage(accepted.prompt_tokens, reports))
+            yield "data: [DONE]\n\n"
+            status = "200"
+        except Exception as cause:
+            # The status has been sent: what went wrong can only be told in the stream.
+            told = failure(cause)
+            status = str(told.status)
+            yield _sse(told.body)
+        finally:
+            self.metrics.requests.labels(order.model, status).inc()
+
+    def _start(self, order: Order) -> Any:
+        """The events of the deployment that does the work."""
+        if order.parallel is not None:
+            if self.sampler is None:
+                raise BadRequest("parallel_sampling is not served here; leave it out", "parallel_sampling")
+            parallel = order.parallel
+            return self.sampler.sample.remote(order.model, order.generation, parallel.n, parallel.method)
+        engine = self.engines[order.model]
+        return (engine.stream if order.stream else engine.whole).remote(order.generation)
+
+    def _admit(self, http: Request) -> None:
+        if not self.keys.admits(http.headers.get("authorization")):
+            message = "a valid API key is needed: Authorization: Bearer KEY"
+            raise Refused(401, message, **{"WWW-Authenticate": "Bearer"})
+
+    def _check_model(self, name: str) -> None:
+        if name not in self.engines:
+            raise Refused(404, f"model {name!r} is not served here; there are {', '.join(self.engines)}", "model")
+
+    async def _body(self, http: Request) -> Any:
+        """The decoded JSON body."""
+        raw, limit = bytearray(), self.options.max_body_bytes
+        async for chunk in http.stream():
+            raw += chunk
+            if len(raw) > limit:
+                raise Refused(413, f"the body has more than {limit} bytes; shorten it")
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError) as bad:
+            raise BadRequest(f"the body is not JSON: {bad}") from bad
 
     async def _state(self, name: str) -> str:
         from ray.serve.exceptions import BackPressureError
 
         try:
-            await asyncio.wait_for(self.engines[name].ready.remote(), HEALTH_TIMEOUT_S)
+            await asyncio.wait_for(self.health_of[name].ready.remote(), HEALTH_TIMEOUT_S)
         except BackPressureError:
             return "ok"  # busy
-        except Exception as failure:
-            return f"{type(failure).__name__}"
+        except Exception as cause:
+            return f"{type(cause).__name__}"
         return "ok"
 
     def _card(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self.started, "owned_by": "s1"}
 
-    def _unknown(self, name: str) -> JSONResponse:
-        known = ", ".join(self.engines)
-        return JSONResponse(error(404, f"model {name!r} is not served here; there are {known}", param="model"), 404)
+    def _file(self, name: str) -> Response:
+        if name not in self.page:
+            raise HTTPException(404, "there is no such file")
+        kind = _TYPES[_PAGE[name].rpartition(".")[2]]
+        return Response(self.page[name], media_type=kind, headers=_PAGE_HEADERS)
 
 
-async def _body(http: Request) -> Any:
-    """The decoded JSON body."""
-    raw = bytearray()
-    async for chunk in http.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
-            raise BadRequest(f"the body has more than {MAX_BODY_BYTES} bytes; shorten the messages", "messages")
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as bad:
-        raise BadRequest(f"the body is not JSON: {bad}") from bad
-
-
-async def _server_sent(request: ChatRequest, accepted: Accepted, events: Events) -> AsyncGenerator[str, None]:
-    """OpenAI's stream: chunks, the usage when it was asked for, [DONE]."""
-    envelope, reports = Envelope(request.model), dict[int, Report]()
-    try:
-        for choice in range(request.n):
-            yield _sse(envelope.opening(choice))
+async def _whole(envelope: Envelope, order: Order, events: AsyncGenerator[Event, None]) -> dict[str, Any]:
+    """The response once everything is complete."""
+    progress: list[Progress] = []
+    async with aclosing(events):
         async for event in events:
-            if isinstance(event, Added):
-                yield _sse(envelope.added(event))
-            elif not isinstance(event, Accepted | Rejected):
-                reports[event.choice] = event.report
-                yield _sse(envelope.finished(event))
-        if request.stream_options is not None and request.stream_options.include_usage:
-            yield _sse(envelope.usage(accepted.prompt_tokens, list(reports.values())))
-    except Exception as failure:
-        # The status has been sent: what went wrong can only be told in the stream.
-        yield _sse(_failure(failure)[1])
-        return
-    finally:
-        # A client that went away ends this generator, and must not keep the engine busy.
-        events.cancel()
-    yield "data: [DONE]\n\n"
+            if isinstance(event, Progress):
+                progress.append(event)
+            elif isinstance(event, Completed):
+                return envelope.completion(event, progress, order.parallel)
+    raise RuntimeError("an engine ended a request without completing it")
+
+
+def _chunks(envelope: Envelope, event: Event) -> list[dict[str, Any]]:
+    if isinstance(event, Added):
+        return envelope.added(event)
+    if isinstance(event, Finished):
+        return [envelope.finished(event)]
+    if isinstance(event, Progress):
+        return [envelope.progress(event)]
+    assert isinstance(event, Completed)  # by the sampler: the one that answers
+    (choice,) = event.choices
+    report = choice.report
+    counts = (report.thinking_tokens, report.forced_tokens, report.answer_tokens)
+    added = Added(0, choice.reasoning, choice.content, choice.segments, *counts)
+    return [*envelope.added(added), envelope.finished(Finished(0, report))]
 
 
 def _sse(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-def _rejected(rejected: Rejected) -> JSONResponse:
-    return JSONResponse(error(400, rejected.message, param=rejected.param), 400)
-
-
-def _failed(failure: Exception) -> JSONResponse:
-    status, body = _failure(failure)
-    wait = {429: RETRY_AFTER_S, 503: REPLACED_AFTER_S}.get(status)
-    return JSONResponse(body, status, headers=None if wait is None else {"Retry-After": str(wait)})
-
-
-def _failure(failure: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body for a request that an engine did not finish."""
-    from ray.exceptions import RayActorError
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
-    if isinstance(failure, BackPressureError):
-        return 429, error(429, f"too many requests are waiting; try again in {RETRY_AFTER_S} s")
-    if isinstance(failure, RayActorError | DeploymentUnavailableError | EngineLost):
-        return 503, error(503, "the model's replica was lost; try again")
-    logger.error("a request failed", exc_info=failure)
-    return 500, error(500, "the request failed inside the server; its log says why")
+def _response(told: Failure) -> JSONResponse:
+    return JSONResponse(told.body, told.status, headers=told.headers)

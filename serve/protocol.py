@@ -1,28 +1,36 @@
-"""What clients send and get: OpenAI's chat completions, with a budget for the thinking.
+"""What clients send: OpenAI's chat and text completions, with a budget for the thinking.
 
 A request is validated strictly: a key that nobody knows, or a value of a wrong type, would change nothing or something
-else than was meant, so it is refused by name.
+else than was meant, so it is refused by name. `parse` gives it the one form that the engines know.
 """
 
 from __future__ import annotations
 
 import json
-import time
-import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from s1.errors import UserError
-from s1.forcing import BudgetPolicy
+from serve import events
+from serve.budget import (
+    EFFORTS,
+    MAX_COUNT,
+    BudgetFields,
+    Contradiction,
+    Effort,
+    NonEmptyText,
+    PositiveCount,
+    Strict,
+    Texts,
+    policy,
+)
 
 MAX_CHOICES = 16
-MAX_IGNORE = 64
-MAX_TEXT_CHARS = 1000  # of the strings that a policy writes
-MAX_STRINGS = 16  # of a list of them
-MAX_COUNT = 2**31 - 1
+MAX_PARALLEL = 64
+MAX_DEADLINE_S = 86_400.0
 
 # Keys of OpenAI's protocol that clients send by themselves and that change nothing here.
 _WITHOUT_EFFECT = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
@@ -38,31 +46,10 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
+    "echo": (False,),
+    "best_of": (1,),
+    "suffix": ("",),
 }
-
-Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
-NonEmptyText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
-Texts = Annotated[list[NonEmptyText], Field(min_length=1, max_length=MAX_STRINGS)]
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class BudgetForcing(_Strict):
-    """How long to think. Counts are tokens of the thinking, sampled and forced ones together."""
-
-    max_tokens: Count | None = Field(None, description="Cap; the thinking is ended there and an answer asked for.")
-    min_tokens: Count = Field(0, description="An end before this many tokens is ignored.")
-    num_ignore: int = Field(0, ge=0, le=MAX_IGNORE, description="How many ends are ignored, however late they come.")
-    ignore_str: NonEmptyText | Texts = Field(
-        "Wait", description="What is written in place of an ignored end; several take turns."
-    )
-    final_answer_prefix: Text = Field("Final Answer:", description="Opens the answer after a forced end.")
-    before_end: Text = Field("", description="Closes the thinking at a forced end.")
-    max_answer_tokens: PositiveCount | None = Field(None, description="Bound of the answer alone.")
 
 
 class TextPart(BaseModel):
@@ -80,10 +67,10 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
 
-    def plain(self) -> dict[str, str]:
+    def plain(self) -> events.Message:
         role = "system" if self.role == "developer" else self.role
         content = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
-        return {"role": role, "content": content}
+        return events.Message(role, content)
 
 
 class StreamOptions(BaseModel):
@@ -92,13 +79,22 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(_Strict):
-    """The body of `POST /v1/chat/completions`."""
+class ParallelSampling(Strict):
+    """Several forced generations of one request, of which one is answered with."""
+
+    n: int = Field(ge=2, le=MAX_PARALLEL, description="Generations.")
+    method: Literal["majority", "best_of"] = Field(
+        "majority",
+        description="majority: the answer that most of them give. best_of: of those that ended by themselves, the one "
+        "that thought least.",
+    )
+
+
+class _Request(BudgetFields):
+    """What both kinds of requests share."""
 
     model: str
-    messages: list[Message] = Field(min_length=1)
     max_tokens: PositiveCount | None = Field(None, description="Bound of the completion, the thinking included.")
-    max_completion_tokens: PositiveCount | None = Field(None, description="The newer name of max_tokens.")
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1, le=MAX_COUNT, description="0 or -1: all tokens.")
@@ -107,8 +103,10 @@ class ChatRequest(_Strict):
     stop: NonEmptyText | Texts | None = Field(None, description="Ends the answer; the thinking is not searched.")
     stream: bool = False
     stream_options: StreamOptions | None = None
-    thinking_token_budget: Count | None = Field(None, description="vLLM's name of budget_forcing.max_tokens.")
-    budget_forcing: BudgetForcing = Field(default_factory=lambda: BudgetForcing.model_validate({}))
+    deadline_s: float | None = Field(
+        None, gt=0, le=MAX_DEADLINE_S, description="Seconds, waiting included, after which the request is given up."
+    )
+    parallel_sampling: ParallelSampling | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -125,46 +123,56 @@ class ChatRequest(_Strict):
         return kept
 
     @model_validator(mode="after")
-    def _check_together(self) -> ChatRequest:
-        forcing = self.budget_forcing
-        _agree("max_tokens", self.max_tokens, "max_completion_tokens", self.max_completion_tokens)
-        budget, name = self.thinking_token_budget, "thinking_token_budget"
-        _agree(name, budget, "budget_forcing.max_tokens", forcing.max_tokens)
-        if budget is None:
-            budget, name = forcing.max_tokens, "budget_forcing.max_tokens"
-        for bound, limit in ((name, budget), ("max_tokens", self.completion_limit)):
-            if limit is not None and forcing.min_tokens > limit:
-                raise ValueError(
-                    f"budget_forcing.min_tokens={forcing.min_tokens} is above {bound}={limit}; lower the one or raise "
-                    "the other"
-                )
+    def _check_parallel_sampling(self) -> _Request:
+        parallel = self.parallel_sampling
+        if parallel is not None and self.n != 1:
+            raise ValueError(f"n={self.n} and parallel_sampling.n={parallel.n} contradict each other; send one of them")
+        if parallel is not None and self.temperature == 0:
+            raise ValueError(
+                f"temperature=0 and parallel_sampling.n={parallel.n} contradict each other: all generations would be "
+                "equal; raise the temperature"
+            )
         return self
 
-    @property
-    def completion_limit(self) -> int | None:
-        return self.max_tokens if self.max_tokens is not None else self.max_completion_tokens
+    def conversation(self) -> tuple[events.Message, ...]:
+        raise NotImplementedError
 
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    def policy(self) -> BudgetPolicy:
-        forcing = self.budget_forcing
-        budget = self.thinking_token_budget
-        return BudgetPolicy(
-            max_thinking_tokens=forcing.max_tokens if budget is None else budget,
-            min_thinking_tokens=forcing.min_tokens,
-            num_ignore=forcing.num_ignore,
-            ignore_str=forcing.ignore_str if isinstance(forcing.ignore_str, str) else tuple(forcing.ignore_str),
-            final_answer_prefix=forcing.final_answer_prefix,
-            max_answer_tokens=forcing.max_answer_tokens,
-            before_end=forcing.before_end,
-        )
+    def bound(self) -> tuple[str, int | None]:
+        """Name and value of what bounds the whole completion."""
+        return "max_tokens", self.max_tokens
 
 
-def _agree(one: str, value: int | None, other: str, second: int | None) -> None:
-    if value is not None and second is not None and value != second:
-        raise ValueError(f"{one}={value} and {other}={second} contradict each other; send one of them")
+class ChatRequest(_Request):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: PositiveCount | None = Field(None, description="The newer name of max_tokens.")
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> ChatRequest:
+        one, other = self.max_tokens, self.max_completion_tokens
+        if one is not None and other is not None and one != other:
+            raise ValueError(
+                f"max_tokens={one} and max_completion_tokens={other} contradict each other; send one of them"
+            )
+        return self
+
+    def conversation(self) -> tuple[events.Message, ...]:
+        return tuple(message.plain() for message in self.messages)
+
+    def bound(self) -> tuple[str, int | None]:
+        if self.max_tokens is None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return super().bound()
+
+
+class TextRequest(_Request):
+    """The body of `POST /v1/completions`: the prompt is one turn of a user, as plain text."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+
+    def conversation(self) -> tuple[events.Message, ...]:
+        return (events.Message("user", self.prompt if isinstance(self.prompt, str) else self.prompt[0]),)
 
 
 class BadRequest(UserError):
@@ -175,8 +183,69 @@ class BadRequest(UserError):
         self.param = param
 
 
-def parse(body: Any) -> ChatRequest:
-    """The request in a decoded JSON body. BadRequest names the first field that is wrong."""
+@dataclass(frozen=True)
+class Terms:
+    """What a server agrees to. Without `max_tokens`, a completion is bounded by the model's context alone."""
+
+    efforts: Mapping[str, Effort] = field(default_factory=lambda: EFFORTS)
+    max_tokens: int | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request as it is carried out: what an engine generates, and how it is answered."""
+
+    model: str
+    generation: events.Generation
+    stream: bool
+    include_usage: bool
+    with_reasoning: bool
+    deadline_s: float | None
+    parallel: ParallelSampling | None
+
+
+RequestT = TypeVar("RequestT", bound=_Request)
+
+
+def parse(kind: type[RequestT], body: Any, terms: Terms) -> Order:
+    """The order in a decoded JSON body. BadRequest names the first field that is wrong."""
+    request = _validated(kind, body)
+    name, wanted = request.bound()
+    if terms.max_tokens is not None and wanted is not None and wanted > terms.max_tokens:
+        raise BadRequest(
+            f"{name}={wanted}: this server completes at most {terms.max_tokens} tokens; ask for less", name
+        )
+    limit = terms.max_tokens if wanted is None else wanted
+    try:
+        budget = policy(request, terms.efforts, (name, limit))
+    except Contradiction as error:
+        raise BadRequest(str(error), error.param) from error
+    except UserError as error:  # what the policy itself cannot be
+        raise BadRequest(str(error), "budget_forcing") from error
+    stop = request.stop
+    return Order(
+        model=request.model,
+        generation=events.Generation(
+            messages=request.conversation(),
+            policy=budget,
+            n=request.n,
+            max_tokens=limit,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            seed=request.seed,
+            stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
+        ),
+        stream=request.stream,
+        include_usage=request.stream_options is not None and request.stream_options.include_usage,
+        with_reasoning=request.reasoning is None or not request.reasoning.exclude,
+        deadline_s=min((s for s in (request.deadline_s, terms.deadline_s) if s is not None), default=None),
+        parallel=request.parallel_sampling,
+    )
+
+
+def _validated(kind: type[RequestT], body: Any) -> RequestT:
     try:
         # JSON can write halves of characters (\ud800) that no tokenizer and no answer can.
         json.dumps(body, ensure_ascii=False).encode()
@@ -185,7 +254,7 @@ def parse(body: Any) -> ChatRequest:
             f"the body holds text that is not Unicode, or is nested too deeply: {type(error).__name__}"
         ) from error
     try:
-        return ChatRequest.model_validate(body)
+        return kind.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
     param = _path(first["loc"]) or None
@@ -197,169 +266,3 @@ def _path(location: tuple[int | str, ...]) -> str:
     """The field as the client wrote it: pydantic adds the alternative of a union that it tried."""
     parts = (str(part) for part in location)
     return ".".join(part for part in parts if "[" not in part and part not in ("str", "constrained-str"))
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A piece of a completion, in order: sampled by the model, or written by the policy."""
-
-    text: str
-    forced: bool
-
-    def as_json(self) -> dict[str, Any]:
-        return {"text": self.text, "forced": self.forced}
-
-
-@dataclass(frozen=True)
-class Report:
-    """What budget forcing did to one completion. Counts are tokens."""
-
-    thinking_tokens: int
-    forced_tokens: int
-    answer_tokens: int
-    completion_tokens: int
-    rounds: int  # ends that were ignored
-    max_tokens: int | None  # the cap as it was kept; below the request's when it had to be reduced
-    ended_by: str  # natural | budget | context | length
-    unmet: str | None  # why the thinking is shorter than the minimum
-    finish_reason: str
-
-    def as_json(self, segments: Sequence[Segment]) -> dict[str, Any]:
-        return {
-            "thinking_tokens": self.thinking_tokens,
-            "forced_tokens": self.forced_tokens,
-            "answer_tokens": self.answer_tokens,
-            "rounds": self.rounds,
-            "max_tokens": self.max_tokens,
-            "ended_by": self.ended_by,
-            "unmet": self.unmet,
-            "segments": [segment.as_json() for segment in segments],
-        }
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The request fits the model; completions follow."""
-
-    prompt_tokens: int
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """The request does not fit the model: the client's to mend."""
-
-    message: str
-    param: str | None
-
-
-@dataclass(frozen=True)
-class Added:
-    """Text that was added to completion `choice`."""
-
-    choice: int
-    reasoning: str
-    content: str
-    segments: tuple[Segment, ...]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Completion `choice` is complete."""
-
-    choice: int
-    report: Report
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One whole completion."""
-
-    reasoning: str
-    content: str
-    segments: tuple[Segment, ...]
-    report: Report
-
-
-@dataclass(frozen=True)
-class Completed:
-    """Every completion of a request."""
-
-    prompt_tokens: int
-    choices: tuple[Choice, ...]
-
-
-Event = Accepted | Rejected | Added | Finished
-
-
-class Envelope:
-    """What all objects of one response share."""
-
-    def __init__(self, model: str) -> None:
-        self.id, self.created, self.model = f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model
-
-    def completion(self, completed: Completed) -> dict[str, Any]:
-        """The response that is sent as a whole."""
-        choices = [_choice(index, choice) for index, choice in enumerate(completed.choices)]
-        return {
-            **self._head("chat.completion"),
-            "choices": choices,
-            "usage": usage(completed.prompt_tokens, [choice.report for choice in completed.choices]),
-            "budget_forcing": choices[0]["budget_forcing"],
-        }
-
-    def opening(self, choice: int) -> dict[str, Any]:
-        return self._chunk(choice, {"role": "assistant", "content": ""})
-
-    def added(self, event: Added) -> dict[str, Any]:
-        delta: dict[str, Any] = {}
-        if event.reasoning:
-            delta |= {"reasoning": event.reasoning, "reasoning_content": event.reasoning}
-        if event.content:
-            delta["content"] = event.content
-        forcing = {"segments": [segment.as_json() for segment in event.segments]}
-        return {**self._chunk(event.choice, delta), "budget_forcing": forcing}
-
-    def finished(self, event: Finished) -> dict[str, Any]:
-        report = event.report.as_json(())
-        del report["segments"]
-        return {**self._chunk(event.choice, {}, event.report.finish_reason), "budget_forcing": report}
-
-    def usage(self, prompt_tokens: int, reports: Sequence[Report]) -> dict[str, Any]:
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(prompt_tokens, reports)}
-
-    def _chunk(self, choice: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choices = [{"index": choice, "delta": delta, "finish_reason": finish_reason, "logprobs": None}]
-        return {**self._head("chat.completion.chunk"), "choices": choices}
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-
-def _choice(index: int, choice: Choice) -> dict[str, Any]:
-    message = {
-        "role": "assistant",
-        "content": choice.content,
-        "reasoning": choice.reasoning,
-        "reasoning_content": choice.reasoning,
-    }
-    forcing = choice.report.as_json(choice.segments)
-    reason = choice.report.finish_reason
-    return {"index": index, "message": message, "finish_reason": reason, "logprobs": None, "budget_forcing": forcing}
-
-
-def usage(prompt_tokens: int, reports: Sequence[Report]) -> dict[str, Any]:
-    """OpenAI's usage object; forced tokens are tokens of the completion like others."""
-    completion = sum(report.completion_tokens for report in reports)
-    reasoning = sum(report.thinking_tokens for report in reports)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion,
-        "total_tokens": prompt_tokens + completion,
-        "completion_tokens_details": {"reasoning_tokens": reasoning},
-    }
-
-
-def error(status: int, message: str, *, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object."""
-    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": status}}

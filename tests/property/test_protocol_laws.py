@@ -5,7 +5,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.protocol import BadRequest, ChatRequest, parse
+from serve.budget import EFFORTS, BudgetForcing
+from serve.protocol import BadRequest, ChatRequest, Terms, TextRequest, parse
 
 TEXT = st.text(st.characters(codec=None), max_size=6)  # halves of characters included
 JSON = st.recursive(
@@ -14,7 +15,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 FORCING = st.dictionaries(
-    st.sampled_from(["max_tokens", "min_tokens", "num_ignore", "ignore_str", "final_answer_prefix", "x"]),
+    st.sampled_from([*BudgetForcing.model_fields, "x"]),
     st.integers(-1, 70) | TEXT | JSON,
     max_size=4,
 )
@@ -27,14 +28,43 @@ BODIES = st.builds(
 )
 
 
-@given(JSON | BODIES)
-def test_a_body_is_kept_or_refused(body):
+@given(JSON | BODIES, st.sampled_from([ChatRequest, TextRequest]))
+def test_a_body_is_kept_or_refused(body, kind):
     try:
-        request = parse(body)
+        order = parse(kind, body, Terms(max_tokens=60))
     except BadRequest as refused:
         json.dumps([str(refused), refused.param], ensure_ascii=False).encode()
         return
-    policy = request.policy()
+    asked = order.generation
+    assert asked.max_tokens is not None and 1 <= asked.max_tokens <= 60
+    policy = asked.policy
     assert policy.max_thinking_tokens is None or policy.min_thinking_tokens <= policy.max_thinking_tokens
     assert all(string for string in policy.ignore_strings)
-    "".join([request.model, *(message.plain()["content"] for message in request.messages)]).encode()
+    "".join([order.model, *(message.content for message in asked.messages)]).encode()
+
+
+CAP = st.none() | st.integers(0, 3)
+LEVEL = st.none() | st.sampled_from(list(EFFORTS))
+
+
+@given(CAP, LEVEL, LEVEL, CAP, st.booleans(), CAP, CAP)
+def test_budget_fields_are_kept_together_or_refused_by_two_names(vllm, openai, level, cap, enabled, anthropic, ours):
+    """Whatever is kept says what every one of the fields says."""
+    fields = {
+        "thinking_token_budget": vllm,
+        "reasoning_effort": openai,
+        "reasoning": {"effort": level, "max_tokens": cap, "enabled": enabled},
+        "thinking": {"type": "enabled", "budget_tokens": anthropic},
+        "budget_forcing": {"max_tokens": ours},
+    }
+    said = [vllm, cap, anthropic, ours, *(EFFORTS[name].max_tokens for name in (openai, level) if name)]
+    said += [] if enabled else [0]
+    caps = {value for value in said if value is not None}
+    try:
+        order = parse(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": ""}], **fields}, Terms())
+    except BadRequest as refused:
+        assert len(caps) > 1
+        names = ("thinking_token_budget", "reasoning_effort", "reasoning.", "thinking.", "budget_forcing.")
+        assert sum(f"{name}" in str(refused) for name in names) >= 1 and "contradict" in str(refused)
+        return
+    assert caps == ({order.generation.policy.max_thinking_tokens} - {None})

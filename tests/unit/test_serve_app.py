@@ -4,7 +4,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from s1.config import validate
 from s1.errors import UserError
+from serve import check
 from serve.app import AppOptions, build
 from serve.engine import EngineOptions, choose_driver
 
@@ -37,11 +39,51 @@ def test_arguments_of_the_command_line_are_text_and_become_what_they_mean():
         ({"models": {"a b": EMBEDDED}}, "model id 'a b'"),
         ({"model": EMBEDDED, "replicas": 2}, "replicas"),
         ({"model": EMBEDDED, "engine": {"device": "tpu"}}, "engine.device"),
+        ({"model": EMBEDDED, "num_replicas": 2, "autoscaling": {"max_replicas": 3}}, "num_replicas=… or autoscaling"),
+        ({"model": EMBEDDED, "autoscaling": {"min_replicas": 3, "max_replicas": 2}}, "min_replicas=3 is above"),
+        ({"model": EMBEDDED, "api_keys": {"ann": "s1-secret"}}, "'ann' is not the SHA-256"),
+        ({"model": EMBEDDED, "efforts": {"low": {"max_tokens": -1}}}, "efforts.low.max_tokens"),
     ],
 )
 def test_wrong_options_say_what_is_wrong(values, says):
     with pytest.raises(ValidationError, match=says):
         AppOptions.model_validate(values)
+
+
+def test_a_key_in_the_clear_is_not_shown():
+    with pytest.raises(UserError) as refused:
+        validate(AppOptions, {"model": EMBEDDED, "api_keys": {"ann": "s1-secret"}}, "file")
+    assert "s1-secret" not in str(refused.value)
+
+
+def test_replicas_can_follow_the_load():
+    application = build(AppOptions.model_validate({"model": EMBEDDED, "autoscaling": {"max_replicas": 3}}))
+    engine = application._bound_deployment.init_args[0]["s1"]._bound_deployment
+    scale = engine._deployment_config.autoscaling_config
+    assert (scale.min_replicas, scale.max_replicas, scale.target_ongoing_requests) == (1, 3, 32)
+
+
+def test_a_serve_file_is_checked_without_deploying_it(tmp_path, capsys, monkeypatch):
+    def run(path):
+        monkeypatch.setattr("sys.argv", ["serve.check", str(path)])
+        check.main()
+        return capsys.readouterr()
+
+    assert run(LAPTOP).out.startswith(f"base: {EMBEDDED}, 1 replica(s) on cpu, context 2048")
+    text = LAPTOP.read_text()
+    for name, (old, new, says) in {
+        "key": ("deadline_s:", "deadline:", "s1.args: deadline=600"),
+        "model": ("embedded:smollm2-135m-instruct", "/nowhere", "args.models.base: model '/nowhere': no such folder"),
+        "builder": ("serve.app:build", "serve.app:make", "import_path='serve.app:make'"),
+        "yaml": ("applications:", "applications: [", "not readable YAML"),
+        "port": ("port: 8000", "port: many", "http_options.port='many'"),
+    }.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text.replace(old, new))
+        with pytest.raises(SystemExit) as end:
+            run(path)
+        error = capsys.readouterr().err
+        assert end.value.code == 2 and says in error and error.count("\n") == 1, error
 
 
 def test_a_model_that_cannot_be_is_refused_before_anything_is_deployed():

@@ -1,13 +1,24 @@
 import pytest
 
+from serve import protocol
+from serve.budget import EFFORTS, Effort
+from serve.events import Message
 from serve.forced import StopStrings
-from serve.protocol import BadRequest, ChatRequest, parse
+from serve.protocol import BadRequest, ChatRequest, Terms, TextRequest
 
 BODY = {"model": "base", "messages": [{"role": "user", "content": "2 + 2?"}]}
 
 
+def parse(body, terms=None):
+    return protocol.parse(ChatRequest, body, terms or Terms())
+
+
+def policy(**fields):
+    return parse({**BODY, **fields}).generation.policy
+
+
 def test_a_request_of_openais_client_needs_no_change():
-    request = parse(
+    order = parse(
         {
             **BODY,
             "messages": [
@@ -24,20 +35,76 @@ def test_a_request_of_openais_client_needs_no_change():
             "presence_penalty": 0.0,
         }
     )
-    assert [message.plain() for message in request.messages][:2] == [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "2 + 2?"},
-    ]
-    assert (request.completion_limit, request.temperature, request.stop_strings) == (9, 0.0, ())
+    asked = order.generation
+    assert asked.messages[:2] == (Message("system", "Be brief."), Message("user", "2 + 2?"))
+    assert (asked.max_tokens, asked.temperature, asked.stop) == (9, 0.0, ())
+    assert order.with_reasoning and not order.stream
 
 
-def test_the_budget_can_be_given_by_either_name():
-    ours = parse({**BODY, "budget_forcing": {"max_tokens": 5, "num_ignore": 2, "ignore_str": ["Wait", "Hmm"]}})
-    assert ours.policy().max_thinking_tokens == 5 and ours.policy().ignore_strings == ("Wait", "Hmm")
-    assert parse({**BODY, "thinking_token_budget": 7}).policy().max_thinking_tokens == 7
-    both = parse({**BODY, "thinking_token_budget": 7, "budget_forcing": {"max_tokens": 7}})
-    assert both.policy().max_thinking_tokens == 7
-    assert parse(BODY).policy().max_thinking_tokens is None
+def test_a_prompt_of_text_is_one_turn_of_a_user():
+    for prompt in ("2 + 2?", ["2 + 2?"]):
+        order = protocol.parse(TextRequest, {"model": "base", "prompt": prompt, "echo": False, "best_of": 1}, Terms())
+        assert order.generation.messages == (Message("user", "2 + 2?"),)
+    with pytest.raises(BadRequest, match="prompt"):
+        protocol.parse(TextRequest, {"model": "base", "prompt": ["a", "b"]}, Terms())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"thinking_token_budget": 512},
+        {"reasoning_effort": "minimal"},
+        {"reasoning": {"effort": "minimal"}},
+        {"reasoning": {"max_tokens": 512}},
+        {"thinking": {"type": "enabled", "budget_tokens": 512}},
+        {"budget_forcing": {"max_tokens": 512}},
+        {"thinking_token_budget": 512, "reasoning_effort": "minimal", "budget_forcing": {"max_tokens": 512}},
+    ],
+)
+def test_every_name_of_the_budget_means_the_same(fields):
+    assert policy(**fields) == policy(budget_forcing={"max_tokens": 512})
+
+
+def test_no_name_means_no_cap_and_switched_off_means_no_thinking():
+    assert policy().max_thinking_tokens is None
+    assert policy(thinking={"type": "enabled"}).max_thinking_tokens is None
+    for fields in (
+        {"reasoning_effort": "none"},
+        {"reasoning": {"enabled": False}},
+        {"thinking": {"type": "disabled"}},
+    ):
+        assert policy(**fields).max_thinking_tokens == 0
+
+
+def test_our_object_says_everything():
+    ours = policy(budget_forcing={"max_tokens": 5, "num_ignore": 2, "ignore_str": ["Wait", "Hmm"], "before_end": "."})
+    assert (ours.max_thinking_tokens, ours.num_ignore, ours.ignore_strings) == (5, 2, ("Wait", "Hmm"))
+    assert (ours.before_end, ours.final_answer_prefix) == (".", "Final Answer:")
+
+
+def test_a_level_of_effort_can_also_ask_for_more_thinking():
+    terms = Terms(efforts={"high": Effort(max_tokens=None, min_tokens=64, num_ignore=2)})
+    order = parse({**BODY, "reasoning_effort": "high", "budget_forcing": {"ignore_str": "Hmm"}}, terms)
+    thinking = order.generation.policy
+    assert (thinking.min_thinking_tokens, thinking.num_ignore, thinking.ignore_str) == (64, 2, "Hmm")
+    with pytest.raises(BadRequest, match=r"reasoning_effort='low' is not a level here; there are high"):
+        parse({**BODY, "reasoning_effort": "low"}, terms)
+
+
+def test_reasoning_can_be_left_out_of_the_response():
+    assert not parse({**BODY, "reasoning": {"exclude": True}}).with_reasoning
+
+
+def test_a_server_bounds_what_can_be_asked_for():
+    terms = Terms(max_tokens=100, deadline_s=9)
+    assert parse(BODY, terms).generation.max_tokens == 100
+    assert parse({**BODY, "max_completion_tokens": 7}, terms).generation.max_tokens == 7
+    with pytest.raises(BadRequest, match="max_completion_tokens=101: this server completes at most 100"):
+        parse({**BODY, "max_completion_tokens": 101}, terms)
+    with pytest.raises(BadRequest, match=r"budget_forcing\.min_tokens=101 is above"):
+        parse({**BODY, "budget_forcing": {"min_tokens": 101}}, terms)
+    assert (parse(BODY, terms).deadline_s, parse({**BODY, "deadline_s": 2}, terms).deadline_s) == (9, 2)
+    assert parse({**BODY, "deadline_s": 60}, terms).deadline_s == 9
 
 
 @pytest.mark.parametrize(
@@ -65,6 +132,11 @@ def test_the_budget_can_be_given_by_either_name():
         ({"budget_forcing": {"num_ignore": 65}}, "budget_forcing.num_ignore"),
         ({"budget_forcing": {"ignore_str": ""}}, "budget_forcing.ignore_str"),
         ({"budget_forcing": {"cap": 3}}, "budget_forcing.cap"),
+        ({"reasoning_effort": "utmost"}, "reasoning_effort"),
+        ({"reasoning": {"budget": 3}}, "reasoning.budget"),
+        ({"thinking": {"type": "on"}}, "thinking.type"),
+        ({"deadline_s": 0}, "deadline_s"),
+        ({"parallel_sampling": {"n": 1}}, "parallel_sampling.n"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"logprobs": True}, "logprobs"),
     ],
@@ -92,6 +164,24 @@ def test_a_bad_value_is_refused_by_name(change, param):
             ("min_tokens=9", "thinking_token_budget=5"),
         ),
         ({"max_tokens": 5, "budget_forcing": {"min_tokens": 9}}, ("budget_forcing.min_tokens=9", "max_tokens=5")),
+        ({"reasoning_effort": "low", "thinking_token_budget": 6}, ("reasoning_effort=low", "thinking_token_budget=6")),
+        ({"reasoning_effort": "low", "reasoning": {"effort": "high"}}, ("reasoning_effort=low", "reasoning.effort")),
+        ({"reasoning": {"effort": "low", "max_tokens": 3}}, ("reasoning.effort=low", "reasoning.max_tokens=3")),
+        ({"reasoning": {"enabled": False, "max_tokens": 3}}, ("reasoning.enabled=false", "reasoning.max_tokens=3")),
+        (
+            {"thinking": {"type": "disabled", "budget_tokens": 3}},
+            ("thinking.type=disabled", "thinking.budget_tokens=3"),
+        ),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 3}, "reasoning": {"max_tokens": 4}},
+            ("thinking.budget_tokens=3", "reasoning.max_tokens=4"),
+        ),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 3}, "budget_forcing": {"min_tokens": 4}},
+            ("thinking.budget_tokens=3", "budget_forcing.min_tokens=4"),
+        ),
+        ({"n": 2, "parallel_sampling": {"n": 3}}, ("n=2", "parallel_sampling.n=3")),
+        ({"temperature": 0, "parallel_sampling": {"n": 3}}, ("temperature=0", "parallel_sampling.n=3")),
     ],
 )
 def test_values_that_contradict_each_other_are_refused_by_both_names(change, names):
@@ -118,5 +208,6 @@ def test_what_might_have_become_a_stop_string_is_shown_at_the_end():
     assert not stop.found
 
 
-def test_the_schema_can_be_described():
-    assert "budget_forcing" in ChatRequest.model_json_schema()["properties"]
+def test_the_levels_of_effort_rise():
+    caps = [effort.max_tokens for effort in EFFORTS.values()]
+    assert caps == sorted(set(caps)) and caps[0] == 0

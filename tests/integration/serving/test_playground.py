@@ -1,0 +1,122 @@
+"""The playground in a real headless Chromium: the one on the PATH, else the one of `playwright install chromium`."""
+
+import re
+import shutil
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from serving.asking import KEY
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        # Containers have neither the kernel's sandbox nor much shared memory.
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, url):
+    """The page with the key entered; what goes wrong in its scripts fails the test."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(url + "/")
+    page.get_by_label("API key").fill(KEY)
+    page.get_by_label("API key").press("Tab")
+    expect(page.get_by_label("Model")).to_have_value("base")
+    yield page
+    page.close()
+    assert problems == []
+
+
+def move(side, label, value):
+    side.get_by_label(re.compile(label)).fill(str(value))
+
+
+def count(side, name):
+    return int(side.locator(f"[data-count={name}]").inner_text())
+
+
+def test_a_budget_is_kept_and_what_was_forced_is_marked(page):
+    """From the keyboard alone."""
+    (side,) = page.locator(".side:visible").all()
+    move(side, "At most", 16)
+    move(side, "At least", 16)
+    page.get_by_label("Prompt").press("Control+Enter")
+    expect(page.get_by_role("status")).to_have_text("Done.", timeout=60_000)
+    assert count(side, "thinking") == 16 and side.locator("[data-count=ended]").inner_text() == "budget"
+    expect(side.get_by_label("Answer with budget A").locator(".forced")).to_have_text("Final Answer:")
+    sampled = side.get_by_label("Thinking with budget A").locator(".sampled").first
+    assert sampled.inner_text() and count(side, "forced") > 0
+
+
+def test_two_budgets_stand_side_by_side(page):
+    page.get_by_label("Compare two budgets").check()
+    sides = page.locator(".side:visible").all()
+    assert len(sides) == 2
+    for side, budget in zip(sides, (8, 40), strict=True):
+        move(side, "At most", budget)
+        move(side, "At least", budget)
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("status")).to_have_text("Done.", timeout=60_000)
+    assert [count(side, "thinking") for side in sides] == [8, 40]
+    left, right = (side.bounding_box() for side in sides)
+    assert left["y"] == right["y"] and left["x"] < right["x"]
+
+
+def test_the_thinking_streams_and_can_be_stopped(page):
+    side = page.locator(".side:visible").first
+    move(side, "At least", 400)
+    page.get_by_role("button", name="Run").click()
+    counter = side.locator("[data-count=thinking]")
+    expect(counter).not_to_have_text("0", timeout=60_000)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("status")).to_have_text("Stopped.")
+    assert 0 < count(side, "thinking") < 400
+
+
+def test_a_minimum_pushes_the_maximum_and_a_refusal_is_shown(page):
+    side = page.locator(".side:visible").first
+    move(side, "At most", 64)
+    move(side, "At least", 128)
+    assert side.get_by_label(re.compile("At most")).input_value() == "128"
+    move(side, "At most", 520)
+    expect(side.get_by_label(re.compile("At most"))).to_have_attribute("aria-valuetext", "any number of")
+    page.get_by_label("Prompt").fill("and " * 600)
+    page.get_by_role("button", name="Run").click()
+    expect(side.get_by_role("alert")).to_contain_text("context 512")
+    page.get_by_label("API key").fill("wrong")
+    page.get_by_label("API key").press("Tab")
+    expect(page.get_by_role("status")).to_contain_text("API key")
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_and_can_be_read(page, width, scheme):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.get_by_label("Compare two budgets").check()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for element in ("body", "h1", "header p", "legend ~ label", "mark", "button[type=submit]", ".text"):
+        assert page.locator(element).first.evaluate(CONTRAST) >= 4.5, element
+
+
+# WCAG's contrast of an element's text to the nearest background behind it.
+CONTRAST = """element => {
+  const channels = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  let behind = element;
+  while (channels(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement;
+  const pair = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(channels).map(light);
+  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+}"""
