@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 # PyTorch's CPU build is not on the main registry; a machine that carries the wheel finds it by itself.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # The playground is tested in a real browser: the machine's, else one that Playwright downloads.
-BROWSER := $(shell for name in chromium chromium-browser google-chrome; do command -v $$name; done)
+BROWSER := $(shell which chromium chromium-browser google-chrome 2>/dev/null)
 
 .PHONY: setup demo test lint clean
 
