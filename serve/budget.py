@@ -47,6 +47,9 @@ class BudgetForcing(Strict):
     final_answer_prefix: Text = Field("Final Answer:", description="Opens the answer after a forced end.")
     before_end: Text = Field("", description="Closes the thinking at a forced end.")
     max_answer_tokens: PositiveCount | None = Field(None, description="Bound of the answer alone.")
+    grace_tokens: Count = Field(
+        0, description="Last tokens before the cap in which the end of a sentence or line is taken as the forced end."
+    )
 
 
 class Reasoning(Strict):
@@ -121,6 +124,7 @@ def policy(request: BudgetFields, efforts: Mapping[str, Effort], bound: tuple[st
                 f"{other.said} and {claim.said} contradict each other; send one of them", param=claim.param
             )
     _check_minimum(claims, bound)
+    _check_grace(claims)
     forcing = BudgetForcing.model_validate({claim.field: claim.value for claim in claims.values()})
     return BudgetPolicy(
         max_thinking_tokens=forcing.max_tokens,
@@ -130,6 +134,7 @@ def policy(request: BudgetFields, efforts: Mapping[str, Effort], bound: tuple[st
         final_answer_prefix=forcing.final_answer_prefix,
         max_answer_tokens=forcing.max_answer_tokens,
         before_end=forcing.before_end,
+        grace_tokens=forcing.grace_tokens,
     )
 
 
@@ -176,3 +181,13 @@ def _check_minimum(claims: Mapping[str, _Claim], bound: tuple[str, int | None]) 
     for said, most in bounds:
         if least.value > most:
             raise Contradiction(f"{least.said} is above {said}; lower the one or raise the other", param=least.param)
+
+
+def _check_grace(claims: Mapping[str, _Claim]) -> None:
+    grace, cap = claims.get("grace_tokens"), claims.get("max_tokens")
+    if grace is None or (cap is not None and grace.value <= cap.value):
+        return
+    if cap is None and grace.value:
+        raise Contradiction(f"{grace.said} needs a cap of the thinking; send budget_forcing.max_tokens", grace.param)
+    if cap is not None:
+        raise Contradiction(f"{grace.said} is above {cap.said}; lower the one or raise the other", grace.param)

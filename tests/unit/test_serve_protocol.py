@@ -77,9 +77,9 @@ def test_no_name_means_no_cap_and_switched_off_means_no_thinking():
 
 
 def test_our_object_says_everything():
-    ours = policy(budget_forcing={"max_tokens": 5, "num_ignore": 2, "ignore_str": ["Wait", "Hmm"], "before_end": "."})
+    ours = policy(budget_forcing={"max_tokens": 5, "num_ignore": 2, "ignore_str": ["Wait", "Hmm"], "grace_tokens": 3})
     assert (ours.max_thinking_tokens, ours.num_ignore, ours.ignore_strings) == (5, 2, ("Wait", "Hmm"))
-    assert (ours.before_end, ours.final_answer_prefix) == (".", "Final Answer:")
+    assert (ours.grace_tokens, ours.final_answer_prefix) == (3, "Final Answer:")
 
 
 def test_a_level_of_effort_can_also_ask_for_more_thinking():
@@ -180,6 +180,11 @@ def test_a_bad_value_is_refused_by_name(change, param):
             {"thinking": {"type": "enabled", "budget_tokens": 3}, "budget_forcing": {"min_tokens": 4}},
             ("thinking.budget_tokens=3", "budget_forcing.min_tokens=4"),
         ),
+        (
+            {"thinking_token_budget": 3, "budget_forcing": {"grace_tokens": 4}},
+            ("thinking_token_budget=3", "budget_forcing.grace_tokens=4"),
+        ),
+        ({"budget_forcing": {"grace_tokens": 4}}, ("budget_forcing.grace_tokens=4", "budget_forcing.max_tokens")),
         ({"n": 2, "parallel_sampling": {"n": 3}}, ("n=2", "parallel_sampling.n=3")),
         ({"temperature": 0, "parallel_sampling": {"n": 3}}, ("temperature=0", "parallel_sampling.n=3")),
     ],
