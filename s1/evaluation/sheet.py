@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from math import hypot
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,22 @@ class Sheet:
         return self._share(2 * len(self._runs) + self._groups[group])
 
     def control_lead(self, group: str, other: str) -> Bounds:
-        """Interval of the percentage points by which `group` keeps to what is asked more often than `other`."""
+        """Interval of the percentage points by which `group` keeps to what is asked more often than `other`.
+
+        Where neither shows any spread, it follows from the intervals of the two (Newcombe's method).
+        """
         first, second = (self._draws[:, 2 * len(self._runs) + self._groups[name]] for name in (group, other))
-        return bounds(first - second)
+        low, high = bounds(first - second)
+        if low == high:
+            one, two = self.control(group), self.control(other)
+            down, up = hypot(first[0] - one[0], two[1] - second[0]), hypot(one[1] - first[0], second[0] - two[0])
+            low, high = low - float(down), high + float(up)
+        return low, high
 
     def performance(self, runs: Sequence[str]) -> Bounds:
         """Interval of the best accuracy of `runs`."""
-        return bounds(self._draws[:, [self._runs[run] for run in runs]].max(axis=1))
+        columns = [self._runs[run] for run in runs]
+        return share_bounds(self._draws[:, columns].max(axis=1), len(self._index))
 
     def scaling(self, runs: Sequence[str]) -> Bounds:
         """Interval of the mean slope over all pairs of `runs`, accuracy and tokens resampled together."""

@@ -156,9 +156,9 @@ def _method(method: str, runs: list[dict[str, Any]], within: list[bool] | None, 
     scaling = metrics.scaling(tokens, accuracy)
     names = [run["setting"] for run in slope]
     return {
-        "control_pct": _percentage(within) if within else 100.0 if method == BUDGET_FORCING else None,
+        "control_pct": _round(_percentage(within)) if within else 100.0 if method == BUDGET_FORCING else None,
         "control_interval_pct": _rounded(sheet.control(method)) if within else None,
-        "scaling": _round(scaling) if curve else None,
+        "scaling": _round(scaling) if curve and (len(curve) > 1 or method == BUDGET_FORCING) else None,
         "scaling_interval": _rounded(sheet.scaling(names)) if len(names) > 1 else None,
         "performance_pct": metrics.performance([run["accuracy_pct"] for run in graded]) if graded else None,
         "performance_interval_pct": (

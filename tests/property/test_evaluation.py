@@ -61,7 +61,7 @@ def test_control_is_the_share_of_responses_within_their_own_budget(responses: li
     ]
     numbers = summarise(schema.to_table(rows, schema.GENERATIONS))["tuned"]
     within = sum(tokens <= budget for budget, tokens, _ in responses)
-    assert abs(numbers["control_pct"] - 100 * within / len(rows)) < 1e-9
+    assert abs(numbers["control_pct"] - 100 * within / len(rows)) < 1e-3
     assert [point["budget"] for point in numbers["points"]] == sorted({budget for budget, _, _ in responses})
     assert sum(point["num_questions"] for point in numbers["points"]) == len(rows)
     assert numbers["performance_pct"] == max(point["accuracy_pct"] for point in numbers["points"])

@@ -57,7 +57,7 @@ def test_a_response_beyond_its_own_budget_costs_control():
         rows("base", "natural", None, [True], [900]),
         rows("base", "max_4", 4, [True] * 3, [4, 5, 0]),
     )["base"]
-    assert numbers["control_pct"] == pytest.approx(200 / 3)
+    assert numbers["control_pct"] == pytest.approx(200 / 3, abs=1e-3)
 
 
 def test_without_a_reference_there_is_no_accuracy_but_still_tokens():
@@ -131,6 +131,16 @@ def test_control_of_a_conditional_method_is_measured_by_what_it_asks_for():
     assert method["control_lead_of_budget_forcing"]["difference_pct"] == 75
     assert method["control_lead_of_budget_forcing"]["significant"]
     assert [run["setting"] for run in method["runs"]] == ["tokens_16"]
+
+
+def test_a_lead_without_any_spread_still_has_an_interval():
+    numbers = summary(
+        rows("tuned", "max_16", 16, [True] * 8, [16] * 8),
+        asked("tokens_16", 16, [60] * 8),
+    )["tuned"]
+    lead = numbers["methods"]["token_conditional"]["control_lead_of_budget_forcing"]
+    assert lead["difference_pct"] == 100 and lead["significant"]
+    assert 40 < lead["interval_pct"][0] < lead["interval_pct"][1] == 100
 
 
 def test_short_and_long_are_measured_by_the_natural_end():
