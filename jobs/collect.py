@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -20,21 +20,34 @@ from s1.config import Config
 from s1.errors import UserError
 from s1.sources import gym as tasks
 from s1.sources import hub as data_sets
-from s1.sources import records
+from s1.sources import paper, records
 from s1.sources.mapping import Fields, RawQuestion, to_question
-from s1.sources.table import collect
+from s1.sources.records import Fault, Record
+from s1.sources.table import Collected, collect
 
 ROWS_PER_FILE = 50_000
+SET_ASIDE = "set_aside.txt"
+_MAX_LINES = 10_000  # of that file
 
 
 class CollectOptions(Config):
     """What to collect."""
 
-    source: Literal["gym", "files", "hub"] = Field("gym", description="Where the questions come from.")
+    source: Literal["gym", "files", "hub", "paper"] = Field(
+        "gym", description="Where the questions come from; paper: the 16 sources of s1, from the hub."
+    )
     seed: int = Field(0, description="Decides what is generated, sampled and held out.")
     num_test: int = Field(0, ge=0, description="Questions of every domain that are kept for the evaluation.")
     num_questions: int | None = Field(None, ge=1, description="Keep a random sample of at most so many questions.")
     expected: int | None = Field(None, ge=1, description="How many the source should give; another number is reported.")
+    sources: tuple[str, ...] = Field((), description="Source paper: only these of its sources.")
+    compare_with_paper: bool = Field(
+        False, description="Report every one of the paper's sources whose number of questions is another one."
+    )
+    on_fault: Literal["stop", "set_aside"] = Field(
+        "stop", description="A row that cannot be used: stop and name it, or set it aside and count it."
+    )
+    max_question_chars: int = Field(100_000, ge=1, description="A longer question is a fault.")
     path: str = Field("", description="Source files: a file, a folder or a glob (JSONL, JSON, CSV, Parquet, also .gz).")
     fields: Fields = Field(Fields(), description="Sources files and hub: which field holds what.")
     hub: data_sets.Hub = Field(data_sets.Hub(), description="Source hub: which data set.")
@@ -51,6 +64,10 @@ def check(options: CollectOptions) -> None:
         if not options.path:
             raise UserError("source files needs --path: a file, a folder or a glob")
         records.find(options.path)
+    elif options.source == "paper":
+        for name in options.sources:
+            if name not in paper.SOURCES:
+                raise UserError(f"sources: {name!r} is none of the paper's: {', '.join(paper.SOURCES)}")
     elif not options.hub.name:
         raise UserError("source hub needs --hub.name: a data set such as simplescaling/s1K-1.1")
 
@@ -63,42 +80,115 @@ def describe(options: CollectOptions, _: Mapping[str, Manifest | None]) -> Seque
     if options.source == "files":
         _fs, paths = records.find(options.path)
         return [f"reads files: {len(paths)} ({paths[0]}{', …' if len(paths) > 1 else ''})"]
+    if options.source == "paper":
+        chosen = _paper(options)
+        return [f"reads {len(chosen)} sources of the paper, {sum(source.expected for source in chosen)} questions"]
     return [f"reads data set: {options.hub.name}, split {options.hub.split}"]
 
 
 def run(options: CollectOptions, context: Context) -> Outcome:
     """Read, drop duplicates, mark what is held out, write."""
+    aside = SetAside()
+    on_fault = records.stop if options.on_fault == "stop" else aside.add
     with Progress("collect", _total(options), "questions") as bar:
-        raw = _counted(_questions(options), bar)
+        raw = _counted(_usable(_questions(options, on_fault), options.max_question_chars, on_fault), bar)
         collected = collect(raw, options.seed, options.num_test, options.num_questions)
     rows = collected.rows
     if not rows:
-        raise UserError(f"source {options.source}: no question in {options.path or 'it'}; choose another one")
+        why = f" ({aside.count} rows set aside; the first: {aside.lines[0]})" if aside.count else ""
+        raise UserError(f"source {options.source}: no question in {options.path or 'it'}{why}; choose another one")
     for number, start in enumerate(range(0, len(rows), ROWS_PER_FILE)):
         table = schema.to_table(rows[start : start + ROWS_PER_FILE], schema.QUESTIONS)
         context.staging.write_table(table, f"part-{number:05d}.parquet")
-    splits = Counter(row["split"] for row in rows)
+    dropped = dict(collected.dropped)
+    if aside.count:
+        dropped["set aside"] = aside.count
+        context.staging.write_bytes(SET_ASIDE, "".join(f"{line}\n" for line in aside.lines).encode())
+        print(f"collect: {aside.count} rows set aside, listed in {SET_ASIDE}: {aside.lines[0]}", file=sys.stderr)
+    return Outcome(collected.num_met + aside.count, len(rows), dropped, facts=_facts(options, collected))
+
+
+class SetAside:
+    """Rows that cannot be used: how many, and the first of them in words."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lines: list[str] = []
+
+    def add(self, line: str, num_rows: int = 1) -> None:
+        """Count the rows that a line is about."""
+        self.count += num_rows
+        if len(self.lines) < _MAX_LINES:
+            self.lines.append(line)
+
+
+def _facts(options: CollectOptions, collected: Collected) -> dict[str, Any]:
+    """What the report tells about the questions; deviations from what was expected are printed too."""
+    splits = Counter(row["split"] for row in collected.rows)
     facts: dict[str, Any] = {
         "num_train": splits["train"],
         "num_test": splits["test"],
-        "domains": dict(sorted(Counter(str(row["domain"] or "unknown") for row in rows).items())),
+        "domains": dict(sorted(Counter(str(row["domain"] or "unknown") for row in collected.rows).items())),
     }
     if options.expected is not None and collected.num_met != options.expected:
         facts["count_differs"] = f"{collected.num_met} rows met, {options.expected} expected"
         print(f"collect: warning: {facts['count_differs']}", file=sys.stderr)
-    return Outcome(rows_in=collected.num_met, rows_out=len(rows), dropped=collected.dropped, facts=facts)
+    if options.compare_with_paper or options.source == "paper":
+        facts["sources"] = compared(collected, _paper(options))
+        for name, counts in facts["sources"].items():
+            if counts["found"] != counts["expected"]:
+                print(
+                    f"collect: warning: {name}: {counts['found']} questions, not {counts['expected']}", file=sys.stderr
+                )
+    return facts
 
 
-def _questions(options: CollectOptions) -> Iterator[RawQuestion]:
+def compared(collected: Collected, sources: Sequence[paper.Source]) -> dict[str, dict[str, int]]:
+    """For every source how many different questions it gave, and how many the paper had from it."""
+    counts: Counter[str | None] = Counter()
+    for source, count in collected.sources.items():
+        counts[paper.source_of(source)] += count
+    found = {source.name: {"found": counts[source.name], "expected": source.expected} for source in sources}
+    return found | ({"none of these": {"found": counts[None], "expected": 0}} if counts[None] else {})
+
+
+def _paper(options: CollectOptions) -> list[paper.Source]:
+    return [paper.SOURCES[name] for name in options.sources or paper.SOURCES]
+
+
+def _questions(options: CollectOptions, on_fault: Fault) -> Iterator[RawQuestion]:
     if options.source == "gym":
         return tasks.questions(options.gym, options.seed)
+    if options.source == "paper":
+        found = (paper.questions(source, options.seed, on_fault) for source in _paper(options))
+        return (question for questions in found for question in questions)
     if options.source == "hub":
         source = f"hub:{options.hub.name}"
-        return (to_question(record, options.fields, source) for record in data_sets.records(options.hub))
-    return (
-        to_question(record, options.fields, f"files:{records.stem(record.file)}")
-        for record in records.read(options.path)
-    )
+        return _mapped(data_sets.records(options.hub), lambda _: source, options.fields, on_fault)
+    found = records.read(options.path, on_fault)
+    return _mapped(found, lambda record: f"files:{records.stem(record.file)}", options.fields, on_fault)
+
+
+def _mapped(
+    found: Iterator[Record], source: Callable[[Record], str], fields: Fields, on_fault: Fault
+) -> Iterator[RawQuestion]:
+    for record in found:
+        try:
+            yield to_question(record, fields, source(record))
+        except UserError as error:
+            on_fault(str(error))
+
+
+def _usable(raw: Iterator[RawQuestion], max_chars: int, on_fault: Fault) -> Iterator[RawQuestion]:
+    """Questions that a teacher can be asked."""
+    for question in raw:
+        if len(question.question) <= max_chars:
+            yield question
+        else:
+            on_fault(
+                f"{question.where or question.source}: a question of {len(question.question)} characters, at most "
+                f"{max_chars} are allowed (--max-question-chars)"
+            )
 
 
 def _total(options: CollectOptions) -> int | None:

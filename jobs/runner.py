@@ -6,9 +6,12 @@ plan is pure; `--dry-run` prints it. A job whose output carries a manifest with 
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -23,6 +26,7 @@ from s1.config import Config
 from s1.errors import UserError
 from s1.hashing import fingerprint
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 OptionsT = TypeVar("OptionsT", bound=Config)
 
 
@@ -124,7 +128,7 @@ def execute(job: Job[OptionsT], options: OptionsT, run_dir: str, *, force: bool 
         print(f"{job.name}: up to date ({found.rows_out} rows in {planned.output})", file=sys.stderr)
         return found
     started = time.monotonic()
-    with output.staging() as staging:
+    with _space_is_left(planned.output), output.staging() as staging:
         context = Context(
             inputs={name: Artifact(uri) for name, uri in planned.inputs.items()},
             staging=staging,
@@ -151,6 +155,20 @@ def execute(job: Job[OptionsT], options: OptionsT, run_dir: str, *, force: bool 
     _clear(context.scratch)
     print(f"{job.name}: {_summary(manifest)} -> {planned.output}", file=sys.stderr)
     return manifest
+
+
+@contextmanager
+def _space_is_left(uri: str) -> Generator[None]:
+    """A full disk as one line; what was there before is untouched, since an artifact is committed as a whole."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(
+            f"{uri}: cannot be written ({os.strerror(error.errno)}); free some space and run the same command again, "
+            "what was finished before is kept"
+        ) from error
 
 
 def _clear(uri: str) -> None:

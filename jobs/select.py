@@ -13,26 +13,29 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
+from actors import selector
+from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from s1 import schema
-from s1.artifacts import Artifact, Manifest
+from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config
 from s1.curation import coverage, difficulty, diversity
 from s1.errors import UserError
 
 COLUMNS = [
-    *("question_id", "source", "domain", "quality_issues", "trace_correct", "solver_correct", "trace_tokens"),
+    *("question_id", "source", "domain", "quality_issues", "trace_correct", "solver_correct"),
+    *("solver_attempts", "solver_solved", "trace_tokens"),
     "embedding",
 ]
-BATCH_ROWS = 4096
+EMBEDDING = "embedding"
 
 
 class SelectOptions(Config):
@@ -55,6 +58,27 @@ class SelectOptions(Config):
         description="Patterns of source or domain, with the least trace tokens: such rows with a right answer are "
         "picked before all others (method s1).",
     )
+    quality: Literal["length", "difficulty"] = Field(
+        default="length", description="What makes a row good: a long trace, or attempts of solvers that failed."
+    )
+    quality_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="How much quality counts beside diversity: gains are multiplied by quality to this power.",
+    )
+    quotas: dict[str, PositiveInt] = Field(
+        default={}, description="Patterns of domains, with the most rows of each such domain; the first match counts."
+    )
+    benchmark_picks: NonNegativeInt = Field(
+        default=0, description="The last picks of method s1 that draw domains by the test sets' mix, not uniformly."
+    )
+    benchmark_domains: dict[str, float] = Field(
+        default={}, description="That mix: weights of domains; by default the mix that featurize has found."
+    )
+    shards: PositiveInt = Field(
+        default=1, description="Ray actors that share the rows (k_center, facility_location); 1: this process has all."
+    )
+    shard_cpus: float = Field(default=0.5, gt=0, description="CPUs that Ray sets aside for each of them.")
 
 
 @dataclass(frozen=True)
@@ -67,7 +91,24 @@ class Row:
     quality_issues: list[str]
     trace_correct: bool | None
     solver_correct: bool | None
+    solver_attempts: int | None
+    solver_solved: int | None
     trace_tokens: int
+
+
+def check(options: SelectOptions) -> None:
+    """Raise UserError for options that do not go together."""
+    if options.quality_weight and options.method in ("s1", "longest"):
+        raise UserError(
+            f"quality_weight={options.quality_weight}: method {options.method} ranks by length alone; leave it out, or "
+            "choose another method"
+        )
+    if options.benchmark_picks and options.method != "s1":
+        raise UserError(f"benchmark_picks={options.benchmark_picks}: only method s1 draws domains")
+    if options.shards > 1 and options.method not in selector.METHODS:
+        raise UserError(f"shards={options.shards}: method must be one of {', '.join(selector.METHODS)}")
+    if options.shards > 1 and options.near_duplicates is not None:
+        raise UserError("near_duplicates compares all rows with all: leave it out, or use shards=1")
 
 
 def describe(options: SelectOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
@@ -80,8 +121,10 @@ def describe(options: SelectOptions, manifests: Mapping[str, Manifest | None]) -
 def run(options: SelectOptions, context: Context) -> Outcome:
     """quality → difficulty → near-duplicates → diversity."""
     features = context.inputs["features"]
-    table = features.read(schema.FEATURES, columns=COLUMNS)
-    rows = [Row(**values) for values in table.drop_columns(["embedding"]).to_pylist()]
+    sharded = options.shards > 1
+    columns = [name for name in COLUMNS if not (sharded and name == EMBEDDING)]
+    table = features.read(schema.FEATURES, columns=columns)
+    rows = [Row(**values) for values in table.select([name for name in columns if name != EMBEDDING]).to_pylist()]
     funnel = {"traces": len(rows)}
     dropped: Counter[str] = Counter()
 
@@ -91,17 +134,19 @@ def run(options: SelectOptions, context: Context) -> Outcome:
     funnel["difficulty"] = len(left)
     if not left:
         raise UserError(_nothing_left(features, dropped))
-    points = embeddings(table, left, features)
-    if options.near_duplicates is not None:
-        stays = ~_near_duplicates(points, options.near_duplicates, options.seed)
-        dropped["near_duplicate"] += int((~stays).sum())
-        points, left = points[stays], [at for at, here in zip(left, stays, strict=True) if here]
-        funnel["distinct"] = len(left)
-
-    if options.size > len(left):
-        print(f"select: {options.size} rows asked for, {len(left)} left: all of them are taken", file=sys.stderr)
-    picks = choose(options, [rows[at] for at in left], points)
-    chosen = [left[pick] for pick in picks]
+    if sharded:
+        chosen = choose_sharded(options, features, rows, left)
+    else:
+        points = embeddings(table, left, features)
+        del table  # a copy of all embeddings
+        if options.near_duplicates is not None:
+            stays = ~_near_duplicates(points, options.near_duplicates, options.seed)
+            dropped["near_duplicate"] += int((~stays).sum())
+            points, left = points[stays], [at for at, here in zip(left, stays, strict=True) if here]
+            funnel["distinct"] = len(left)
+        chosen = [left[pick] for pick in choose(options, [rows[at] for at in left], points, features)]
+    if len(chosen) < options.size:
+        print(f"select: {options.size} rows asked for, {len(chosen)} of {len(left)} left are taken", file=sys.stderr)
     dropped["not_picked"] += len(left) - len(chosen)
     funnel["selected"] = len(chosen)
     write(context, features, [rows[at].question_id for at in chosen])
@@ -155,18 +200,103 @@ def _near_duplicates(points: NDArray[np.float32], threshold: float, seed: int) -
     return dropped
 
 
-def choose(options: SelectOptions, rows: Sequence[Row], points: NDArray[np.float32]) -> list[int]:
+def choose(options: SelectOptions, rows: Sequence[Row], points: NDArray[np.float32], features: Artifact) -> list[int]:
     """Picks among `rows`, in order."""
-    quality = [1.0 if is_kept_first(row, options.keep_first) else 0.0 for row in rows]
     return diversity.select(
         points,
         options.size,
         options.method,
         lengths=[row.trace_tokens for row in rows],
-        domains=[row.domain for row in rows] if any(row.domain for row in rows) else None,
-        quality=quality if options.method == "s1" else None,
+        domains=domains(rows),
+        quality=quality(options, rows),
         seed=options.seed,
+        quotas=quotas(options, rows),
+        benchmark=benchmark(options, features),
+        benchmark_picks=options.benchmark_picks,
     ).tolist()
+
+
+def choose_sharded(options: SelectOptions, features: Artifact, rows: Sequence[Row], left: Sequence[int]) -> list[int]:
+    """Rows of the table, in the order of the picks; the embeddings are only ever read by the shards."""
+    few = [rows[at] for at in left]
+    keep = np.zeros(len(rows), dtype=bool)
+    keep[left] = True
+    lengths = np.array([row.trace_tokens for row in rows], dtype=np.float64)
+    weights, names = quality(options, few), domains(few)
+    spread = None if weights is None else np.zeros(len(rows))
+    if spread is not None:
+        spread[left] = weights
+    labels = None if names is None else [row.domain or "" for row in rows]
+    table = selector.Table(keep, lengths, spread, labels)
+    with ray_session():
+        return selector.select(
+            options.method,
+            features_files(features),
+            table,
+            options.size,
+            options.seed,
+            quotas(options, few),
+            options.shards,
+            options.shard_cpus,
+        )
+
+
+def features_files(features: Artifact) -> list[selector.File]:
+    """The files of FEATURES, each with the number of its first row."""
+    files: list[selector.File] = []
+    first = 0
+    folder = features.uri if "://" in features.uri else features.path
+    for path in features.parquet_paths(schema.FEATURES):
+        files.append(selector.File(join(folder, path.removeprefix(features.path).lstrip("/")), first))
+        with features.fs.open_input_file(path) as source:
+            first += pq.ParquetFile(source).metadata.num_rows
+    return files
+
+
+def domains(rows: Sequence[Row]) -> list[str | None] | None:
+    """Domain of every row; None when no row has one."""
+    return [row.domain for row in rows] if any(row.domain for row in rows) else None
+
+
+def quality(options: SelectOptions, rows: Sequence[Row]) -> NDArray[np.float64] | None:
+    """What multiplies the gain of every row; None when all count alike."""
+    if options.method == "s1":
+        return np.array([1.0 if is_kept_first(row, options.keep_first) else 0.0 for row in rows])
+    if not options.quality_weight:
+        return None
+    if options.quality == "length":
+        scores = difficulty.percentiles([row.trace_tokens for row in rows])
+    else:
+        scores = np.array([difficulty.failure_rate(row.solver_attempts or 0, row.solver_solved or 0) for row in rows])
+    return scores**options.quality_weight
+
+
+def quotas(options: SelectOptions, rows: Sequence[Row]) -> dict[str, int]:
+    """The most rows that each domain of `rows` may give. UserError when a pattern matches none."""
+    found: dict[str, int] = {}
+    names = sorted({row.domain or "" for row in rows})
+    for pattern, most in options.quotas.items():
+        matching = [name for name in names if fnmatch.fnmatchcase(name.lower(), pattern.lower())]
+        if not matching:
+            known = ", ".join(name for name in names[:10] if name) or "none"
+            raise UserError(f"quotas: no domain matches {pattern!r}; the domains are {known}")
+        for name in matching:
+            found.setdefault(name, most)
+    return found
+
+
+def benchmark(options: SelectOptions, features: Artifact) -> dict[str, float]:
+    """Weights of domains for the last picks of method s1."""
+    if not options.benchmark_picks or options.benchmark_domains:
+        return options.benchmark_domains
+    manifest = features.manifest()
+    mix = manifest.facts.get("test_domains") if manifest is not None else None
+    if not mix:
+        raise UserError(
+            f"benchmark_picks={options.benchmark_picks}: {features.uri} does not know the domains of the test sets; "
+            "give --benchmark-domains, or run featurize with test sets and --domains.method nearest or llm"
+        )
+    return mix
 
 
 def is_kept_first(row: Row, patterns: Mapping[str, int]) -> bool:
@@ -182,12 +312,10 @@ def write(context: Context, features: Artifact, picks: Sequence[str]) -> None:
     """SELECTION in the order of the picks; only the chosen rows are ever in memory."""
     order = {key: at for at, key in enumerate(picks)}
     chosen: list[dict[str, object]] = []
-    for path in features.parquet_paths(schema.FEATURES):
-        with features.fs.open_input_file(path) as source:
-            names = [name for name in schema.SELECTION.names if name != "pick_order"]
-            for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS, columns=names):
-                wanted = [at for at, key in enumerate(batch["question_id"].to_pylist()) if key in order]
-                chosen += batch.take(pa.array(wanted, pa.int64())).to_pylist()
+    names = [name for name in schema.SELECTION.names if name != "pick_order"]
+    for batch in features.batches(schema.FEATURES, names):
+        wanted = [at for at, key in enumerate(batch["question_id"].to_pylist()) if key in order]
+        chosen += batch.take(pa.array(wanted, pa.int64())).to_pylist()
     for row in chosen:
         row["pick_order"] = order[str(row["question_id"])]
     chosen.sort(key=lambda row: order[str(row["question_id"])])
@@ -216,6 +344,7 @@ JOB = Job(
     inputs=("features",),
     output="selection",
     run=run,
+    check=check,
     describe=describe,
 )
 

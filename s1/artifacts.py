@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -122,6 +122,22 @@ class Artifact:
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path}: not readable as Parquet ({error}); run its job again") from error
 
+    def batches(
+        self, schema: pa.Schema, columns: list[str] | None = None, rows: int = 1024
+    ) -> Iterator[pa.RecordBatch]:
+        """The table in batches, in order; UserError that names the file when one cannot be read."""
+        for path in self.parquet_paths(schema):
+            done = 0
+            try:
+                with self.fs.open_input_file(path) as source:
+                    for batch in pq.ParquetFile(source).iter_batches(rows, columns=columns):
+                        yield batch
+                        done += batch.num_rows
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(
+                    f"{path}: not readable as Parquet after row {done} ({error}); run its job again"
+                ) from error
+
     def parquet_paths(self, schema: pa.Schema) -> list[str]:
         """Paths of the committed Parquet files, in order. UserError when there is no committed table."""
         manifest = self.manifest()
@@ -162,6 +178,12 @@ class Staging:
             for info in self.fs.get_file_info(pafs.FileSelector(self.path, recursive=True))
             if info.type == pafs.FileType.File
         )
+        written = replace(manifest, files=tuple(names))
+        content = json.dumps(asdict(written), indent=2, ensure_ascii=False, default=str).encode()
+        temporary = join(artifact.path, f"_{MANIFEST}.{uuid.uuid4().hex[:8]}")
+        # Before anything of the old artifact goes: a disk that is full is noticed here at the latest.
+        with self.fs.open_output_stream(temporary) as sink:
+            sink.write(content)
         old = artifact.manifest()
         if old is not None:
             self.fs.delete_file(join(artifact.path, MANIFEST))
@@ -174,10 +196,5 @@ class Staging:
                 self.fs.create_dir(join(artifact.path, name.rpartition("/")[0]), recursive=True)
             self.fs.move(join(self.path, name), join(artifact.path, name))
         self.fs.delete_dir(self.path)
-        written = replace(manifest, files=tuple(names))
-        content = json.dumps(asdict(written), indent=2, ensure_ascii=False, default=str).encode()
-        temporary = join(artifact.path, f"_{MANIFEST}.{uuid.uuid4().hex[:8]}")
-        with self.fs.open_output_stream(temporary) as sink:
-            sink.write(content)
         self.fs.move(temporary, join(artifact.path, MANIFEST))
         return written

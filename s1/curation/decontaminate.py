@@ -3,6 +3,9 @@
 Only the test side is indexed. Words of the test side get numbers; the questions become number sequences whose n-grams
 are hashed all at once; a hash that the index knows is then compared word by word, so that the verdicts are exactly
 those of comparing every n-gram with every other.
+
+A shared run is enough in the paper. Boilerplate is shared too ("where m and n are relatively prime positive integers"),
+so a hit can be asked to cover a share of the shorter of the two texts: near copies do, boilerplate does not.
 """
 
 from __future__ import annotations
@@ -36,37 +39,52 @@ def normalised_words(text: str) -> list[str]:
 
 
 def contaminated(
-    questions: Sequence[str], test_questions: Sequence[str], ngram: int = 8, normalise: bool = False
+    questions: Sequence[str],
+    test_questions: Sequence[str],
+    ngram: int = 8,
+    normalise: bool = False,
+    coverage: float = 0.0,
 ) -> NDArray[np.bool_]:
-    """Which `questions` share at least one run of `ngram` words with a test question, as a bool array (N,).
-
-    Text with fewer than `ngram` words shares none. `normalise` compares normalised words instead of the paper's.
-    """
-    return touched(questions, test_questions, ngram, normalise) >= 0
+    """Which `questions` touch a test question, as a bool array (N,)."""
+    return touched(questions, test_questions, ngram, normalise, coverage) >= 0
 
 
 def touched(
-    questions: Sequence[str], test_questions: Sequence[str], ngram: int = 8, normalise: bool = False
+    questions: Sequence[str],
+    test_questions: Sequence[str],
+    ngram: int = 8,
+    normalise: bool = False,
+    coverage: float = 0.0,
 ) -> NDArray[np.int64]:
-    """Index of the first test question that each question shares an n-gram with, or -1, as int64 (N,)."""
-    return Index(test_questions, ngram, normalise).touched(questions)
+    """Index of the test question that each question touches, or -1, as int64 (N,).
+
+    Two texts touch when they share at least one run of `ngram` words, and the runs that they share cover at least
+    `coverage` (0 to 1) of the words of the shorter one. Of several test questions the one that is covered best counts,
+    then the first. Text with fewer than `ngram` words touches none. `normalise` compares normalised words instead of
+    the paper's.
+    """
+    return Index(test_questions, ngram, normalise, coverage).touched(questions)
 
 
 class Index:
     """All n-grams of the test questions."""
 
-    def __init__(self, test_questions: Sequence[str], ngram: int = 8, normalise: bool = False) -> None:
+    def __init__(
+        self, test_questions: Sequence[str], ngram: int = 8, normalise: bool = False, coverage: float = 0.0
+    ) -> None:
         if ngram < 1:
             raise ValueError(f"ngram={ngram}: must be at least 1")
-        self.ngram = ngram
+        self.ngram, self.coverage = ngram, coverage
         self.split = normalised_words if normalise else words
         self._numbers: dict[str, int] = {}  # word -> number, from 1; 0 is any other word
-        self._owner: dict[tuple[int, ...], int] = {}  # n-gram -> first test question that has it
+        self._owners: dict[tuple[int, ...], tuple[int, ...]] = {}  # n-gram -> test questions that have it
+        self._lengths: list[int] = []  # words of every test question
         for at, text in enumerate(test_questions):
             row = [self._numbers.setdefault(word, len(self._numbers) + 1) for word in self.split(text)]
-            for start in range(len(row) - ngram + 1):
-                self._owner.setdefault(tuple(row[start : start + ngram]), at)
-        grams = np.array(list(self._owner), dtype=np.int64).reshape(-1, ngram)  # (G, n)
+            self._lengths.append(len(row))
+            for gram in {tuple(row[start : start + ngram]) for start in range(len(row) - ngram + 1)}:
+                self._owners[gram] = (*self._owners.get(gram, ()), at)
+        grams = np.array(list(self._owners), dtype=np.int64).reshape(-1, ngram)  # (G, n)
         with np.errstate(over="ignore"):
             self._hashes = np.unique((grams.astype(np.uint64) * self._weights()).sum(axis=1, dtype=np.uint64))
 
@@ -108,8 +126,23 @@ class Index:
                 hashes += numbers[offset : offset + num_grams].astype(np.uint64) * weight
         slot = np.minimum(np.searchsorted(self._hashes, hashes), self._hashes.size - 1)
         within_row = rows[:num_grams] == rows[self.ngram - 1 :]
-        for start in np.flatnonzero(within_row & (self._hashes[slot] == hashes)):
-            row = rows[start]
-            owner = self._owner.get(tuple(numbers[start : start + self.ngram].tolist()))
-            if owner is not None and found[row] < 0:
-                found[row] = owner
+        starts = np.flatnonzero(within_row & (self._hashes[slot] == hashes))
+        if not len(starts):
+            return
+        hit_rows, first = np.unique(rows[starts], return_index=True)
+        for row, own in zip(hit_rows.tolist(), np.split(starts, first[1:]), strict=True):
+            length = int(np.searchsorted(rows, row, side="right") - np.searchsorted(rows, row, side="left"))
+            found[row] = self._best_covered(numbers, own, length)
+
+    def _best_covered(self, numbers: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> int:
+        """The test question that shares most with a text of `length` words, whose hits begin at `starts`; -1: none."""
+        covered: dict[int, int] = {}  # test question -> words of the text that are in shared runs
+        reach: dict[int, int] = {}  # test question -> end of its last run
+        for start in starts.tolist():
+            for owner in self._owners.get(tuple(numbers[start : start + self.ngram].tolist()), ()):
+                end = start + self.ngram
+                covered[owner] = covered.get(owner, 0) + end - max(start, reach.get(owner, start))
+                reach[owner] = end
+        shares = {owner: min(1.0, count / min(length, self._lengths[owner])) for owner, count in covered.items()}
+        best = min(shares, key=lambda owner: (-shares[owner], owner), default=-1)
+        return best if best >= 0 and shares[best] >= self.coverage else -1

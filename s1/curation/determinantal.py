@@ -6,17 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s1.curation.coverage import Matrix, one_thread, squared_norms
+from s1.curation.quota import Room, walk
 
 SAMPLE_ROWS = 1024
 MIN_VARIANCE = 1e-6  # below it a row adds no volume that float32 can tell from none
 
 
 @one_thread()
-def greedy_map(points: Matrix, size: int, quality: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
+def greedy_map(
+    points: Matrix, size: int, quality: NDArray[np.float64] | None = None, room: Room | None = None
+) -> NDArray[np.int64]:
     """Indices of `size` rows, each the one that makes the volume of the picks grow most.
 
     Kernel: quality_i * quality_j * exp(-|x_i - x_j|^2 / (2 s^2)), s^2 the median squared distance. When no row adds
-    volume any more (there are only copies left), the rest follows in the order of what is left of their variance.
+    volume any more (there are only copies left), the rest follows in the order of what is left of their variance. With
+    `room`, no group gives more rows than it has room for.
     """
     weight = np.ones(len(points), dtype=np.float32) if quality is None else quality.astype(np.float32)
     norms, scale = squared_norms(points), _bandwidth(points)
@@ -25,12 +29,17 @@ def greedy_map(points: Matrix, size: int, quality: NDArray[np.float64] | None = 
     picks: list[int] = []
     taken = np.zeros(len(points), dtype=bool)
     for at in range(size):
+        if taken.all():
+            break
         best = int(np.where(taken, -np.inf, variance).argmax())
         if variance[best] < MIN_VARIANCE * weight[best] ** 2 or variance[best] <= 0:
             rest = np.argsort(-np.where(taken, -np.inf, variance), kind="stable")
-            return np.concatenate([np.array(picks, dtype=np.int64), rest[: size - at]])
+            rest = rest[~taken[rest]].astype(np.int64)
+            return np.concatenate([np.array(picks, dtype=np.int64), walk(rest, size - at, room)])
         picks.append(best)
         taken[best] = True
+        if room is not None:
+            taken[room.take(best)] = True
         distances = np.maximum(norms - 2.0 * (points @ points[best]) + norms[best], 0.0)
         kernel = weight * weight[best] * np.exp(-distances / scale)
         row = (kernel - rows[:at, best] @ rows[:at]) / np.sqrt(variance[best])

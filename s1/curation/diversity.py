@@ -7,14 +7,15 @@ the picks are the same however the rows lie. Memory grows with rows x dimensions
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from s1.curation import coverage, determinantal
+from s1.curation import coverage, determinantal, facility, farthest
+from s1.curation.quota import Room, walk
 from s1.errors import UserError
 
 Method = Literal["s1", "k_center", "facility_location", "dpp", "cluster", "random", "longest"]
@@ -32,6 +33,13 @@ class Pool:
     domains: NDArray[np.int64] | None  # (N,) codes
     quality: NDArray[np.float64] | None  # (N,) not negative
     rng: np.random.Generator
+    most: dict[int, int] = field(default_factory=dict[int, int])  # code of a domain -> most rows that it may give
+    benchmark: dict[int, float] = field(default_factory=dict[int, float])  # code of a domain -> weight
+    benchmark_picks: int = 0
+
+    def room(self) -> Room | None:
+        """What the domains may still give; None when nothing is limited."""
+        return Room(self.domains, self.most) if self.most and self.domains is not None else None
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -45,6 +53,10 @@ def select(
     domains: Sequence[str | None] | ArrayLike | None = None,
     quality: ArrayLike | None = None,
     seed: int = 0,
+    *,
+    quotas: Mapping[str, int] | None = None,
+    benchmark: Mapping[str, float] | None = None,
+    benchmark_picks: int = 0,
 ) -> NDArray[np.int64]:
     """Indices of `size` different rows in the order of their picks; all rows when there are not more.
 
@@ -52,15 +64,17 @@ def select(
 
     - s1: Algorithm 1 of the paper. Rows of the highest quality (when quality is given and differs) first; then a domain
       is drawn uniformly and one of its rows with weight 2^-rank by length. Without domains, clusters take their place.
+      The last `benchmark_picks` draw the domain by the weights in `benchmark` (the reference's notebook).
     - k_center: each pick is the row farthest from those before it.
     - facility_location: the picks to which all rows together are most similar (cosine).
     - dpp: greedy MAP of a determinantal point process with an RBF kernel.
     - cluster: k-means, then the same number from each cluster.
     - random, longest: the baselines.
 
-    `quality` also weighs the gain of k_center, facility_location, dpp and random, and ranks the rows of a cluster. The
-    picks depend on the rows' content and the seed, not on their order; rows that are equal in everything are
-    interchangeable. Raises UserError for a method or arrays that do not fit.
+    `quality` also weighs the gain of k_center, facility_location, dpp and random, and ranks the rows of a cluster. Of a
+    domain in `quotas` no more rows are picked than it says, so that there may be fewer than `size`. The picks depend on
+    the rows' content and the seed, not on their order; rows that are equal in everything are interchangeable. Raises
+    UserError for a method or arrays that do not fit.
     """
     if method not in METHODS:
         raise UserError(f"method={method!r}: methods are {', '.join(METHODS)}")
@@ -71,15 +85,24 @@ def select(
     labels = _labels(domains, len(points))
     if method == "longest" and columns[0] is None:
         raise UserError("method='longest' needs lengths")
+    if (quotas or benchmark_picks) and labels is None:
+        raise UserError("quotas and benchmark_picks need domains")
+    for name, most in (quotas or {}).items():
+        if most < 1:
+            raise UserError(f"quotas: {name!r} may give {most} rows, must be 1 or more")
     if len(points) == 0 or size == 0:
         return np.zeros(0, dtype=np.int64)
-    order, words = _canonical_order(points, columns, labels, seed)
+    order = np.argsort(content_keys(points, columns, labels, seed), kind="stable")
+    names = {name: code for code, name in enumerate(sorted(set(labels or ())))}
     pool = Pool(
         points[order],
         *(None if column is None else column[order] for column in columns[:1]),
-        domains=None if labels is None else _codes(labels, order),
+        domains=None if labels is None else np.array([names[labels[row]] for row in order], dtype=np.int64),
         quality=None if columns[1] is None else columns[1][order],
-        rng=np.random.default_rng(words),
+        rng=generator(seed),
+        most={names[name]: most for name, most in (quotas or {}).items() if name in names},
+        benchmark={names[name]: weight for name, weight in (benchmark or {}).items() if name in names},
+        benchmark_picks=benchmark_picks,
     )
     picks = _RUN[method](pool, min(size, len(pool)))
     return order[picks].astype(np.int64)
@@ -117,11 +140,11 @@ def _labels(domains: Sequence[str | None] | ArrayLike | None, num_rows: int) -> 
     return labels
 
 
-def _canonical_order(
-    points: NDArray[np.float32], columns: list[NDArray[np.float64] | None], labels: list[str] | None, seed: int
-) -> tuple[NDArray[np.int64], list[int]]:
-    """Rows sorted by a seeded hash of their content, and words to seed a generator with."""
-    salt = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
+def content_keys(
+    points: NDArray[np.float32], columns: Sequence[NDArray[np.float64] | None], labels: Sequence[str] | None, seed: int
+) -> NDArray[np.uint64]:
+    """A seeded hash of every row's content, (N,); sorted by it, rows lie in an order that is theirs alone."""
+    salt = _salt(seed)
     keys = np.empty(len(points), dtype=np.uint64)
     for row, point in enumerate(points):
         digest = hashlib.blake2b(point.tobytes(), digest_size=8, key=salt)
@@ -129,33 +152,48 @@ def _canonical_order(
             digest.update(b"" if column is None else column[row].tobytes())
         digest.update(b"" if labels is None else labels[row].encode("utf-8", "surrogatepass"))
         keys[row] = int.from_bytes(digest.digest(), "little")
-    return np.argsort(keys, kind="stable"), list(salt)
+    return keys
 
 
-def _codes(labels: list[str], order: NDArray[np.int64]) -> NDArray[np.int64]:
-    names = {name: code for code, name in enumerate(sorted(set(labels)))}
-    return np.array([names[labels[row]] for row in order], dtype=np.int64)
+def generator(seed: int) -> np.random.Generator:
+    """The random draws of a selection."""
+    return np.random.default_rng(list(_salt(seed)))
+
+
+def _salt(seed: int) -> bytes:
+    return hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
 
 
 def _s1(pool: Pool, size: int) -> NDArray[np.int64]:
-    """Algorithm 1 of the paper."""
+    """Algorithm 1 of the paper; its last draws by the benchmarks' mix of domains, as in the reference's notebook."""
     length = pool.lengths if pool.lengths is not None else np.zeros(len(pool))
     domains = pool.domains if pool.domains is not None else _clusters(pool, MAX_CLUSTERS // 4)
-    picks = _kept_up_front(pool, length)[:size]
+    room = pool.room()
+    up_front = np.array(_kept_up_front(pool, length), dtype=np.int64)
+    picks: list[int] = walk(up_front, size, room).tolist()
     taken = set(picks)
     longest_first = np.argsort(-length, kind="stable")
     remaining: dict[int, list[int]] = {code: [] for code in sorted(set(domains.tolist()))}
     for row in longest_first.tolist():
         if row not in taken:
             remaining[int(domains[row])].append(row)
-    names = [code for code, rows in remaining.items() if rows]
-    while len(picks) < size:
-        code = names[int(pool.rng.integers(len(names)))]
+    names = [code for code, rows in remaining.items() if rows and (room is None or room.has(code))]
+    while names and len(picks) < size:
+        weights = pool.benchmark if len(picks) >= size - pool.benchmark_picks else {}
+        code = _drawn(names, weights, pool.rng)
         rows = remaining[code]
         picks.append(rows.pop(_rank(pool.rng, len(rows))))
-        if not rows:
+        if not rows or (room is not None and len(room.take(picks[-1]))):
             names.remove(code)
     return np.array(picks, dtype=np.int64)
+
+
+def _drawn(names: list[int], weights: Mapping[int, float], rng: np.random.Generator) -> int:
+    """A domain, drawn by weight; uniformly where no domain that is left has any."""
+    mass = np.array([weights.get(code, 0.0) for code in names])
+    if not mass.any():
+        return names[int(rng.integers(len(names)))]
+    return names[int(rng.choice(len(names), p=mass / mass.sum()))]
 
 
 def _kept_up_front(pool: Pool, length: NDArray[np.float64]) -> list[int]:
@@ -174,16 +212,16 @@ def _rank(rng: np.random.Generator, num_rows: int) -> int:
 
 def _random(pool: Pool, size: int) -> NDArray[np.int64]:
     if pool.quality is None or not pool.quality.any():
-        return pool.rng.permutation(len(pool))[:size]
+        return walk(pool.rng.permutation(len(pool)), size, pool.room())
     # Exponential races: the order of draws without replacement, weighted by quality.
     with np.errstate(divide="ignore"):
         times = pool.rng.exponential(size=len(pool)) / pool.quality
-    return np.argsort(times, kind="stable")[:size]
+    return walk(np.argsort(times, kind="stable"), size, pool.room())
 
 
 def _longest(pool: Pool, size: int) -> NDArray[np.int64]:
     assert pool.lengths is not None
-    return np.argsort(-pool.lengths, kind="stable")[:size]
+    return walk(np.argsort(-pool.lengths, kind="stable"), size, pool.room())
 
 
 def _clusters(pool: Pool, most: int) -> NDArray[np.int64]:
@@ -202,20 +240,25 @@ def _cluster(pool: Pool, size: int) -> NDArray[np.int64]:
     starts = np.cumsum(sizes) - sizes
     place = np.empty(len(pool), dtype=np.int64)  # of every row within its cluster
     place[order] = np.arange(len(pool)) - starts[found.labels[order]]
-    return np.lexsort((found.labels, -sizes[found.labels], place))[:size]
+    return walk(np.lexsort((found.labels, -sizes[found.labels], place)), size, pool.room())
 
 
 def _k_center(pool: Pool, size: int) -> NDArray[np.int64]:
-    first = int(pool.rng.integers(len(pool)))
-    return coverage.k_center(pool.embeddings, size, first, pool.quality)
+    first = first_rank(pool.rng, len(pool))
+    return farthest.k_center(pool.embeddings, size, first, pool.quality, pool.domains, pool.most)
+
+
+def first_rank(rng: np.random.Generator, num_rows: int) -> int:
+    """Place of the first pick of k-center in the canonical order."""
+    return int(rng.integers(num_rows))
 
 
 def _facility_location(pool: Pool, size: int) -> NDArray[np.int64]:
-    return coverage.facility_location(pool.embeddings, size, pool.quality)
+    return facility.facility_location(pool.embeddings, size, pool.quality, pool.room())
 
 
 def _dpp(pool: Pool, size: int) -> NDArray[np.int64]:
-    return determinantal.greedy_map(pool.embeddings, size, pool.quality)
+    return determinantal.greedy_map(pool.embeddings, size, pool.quality, pool.room())
 
 
 _RUN: dict[str, Callable[[Pool, int], NDArray[np.int64]]] = {

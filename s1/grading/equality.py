@@ -44,7 +44,7 @@ def equivalent(gold: str, prediction: str) -> bool:
         return True
     if max(len(wanted), len(given)) > MAX_ANSWER_CHARS:
         return False
-    decided = _by_rules(wanted, given)
+    decided = decided_by_rules(wanted, given)
     return decided if decided is not None else _symbolic(gold, prediction, wanted, given)
 
 
@@ -56,11 +56,11 @@ def same_text(left: str, right: str) -> bool:
     return bool(forms[0]) and forms[0] == forms[1]
 
 
-def _by_rules(wanted: str, given: str) -> bool | None:
+def decided_by_rules(wanted: str, given: str) -> bool | None:
     """The verdict on two final answers where exact rules give one, else None."""
     choice = _CHOICE.fullmatch(plain(wanted))
-    if choice is not None and (chosen := _chosen(plain(given))) is not None:
-        return choice[1] == chosen
+    if choice is not None and (letter := chosen(plain(given))) is not None:
+        return choice[1] == letter
     wanted, given = normalise(wanted), normalise(given)
     if not given:
         return False
@@ -70,7 +70,7 @@ def _by_rules(wanted: str, given: str) -> bool | None:
     return True if _same_list(wanted, given) else None
 
 
-def _chosen(answer: str) -> str | None:
+def chosen(answer: str) -> str | None:
     """The letter that an answer to a multiple-choice question names."""
     leading = _LEADING_CHOICE.match(answer)
     if leading is not None:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from s1.grading import workers
-from s1.grading.equality import MAX_ANSWER_CHARS, MAX_RESPONSE_CHARS, equivalent, same_text
+from s1.grading import kinds, workers
+from s1.grading.equality import MAX_ANSWER_CHARS, MAX_RESPONSE_CHARS, chosen, decided_by_rules, equivalent, same_text
 from s1.grading.extract import final_answer, response_part, unterminated
 from s1.grading.normalise import plain
 
@@ -19,16 +19,52 @@ _OPEN = re.compile(r"[-+*/x\u00d7^=]\s*\Z")
 
 
 def correct(row: Mapping[str, Any], response: str | None) -> bool | None:
-    """Whether `response` answers the question of `row` (columns answer, source, metadata); None without a reference.
+    """Whether `response` answers the question of `row` (columns question, answer, source, metadata).
 
-    A question of the gym is put to its own verifier, since many have more than one right answer and some allow only
-    certain ways to write it. Everything else is decided by `equivalent`. An empty response to a question that has a
-    reference is wrong.
+    None where nothing can be said: without a reference, of a proof, and of a program that differs from the reference. A
+    question of the gym is put to its own verifier, since many have more than one right answer and some allow only
+    certain ways to write it. A choice is decided by its letters or the text of the option. Everything else is decided
+    by `equivalent`. An empty response to a question that has a reference is wrong.
     """
     gold, response = row.get("answer"), response or ""
     if row.get("source") == "gym" and row.get("metadata"):
         return _gym_accepts(gold, json.loads(row["metadata"]), response)
-    return None if gold is None else equivalent(gold, response)
+    if gold is None:
+        return None
+    question = row.get("question") or ""
+    kind = kinds.kind_of(question, gold)
+    if kind == "choice":
+        return _chooses(question, gold, response[-MAX_RESPONSE_CHARS:])
+    if kind in ("code", "proof"):
+        return _same_program(gold, response) or (None if response.strip() else False)
+    return equivalent(gold, response)
+
+
+def _same_program(gold: str, response: str) -> bool:
+    return bool(gold.strip()) and kinds.program(response_part(response)) == kinds.program(gold)
+
+
+def _chooses(question: str, gold: str, response: str) -> bool:
+    """Whether the response names the letters of `gold`, or writes the text of that option."""
+    response = response_part(response)
+    if not response or unterminated(response):
+        return False
+    wanted, answer = kinds.letters(gold), plain(final_answer(response))
+    named = kinds.letters(answer)
+    if named:
+        return named == wanted
+    options = kinds.options(question)
+    same = [letter for letter, text in options.items() if _same_option(text, answer)]
+    if same:
+        return frozenset(same) == wanted
+    letter = chosen(answer)
+    return letter is not None and wanted == frozenset([letter])
+
+
+def _same_option(option: str, answer: str) -> bool:
+    if max(len(option), len(answer)) > MAX_ANSWER_CHARS:
+        return same_text(option, answer)
+    return same_text(option, answer) or bool(decided_by_rules(option, answer))
 
 
 def _gym_accepts(gold: str | None, metadata: Mapping[str, Any], response: str) -> bool:

@@ -18,6 +18,7 @@ class Hub(Config):
     name: str = Field(default="", description="Data set, such as simplescaling/s1K-1.1.")
     config: str | None = Field(default=None, description="Its configuration (subset), when it has several.")
     split: str = Field(default="train", description="Its split.")
+    files: str | None = Field(default=None, description="Files to read, with a format such as json as the name.")
     revision: str | None = Field(default=None, description="Commit or tag; the newest when left out.")
 
 
@@ -26,13 +27,16 @@ def records(hub: Hub) -> Iterator[Record]:
     import datasets
     from datasets.exceptions import DatasetsError
 
+    where = hub.files or "/".join(filter(None, (hub.name, hub.config)))
     try:
-        rows = datasets.load_dataset(hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True)
+        rows = datasets.load_dataset(
+            hub.name, hub.config, data_files=hub.files, split=hub.split, revision=hub.revision, streaming=True
+        )
         for row, values in enumerate(rows, start=1):
-            yield Record(f"hub:{hub.name}", row, cast(dict[str, Any], values))
+            yield Record(f"hub:{where}", row, cast(dict[str, Any], values))
     except (DatasetsError, ConnectionError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"data set {hub.name!r} (split {hub.split!r}) cannot be read: {reason}; check its name, the connection and "
+            f"data set {where!r} (split {hub.split!r}) cannot be read: {reason}; check its name, the connection and "
             "HF_TOKEN, or use --source files"
         ) from error

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from s1.config import Config
 from s1.errors import UserError
+from s1.grading.extract import last_boxed
 from s1.sources.records import Record
 
 CANDIDATES = {
@@ -25,6 +26,7 @@ CANDIDATES = {
     "passage": ("passage",),
     "options": ("options", "choices"),
 }
+_LAST_CHARS, _SHORT_CHARS = 20_000, 60
 # The way gsm8k writes an answer: worked text, then the result after four hashes.
 _WORKED_ANSWER = re.compile(r"\A(?P<solution>.+?)\n?\s*####\s*(?P<answer>[^\n]+?)\s*\Z", re.DOTALL)
 
@@ -42,6 +44,9 @@ class Fields(Config):
     domain: str | None = Field(
         default=None, description="Field with the subject; found by itself: domain, subject, type, …"
     )
+    source: str | None = Field(
+        default=None, description="Field that says where the question comes from; by default the file or data set."
+    )
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class RawQuestion:
     domain: str | None = None
     solution: str | None = None
     metadata: Mapping[str, Any] | None = None
+    where: str = ""  # file and row
 
 
 def to_question(record: Record, fields: Fields, source: str) -> RawQuestion:
@@ -67,9 +73,14 @@ def to_question(record: Record, fields: Fields, source: str) -> RawQuestion:
     if question is None:
         raise UserError(f"{record.where}: no question ({_why(record, fields)})")
     answer, solution = split_worked_answer(found["answer"], found["solution"])
+    if answer is None and solution is not None:
+        answer = answer_of(solution)
+    if fields.source is not None:
+        named = _text(record, _chosen(record, fields, "source", names))
+        source = f"{source.partition(':')[0]}:{named}" if named else source
     parts = (found["passage"], question, found["options"])
     text = "\n".join(part for part in parts if part is not None)
-    return RawQuestion(text, answer, source, found["domain"], solution)
+    return RawQuestion(text, answer, source, found["domain"], solution, where=record.where)
 
 
 def split_worked_answer(answer: str | None, solution: str | None) -> tuple[str | None, str | None]:
@@ -78,6 +89,15 @@ def split_worked_answer(answer: str | None, solution: str | None) -> tuple[str |
     if match is None:
         return answer, solution
     return match["answer"], solution or match["solution"].strip()
+
+
+def answer_of(solution: str) -> str | None:
+    """The final answer that a worked solution ends in: its last box, or all of it when it is one short line."""
+    boxed = last_boxed(solution[-_LAST_CHARS:])
+    if boxed is not None and boxed.strip():
+        return boxed.strip()
+    text = solution.strip()
+    return text if 0 < len(text) <= _SHORT_CHARS and "\n" not in text else None
 
 
 def _chosen(record: Record, fields: Fields, what: str, names: Mapping[str, str]) -> tuple[str, ...]:

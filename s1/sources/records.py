@@ -1,7 +1,8 @@
 """Records of files, one after another, with the file and the row that each came from.
 
 JSON lines, JSON, CSV and Parquet, each also gzipped; a file, a folder or a glob, local or any `pyarrow.fs` URI. What
-cannot be read ends in a UserError that names the file and, where there is one, the row (counted from 1).
+cannot be read ends in a UserError that names the file and, where there is one, the row (counted from 1); or, when the
+caller takes faults, it is told to the caller in these words, and reading goes on with what follows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -43,7 +44,18 @@ class Record:
         return f"{self.file}: row {self.row}"
 
 
-def read(reference: str) -> Iterator[Record]:
+class Fault(Protocol):
+    """Takes one line that names the file and the row, and how many rows it is about."""
+
+    def __call__(self, line: str, num_rows: int = 1) -> None: ...
+
+
+def stop(line: str, num_rows: int = 1) -> NoReturn:
+    """The fault as an error: nothing more is read."""
+    raise UserError(line)
+
+
+def read(reference: str, on_fault: Fault = stop) -> Iterator[Record]:
     """Records of a path, or of `hub:owner/name[:split]`, in a stable order."""
     if reference.startswith(HUB):
         from s1.sources import hub
@@ -51,7 +63,7 @@ def read(reference: str) -> Iterator[Record]:
         name, _, split = reference.removeprefix(HUB).partition(":")
         return hub.records(hub.Hub(name=name, split=split or "train"))
     fs, paths = find(reference)
-    return (record for path in paths for record in _read_file(fs, path))
+    return (record for path in paths for record in _read_file(fs, path, on_fault))
 
 
 def find(reference: str) -> tuple[pafs.FileSystem, list[str]]:
@@ -113,30 +125,45 @@ def stem(path: str) -> str:
     return name.removesuffix(_format(name) or "")
 
 
-def _read_file(fs: pafs.FileSystem, path: str) -> Iterator[Record]:
-    """Records of one file; every fault of the file becomes a UserError that names it."""
+def _read_file(fs: pafs.FileSystem, path: str, on_fault: Fault) -> Iterator[Record]:
+    """Records of one file; every fault of the file is told with its name."""
     readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     row = 0
     try:
         with _opened(fs, path) as stream:
             for values in readers[_format(path) or ".jsonl"](stream):
-                if not isinstance(values, dict):
-                    raise _BadRow(f"is a {type(values).__name__}, must be an object with named fields")
+                if isinstance(values, _Lost):
+                    on_fault(f"{path}: rows {row + 1} to {row + values.num_rows}: {values.reason}", values.num_rows)
+                    row += values.num_rows
+                    continue
                 row += 1
-                yield Record(path, row, cast(dict[str, Any], values))
-    except _BadRow as error:
-        raise UserError(f"{path}: row {row + 1}: {error}") from error
+                if isinstance(values, _BadRow):
+                    on_fault(f"{path}: row {row}: {values}")
+                elif not isinstance(values, dict):
+                    on_fault(f"{path}: row {row}: is a {type(values).__name__}, must be an object with named fields")
+                else:
+                    yield Record(path, row, cast(dict[str, Any], values))
+    except _BadRow as error:  # where the next row begins is not known
+        on_fault(f"{path}: row {row + 1}: {error}")
     except UnicodeDecodeError as error:  # in a column of a Parquet file
-        raise UserError(f"{path}: after row {row}: text that is not UTF-8 ({error})") from error
+        on_fault(f"{path}: after row {row}: text that is not UTF-8 ({error})")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: after row {row}: damaged or truncated gzip ({error}); fetch it again") from error
+        on_fault(f"{path}: after row {row}: damaged or truncated gzip ({error}); fetch it again")
     except (pa.ArrowException, OSError) as error:
         kind = "Parquet" if _format(path) == ".parquet" else "file"
-        raise UserError(f"{path}: not readable as {kind} ({' '.join(str(error).split())})") from error
+        on_fault(f"{path}: not readable as {kind} ({' '.join(str(error).split())})")
 
 
 class _BadRow(ValueError):
-    """The row after the last good one is broken."""
+    """A row is broken. As a value: the next one can be read; raised: it cannot."""
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """Rows that cannot be read, among others that can."""
+
+    num_rows: int
+    reason: str
 
 
 @contextmanager
@@ -160,7 +187,10 @@ def _decoded(line: bytes) -> str:
 def _json_lines(stream: IO[bytes]) -> Iterator[Any]:
     for line in io.BufferedReader(cast(io.RawIOBase, stream)):
         if line.strip():
-            yield _json_value(_decoded(line))
+            try:
+                yield _json_value(_decoded(line))
+            except _BadRow as error:
+                yield error
 
 
 def _json_value(text: str) -> Any:
@@ -181,21 +211,34 @@ def _json(stream: IO[bytes]) -> Iterator[Any]:
     yield from _json_value(_decoded(content))
 
 
-def _csv(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _csv(stream: IO[bytes]) -> Iterator[Any]:
     csv.field_size_limit(2**31 - 1)
     lines = (_decoded(line) for line in io.BufferedReader(cast(io.RawIOBase, stream)))
     reader = csv.DictReader(lines, strict=True)
-    try:
-        for values in reader:
-            if None in values or None in values.values():
-                raise _BadRow(f"another number of fields than the header's {len(reader.fieldnames or ())}")
+    while True:
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            yield _BadRow(f"not CSV ({error})")
+            continue
+        if values is None:
+            return
+        if None in values or None in values.values():
+            yield _BadRow(f"another number of fields than the header's {len(reader.fieldnames or ())}")
+        else:
             yield values
-    except csv.Error as error:
-        raise _BadRow(f"not CSV ({error})") from error
 
 
-def _parquet(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _parquet(stream: IO[bytes]) -> Iterator[Any]:
     # Parquet is read from its end: a gzipped file has to be unpacked first.
     source = pa.BufferReader(stream.read()) if isinstance(stream, gzip.GzipFile) else stream
-    for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS):
-        yield from batch.to_pylist()
+    file = pq.ParquetFile(source)
+    for group in range(file.num_row_groups):
+        done = 0
+        try:
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group]):
+                yield from batch.to_pylist()
+                done += batch.num_rows
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = f"not readable as Parquet ({' '.join(str(error).split())})"
+            yield _Lost(file.metadata.row_group(group).num_rows - done, reason)

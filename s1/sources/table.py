@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ class Collected:
     rows: list[Row]
     num_met: int
     dropped: dict[str, int]
+    sources: dict[str, int]  # different questions of every source, before any sample is taken
 
 
 def collect(raw: Iterable[RawQuestion], seed: int, num_test: int, num_questions: int | None = None) -> Collected:
@@ -33,6 +35,7 @@ def collect(raw: Iterable[RawQuestion], seed: int, num_test: int, num_questions:
         num_met += 1
         row = _row(question)
         by_id.setdefault(str(row["question_id"]), row)
+    sources = dict(Counter(str(row["source"]) for row in by_id.values()))
     dropped = {"duplicate": num_met - len(by_id)}
     if num_questions is not None and len(by_id) > num_questions:
         dropped["beyond num_questions"] = len(by_id) - num_questions
@@ -40,7 +43,7 @@ def collect(raw: Iterable[RawQuestion], seed: int, num_test: int, num_questions:
         by_id = {key: row for key, row in by_id.items() if key in kept}
     for key in held_out(list(by_id.values()), seed, num_test):
         by_id[key]["split"] = "test"
-    return Collected(list(by_id.values()), num_met, dropped)
+    return Collected(list(by_id.values()), num_met, dropped, sources)
 
 
 def held_out(rows: Iterable[Row], seed: int, num_test: int) -> set[str]:

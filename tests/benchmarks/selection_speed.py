@@ -1,11 +1,16 @@
 """Seconds, peak memory and quality of the selection methods on synthetic embeddings.
 
-    python tests/benchmarks/selection_speed.py --rows 59000 --size 1000
+    python tests/benchmarks/selection_speed.py --rows 59000 --methods facility_location k_center
+    python tests/benchmarks/selection_speed.py --rows 8000 --peer
     python tests/benchmarks/selection_speed.py --rows 20000 --against-greedy
+    python tests/benchmarks/selection_speed.py --rows 59000 --shards 2 --methods facility_location k_center
+    python tests/benchmarks/selection_speed.py --rows 1000000 --methods facility_location k_center
 
-Every method runs in a process of its own; prints one JSON object a line. `value` is the mean cosine similarity of a row
-to the nearest pick, `radius` the distance of the farthest. With --against-greedy, facility location is also run as
-exact lazy greedy over all rows, and the ratio of the two values is printed.
+Every run has a process of its own; prints one JSON object a line. `value` is the mean cosine similarity of a row to the
+nearest pick, `radius` the distance of the farthest, `peak_gb` the whole process with the embeddings that it was given;
+`cpu_seconds` are those of all its threads, whatever else the machine has to do.
+--peer also runs the lazy greedy of apricot-select (pip install apricot-select) on the same rows; --against-greedy runs
+our own exact lazy greedy on all rows; --shards compares Ray actors with one process. Ratios are printed last.
 """
 
 from __future__ import annotations
@@ -14,69 +19,160 @@ import argparse
 import json
 import multiprocessing
 import resource
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from s1.curation import coverage
+from s1.curation import facility
 from s1.curation.diversity import METHODS, select
+
+Row = dict[str, Any]
 
 
 def embeddings(num_rows: int, dimensions: int = 384, num_clusters: int = 200) -> NDArray[np.float32]:
-    """Unit vectors in overlapping clusters."""
+    """Unit vectors in overlapping clusters, made in blocks: no copy of the whole."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(num_clusters, dimensions)).astype(np.float32)
-    points = centers[rng.integers(num_clusters, size=num_rows)]
-    points += 1.2 * rng.standard_normal(size=points.shape, dtype=np.float32)
-    return points / np.linalg.norm(points, axis=1, keepdims=True)
+    points = np.empty((num_rows, dimensions), dtype=np.float32)
+    for start in range(0, num_rows, 8192):
+        block = points[start : start + 8192]
+        rng.standard_normal(out=block, dtype=np.float32)
+        block *= 1.2
+        block += centers[rng.integers(num_clusters, size=len(block))]
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+    return points
 
 
-def nearest_similarity(points: NDArray[np.float32], picks: NDArray[np.int64]) -> NDArray[np.float32]:
+def quality(points: NDArray[np.float32], picks: NDArray[np.int64]) -> Row:
+    """value and radius of some picks."""
     blocks = (points[at : at + 4096] @ points[picks].T for at in range(0, len(points), 4096))
-    return np.concatenate([block.max(axis=1) for block in blocks])
+    similarity = np.concatenate([block.max(axis=1) for block in blocks])
+    return {
+        "value": round(float(np.maximum(similarity, 0).mean()), 5),
+        "radius": round(float(np.sqrt(max(0.0, 2 - 2 * float(similarity.min())))), 4),
+    }
 
 
-def measure(arguments: tuple[str, int, int, bool]) -> dict[str, object]:
-    method, num_rows, size, exact = arguments
+def measured(name: str, num_rows: int, size: int, how: str) -> Row:
+    """One run: how = ours, exact (lazy greedy on all rows) or apricot."""
     points = embeddings(num_rows)
+    before_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     rng = np.random.default_rng(1)
     lengths = rng.integers(100, 20_000, size=num_rows)
-    domains = rng.integers(0, 50, size=num_rows).astype(str)
-    if exact:
-        coverage.SAMPLE_ROWS = num_rows
-    started = time.monotonic()
-    picks = select(points, size, method, lengths=lengths, domains=domains)
-    seconds = time.monotonic() - started
-    similarity = nearest_similarity(points, picks)
+    domains = rng.integers(0, 50, size=num_rows).astype(str).tolist()
+    started, started_cpu = time.monotonic(), time.process_time()
+    if how == "apricot":
+        picks = apricot(points, size)
+    else:
+        if how == "exact":
+            facility.SAMPLE_ROWS = num_rows
+        picks = select(points, size, name, lengths=lengths, domains=domains)
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return {
-        "method": method + (" (exact)" if exact else ""),
+        "method": name if how == "ours" else f"{name} ({how})",
         "rows": num_rows,
         "size": size,
         "seconds": round(seconds, 2),
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
-        "value": round(float(np.maximum(similarity, 0).mean()), 4),
-        "radius": round(float(np.sqrt(2 - 2 * similarity.min())), 3),
+        "cpu_seconds": round(cpu_seconds, 2),
+        "peak_gb": round(peak_gb, 2),
+        "given_gb": round(before_gb, 2),
+        **quality(points, picks),
     }
+
+
+def apricot(points: NDArray[np.float32], size: int) -> NDArray[np.int64]:
+    """Lazy greedy of apricot-select on the full table of cosine similarities, 0 at least."""
+    from apricot import FacilityLocationSelection  # type: ignore[import-not-found]
+
+    table = np.maximum(points @ points.T, 0).astype(np.float64)
+    chosen: Any = FacilityLocationSelection(size, metric="precomputed", optimizer="lazy").fit(table)
+    return np.asarray(chosen.ranking, dtype=np.int64)
+
+
+def alone(*arguments: Any) -> Row:
+    """`measured` in a process of its own, so that peaks do not mix."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        result: Row = pool.apply(measured, arguments)
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def sharded(name: str, num_rows: int, size: int, shards: int) -> Row:
+    """The same selection as a job on FEATURES, in one process and on shards."""
+    import pyarrow as pa
+
+    from jobs.ray_session import ray_session
+    from jobs.runner import execute
+    from jobs.select import JOB, SelectOptions
+    from s1 import schema
+    from s1.artifacts import Artifact, Manifest
+
+    points = embeddings(num_rows)
+    with tempfile.TemporaryDirectory() as folder, ray_session():
+        run_dir = str(Path(folder))
+        with Artifact(f"{run_dir}/features").staging() as staging:
+            for part, start in enumerate(range(0, num_rows, 10_000)):
+                block = points[start : start + 10_000]
+                rows = [{"question_id": f"{start + at}", "quality_issues": []} for at in range(len(block))]
+                table = schema.to_table([{**row, "trace_tokens": 1} for row in rows], schema.FEATURES)
+                column = pa.ListArray.from_arrays(
+                    np.arange(0, block.size + 1, block.shape[1], dtype=np.int32), block.reshape(-1)
+                )
+                place = schema.FEATURES.get_field_index("embedding")
+                table = table.set_column(place, schema.FEATURES.field("embedding"), column.cast(pa.list_(pa.float32())))
+                staging.write_table(table, f"part-{part:05d}.parquet")
+            staging.commit(Manifest("featurize", "f" * 16, {}, {}, "0", num_rows, num_rows))
+        picks: dict[int, NDArray[np.int64]] = {}
+        seconds: dict[int, float] = {}
+        for count in (1, shards):
+            options = SelectOptions.model_validate({"size": size, "method": name, "shards": count})
+            started = time.monotonic()
+            execute(JOB, options, run_dir)
+            seconds[count] = round(time.monotonic() - started, 2)
+            rows = Artifact(f"{run_dir}/selection").read(schema.SELECTION, columns=["question_id"])
+            picks[count] = np.array([int(key) for key in rows["question_id"].to_pylist()])
+    ours, theirs = quality(points, picks[1]), quality(points, picks[shards])
+    result = {
+        "method": name,
+        "rows": num_rows,
+        "shards": shards,
+        "same_picks": picks[1].tolist() == picks[shards].tolist(),
+        "value_ratio": round(theirs["value"] / ours["value"], 5),
+        "seconds_one_process": seconds[1],
+        "seconds_shards": seconds[shards],
+    }
+    print(json.dumps(result), flush=True)
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=59_000)
+    parser.add_argument("--rows", type=int, nargs="+", default=[59_000])
     parser.add_argument("--size", type=int, default=1000)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--against-greedy", action="store_true")
+    parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--shards", type=int, default=0)
     options = parser.parse_args()
-    runs = [(method, options.rows, options.size, False) for method in options.methods]
-    if options.against_greedy:
-        runs = [("facility_location", options.rows, options.size, exact) for exact in (False, True)]
-    results: list[dict[str, object]] = []
-    for run in runs:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            results.append(pool.apply(measure, (run,)))
-        print(json.dumps(results[-1]), flush=True)
-    if options.against_greedy:
-        print(json.dumps({"ratio_to_greedy": round(float(results[0]["value"]) / float(results[1]["value"]), 4)}))  # type: ignore[arg-type]
+    for num_rows in options.rows:
+        if options.shards:
+            for name in options.methods:
+                sharded(name, num_rows, options.size, options.shards)
+        elif options.against_greedy or options.peer:
+            other = "exact" if options.against_greedy else "apricot"
+            ours, theirs = (alone("facility_location", num_rows, options.size, how) for how in ("ours", other))
+            ratios = {
+                name: round(ours[name] / theirs[name], 5) for name in ("value", "seconds", "cpu_seconds", "peak_gb")
+            }
+            print(json.dumps({f"ours over {other}": ratios}), flush=True)
+        else:
+            for name in options.methods:
+                alone(name, num_rows, options.size, "ours")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,27 @@ def test_normalised_verdicts_too(questions: list[str], tests: list[str], ngram: 
     assert contaminated(questions, tests, ngram, normalise=True).tolist() == expected
 
 
+def covered(question: str, test: str, ngram: int) -> float:
+    """Share of the shorter text that shared runs make up: marks every word of the question that is in one."""
+    parts, others = words(question), words(test)
+    grams = {tuple(others[at : at + ngram]) for at in range(len(others) - ngram + 1)}
+    marked = {
+        at + offset
+        for at in range(len(parts) - ngram + 1)
+        if tuple(parts[at : at + ngram]) in grams
+        for offset in range(ngram)
+    }
+    return min(1.0, len(marked) / min(len(parts), len(others))) if marked else 0.0
+
+
+@given(texts, texts, st.integers(1, 4), st.sampled_from([0.25, 0.5, 0.75, 1.0]))
+def test_coverage_is_that_of_marking_word_by_word(questions: list[str], tests: list[str], ngram: int, coverage: float):
+    for question, hit in zip(questions, touched(questions, tests, ngram, coverage=coverage).tolist(), strict=True):
+        shares = [covered(question, test, ngram) for test in tests]
+        assert (hit >= 0) == any(share >= coverage for share in shares)
+        assert hit == -1 or shares[hit] == max(shares)
+
+
 @given(texts, texts)
 def test_a_hit_names_a_test_question_that_shares_the_run(questions: list[str], tests: list[str]):
     for question, hit in zip(questions, touched(questions, tests, 3).tolist(), strict=True):

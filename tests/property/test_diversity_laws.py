@@ -2,6 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s1.curation import farthest
 from s1.curation.diversity import METHODS, select
 
 
@@ -55,3 +56,36 @@ def test_the_same_seed_gives_the_same_picks(pool, method):
     points, lengths, domains, size = pool
     first = select(points, size, method, lengths=lengths, domains=domains, seed=5)
     assert first.tolist() == select(points, size, method, lengths=lengths, domains=domains, seed=5).tolist()
+
+
+@given(pools(), st.integers(1, 5), st.integers(1, 8), st.booleans(), st.booleans())
+def test_k_center_on_shards_picks_what_one_machine_picks(pool, num_shards, front_rows, weighted, limited):
+    points, lengths, domains, size = pool
+    quality = lengths / 5 if weighted else None
+    groups, most = np.array([int(name) for name in domains]), {0: 2, 1: 1} if limited else {}
+    first, size = len(points) // 2, max(1, min(size, len(points)))
+    alone = farthest.k_center(points, size, first, quality, groups, most)
+
+    ranks = np.arange(len(points))
+    cut = [np.flatnonzero(ranks * 7 % num_shards == at) for at in range(num_shards)]
+    shards = [
+        farthest.Shard(points[rows], rows, None if quality is None else quality[rows], groups[rows])
+        for rows in cut
+        if len(rows)
+    ]
+    grid = farthest.grid_of(max(shard.largest_norm() for shard in shards))
+    found = next(answer for shard in shards if (answer := shard.point(first)) is not None)
+    together = farthest.greedy(
+        lambda picked: [shard.front(picked, grid, front_rows) for shard in shards], first, *found, size, grid, most
+    )
+    assert together.tolist() == alone.tolist()
+
+
+@given(pools(), methods, st.integers(1, 4))
+def test_quotas_hold_and_nothing_that_fits_is_left_out(pool, method, most):
+    points, lengths, domains, size = pool
+    quotas = {"0": most, "2": 1}
+    picks = select(points, size, method, lengths=lengths, domains=domains, quotas=quotas)
+    room = sum(min(domains.count(name), quotas.get(name, len(domains))) for name in set(domains))
+    assert len(picks) == len(set(picks.tolist())) == min(size, room)
+    assert all([domains[row] for row in picks].count(name) <= limit for name, limit in quotas.items())

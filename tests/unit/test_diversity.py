@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from s1.curation import coverage
+from s1.curation import coverage, facility, farthest
 from s1.curation.diversity import METHODS, select
 from s1.errors import UserError
 
@@ -47,7 +47,7 @@ def test_facility_location_is_greedy():
 def test_facility_location_on_a_sample_is_as_good_as_on_all(monkeypatch: pytest.MonkeyPatch):
     points = cloud(3000, num_clusters=60)
     greedy = value(points, select(points, 50, "facility_location"))
-    monkeypatch.setattr(coverage, "SAMPLE_ROWS", 500)
+    monkeypatch.setattr(facility, "SAMPLE_ROWS", 500)
     picks = select(points, 50, "facility_location")
     assert len(set(picks.tolist())) == 50
     assert value(points, picks) >= 0.995 * greedy
@@ -55,12 +55,49 @@ def test_facility_location_on_a_sample_is_as_good_as_on_all(monkeypatch: pytest.
     assert value(points, picks[:10]) >= 0.95 * value(points, select(points, 10, "facility_location"))
 
 
+def test_facility_location_picks_the_same_with_little_memory(monkeypatch: pytest.MonkeyPatch):
+    points = cloud(3000)
+    picks = select(points, 40, "facility_location")
+    monkeypatch.setattr(facility, "HISTORY_BYTES", 0)
+    assert select(points, 40, "facility_location").tolist() == picks.tolist()
+
+
 def test_k_center_takes_the_farthest_row_each_time(monkeypatch: pytest.MonkeyPatch):
     points = cloud(700)
-    picks = coverage.k_center(points, 60, first=3)
-    assert picks.tolist() == farthest_first(points, 60, 3)
-    monkeypatch.setattr(coverage, "BLOCK_ROWS", 50)
-    assert coverage.k_center(points, 60, first=3).tolist() == picks.tolist()
+    picks = farthest.k_center(points, 60, first=3)
+    assert picks.tolist() == farthest_first(points.astype(np.float64), 60, 3)
+    monkeypatch.setattr(farthest, "FRONT_ROWS", 50)
+    assert farthest.k_center(points, 60, first=3).tolist() == picks.tolist()
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "longest"])
+def test_a_domain_gives_no_more_rows_than_its_quota(method: str):
+    points = cloud(600)
+    domains = np.where(np.arange(600) < 500, "big", np.where(np.arange(600) < 580, "small", "other"))
+    arguments = {"lengths": np.arange(600), "domains": domains}
+    picks = select(points, 100, method, **arguments, quotas={"big": 30, "small": 20})
+    counts = {name: int((domains[picks] == name).sum()) for name in ("big", "small", "other")}
+    assert counts == {"big": 30, "small": 20, "other": 20}
+
+
+def test_the_last_picks_of_algorithm_1_can_follow_a_mix_of_domains():
+    points = cloud(2000)
+    domains = np.array(["a", "b", "c", "d"])[np.arange(2000) % 4]
+    picks = select(
+        points,
+        400,
+        "s1",
+        lengths=np.arange(2000),
+        domains=domains,
+        benchmark={"c": 3, "d": 1, "not here": 9},
+        benchmark_picks=200,
+    )
+    first, last = domains[picks[:200]], domains[picks[200:]]
+    assert all(35 <= (first == name).sum() <= 65 for name in "abcd")
+    assert set(last) == {"c", "d"} and 130 <= (last == "c").sum() <= 170
+    # A mix of domains that are not here says nothing: the draws are uniform again.
+    again = select(points, 400, "s1", lengths=np.arange(2000), domains=domains, benchmark_picks=200)
+    assert set(domains[again[200:]]) == set("abcd")
 
 
 def test_dpp_takes_different_rows_before_copies():
@@ -123,6 +160,8 @@ def test_more_than_there_is_gives_all(method: str):
         ({"method": "longest"}, "needs lengths"),
         ({"lengths": [1, 2]}, "one value for each of the 3 rows"),
         ({"domains": ["a"]}, "one for each of the 3 rows"),
+        ({"quotas": {"a": 1}}, "need domains"),
+        ({"quotas": {"a": 0}, "domains": ["a", "a", "b"]}, "'a' may give 0 rows"),
         ({"quality": [1, 1, -1]}, "not negative"),
         ({"embeddings": [[0.0], [float("nan")], [1.0]]}, "row 1"),
         ({"embeddings": [[[0.0]]]}, "rows x dimensions"),

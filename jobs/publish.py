@@ -1,0 +1,120 @@
+"""Publish the selected rows: SELECTION becomes a data set in the schema of s1K, with its card.
+
+    python -m jobs.publish --preset laptop --title "s1K of my own"
+    python -m jobs.publish --preset s1 --repo owner/name --licence apache-2.0
+
+Writes Parquet and README.md into the run's folder `published`, and uploads it when a repository of the hub is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field, PositiveInt
+
+from jobs.runner import Context, Job, Outcome, command
+from s1 import schema
+from s1.artifacts import Artifact, Manifest, join
+from s1.config import Config
+from s1.errors import UserError
+from s1.publication import card, rows
+
+_REPO = re.compile(r"[\w.-]+/[\w.-]+")
+CARD_COLUMNS = ["question_id", "source", "domain", "teacher", "trace_kind"]
+
+
+class PublishOptions(Config):
+    """What the data set is called, and where it goes."""
+
+    title: str = Field(default="s1K, made anew", description="Title of the card.")
+    licence: str = Field(default="", description="Licence of the whole, as the hub names it, such as apache-2.0.")
+    licences: dict[str, str] = Field(default={}, description="Patterns of sources, with the licence of each.")
+    repo: str = Field(default="", description="Repository of the hub, owner/name; empty: the run's folder only.")
+    private: bool = Field(default=True, description="A repository that is made anew is private.")
+    rows_per_file: PositiveInt = Field(default=100_000, description="Rows of a Parquet file.")
+
+
+def check(options: PublishOptions) -> None:
+    """Raise UserError for a repository that cannot be one."""
+    if options.repo and not _REPO.fullmatch(options.repo):
+        raise UserError(f"repo={options.repo!r}: must be owner/name")
+
+
+def describe(options: PublishOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
+    """How many rows go where."""
+    selection = manifests.get("selection")
+    count = "?" if selection is None else selection.rows_out
+    return [f"publishes: {count} rows, {'to ' + options.repo if options.repo else 'to the folder only'}"]
+
+
+def run(options: PublishOptions, context: Context) -> Outcome:
+    """Write the rows and the card, then upload them."""
+    selection = context.inputs["selection"]
+    described = selection.read(schema.SELECTION, columns=CARD_COLUMNS).to_pylist()
+    solutions = _solutions(context.inputs["questions"], {row["question_id"] for row in described})
+    context.staging.fs.create_dir(join(context.staging.path, "data"), recursive=True)
+    files = max(1, -(-len(described) // options.rows_per_file))
+    for number, table in enumerate(_tables(selection, solutions, options.rows_per_file)):
+        context.staging.write_table(table, f"data/train-{number:05d}-of-{files:05d}.parquet")
+    manifests = {
+        name: Artifact(join(context.run_dir, name)).manifest() for name in ("questions", "traces", "selection")
+    }
+    known = {name: manifest for name, manifest in manifests.items() if manifest is not None}
+    text = card.render(card.Card(options.title, options.licence, options.licences, known), described)
+    context.staging.write_bytes("README.md", text.encode())
+    facts: dict[str, Any] = {"files": files}
+    if options.repo:
+        facts["url"] = upload(options, str(context.staging.local_path))
+    return Outcome(len(described), len(described), facts=facts)
+
+
+def _solutions(questions: Artifact, wanted: set[str]) -> dict[str, str | None]:
+    """Worked solutions of the questions that were chosen."""
+    table = questions.read(schema.QUESTIONS, columns=["question_id", "solution"])
+    table = table.filter(pa.array([key in wanted for key in table["question_id"].to_pylist()], pa.bool_()))
+    return dict(zip(table["question_id"].to_pylist(), table["solution"].to_pylist(), strict=True))
+
+
+def _tables(selection: Artifact, solutions: Mapping[str, str | None], rows_per_file: int) -> Iterator[pa.Table]:
+    table = selection.read(schema.SELECTION).sort_by("pick_order")
+    for start in range(0, max(1, table.num_rows), rows_per_file):
+        part = table.slice(start, rows_per_file).to_pylist()
+        made = [rows.published(row, solutions.get(row["question_id"])) for row in part]
+        yield pa.Table.from_pylist(made, schema=rows.PUBLISHED)
+
+
+def upload(options: PublishOptions, folder: str) -> str:
+    """Put the folder into the repository; its address. UserError when the hub refuses."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        url = api.create_repo(options.repo, repo_type="dataset", private=options.private, exist_ok=True)
+        api.upload_folder(
+            repo_id=options.repo, repo_type="dataset", folder_path=folder, commit_message="Publish the selection"
+        )
+    except (HfHubHTTPError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"repo={options.repo!r}: the hub does not take it ({reason}); check the name, the connection and HF_TOKEN"
+        ) from error
+    return str(url)
+
+
+JOB = Job(
+    name="publish",
+    summary=(__doc__ or "").strip(),
+    options=PublishOptions,
+    inputs=("selection", "questions"),
+    output="published",
+    run=run,
+    check=check,
+    describe=describe,
+)
+
+if __name__ == "__main__":
+    command(JOB)
