@@ -13,21 +13,28 @@ class Journal:
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._stopped: str | None = None
+        self._stop_wanted = False
 
     def restart(self, records: list[Record]) -> None:
         """A group of workers starts after the steps of `records`, which its checkpoint brought along."""
         self._records = list(records)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record) -> bool:
+        """Note a step; whether the training is asked to save and end."""
         self._records.append(record)
+        return self._stop_wanted
+
+    def ask_to_stop(self) -> None:
+        """The workers save a checkpoint after their next step, and end."""
+        self._stop_wanted = True
 
     def stop(self, reason: str) -> None:
         """The workers end here; `reason` is one line for the user."""
         self._stopped = reason
 
-    def latest(self) -> tuple[int, Record | None]:
-        """Steps done and the record of the last one."""
-        return len(self._records), self._records[-1] if self._records else None
+    def since(self, count: int) -> tuple[int, list[Record]]:
+        """Steps done, and the records after the first `count`; all of them when there are fewer by now."""
+        return len(self._records), self._records[count if count <= len(self._records) else 0 :]
 
     def result(self) -> tuple[list[Record], str | None]:
         """All records, and why the training stopped early."""

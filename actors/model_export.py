@@ -15,39 +15,51 @@ if TYPE_CHECKING:
 MAX_SHARD_BYTES = 4_000_000_000
 
 
-def export_weights(model: PreTrainedModel, folder: Path, *, writes: bool, partitioned: bool) -> None:
-    """Write the weights as bf16 safetensors and the configuration.
+def export_weights(
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    rank: int,
+    num_ranks: int,
+    partitioned: bool,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write the weights as bf16 safetensors and the configuration; the first rank writes what there is one of.
 
-    Every rank calls this: under ZeRO-3 (`partitioned`) the parameters of one shard at a time are gathered. Only the
-    rank that `writes` touches the disk.
+    Every rank calls this, and each writes its share of the files. Under ZeRO-3 (`partitioned`) the parameters of one
+    file at a time are gathered: no rank ever holds the model.
     """
-    shards = list(_shards(model))
+    from safetensors.torch import save_file
+
+    shards = list(_shards(model, max_shard_bytes))
     weight_map: dict[str, str] = {}
-    total_bytes = 0
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        weight_map |= dict.fromkeys(shard, name)
+        writes = number % num_ranks == (rank + 1) % num_ranks
         tensors = _gather(shard, keep=writes, partitioned=partitioned)
         if writes:
-            from safetensors.torch import save_file
-
             save_file(tensors, folder / name, metadata={"format": "pt"})
             (folder / name).chmod(0o644)  # safetensors leaves it to its owner alone
-            weight_map |= dict.fromkeys(tensors, name)
-            total_bytes += sum(tensor.nbytes for tensor in tensors.values())
-    if writes and len(shards) > 1:
-        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    if writes:
+    if rank == 0:
+        if len(shards) > 1:
+            index = {"metadata": {"total_size": sum(map(_num_bytes, model.parameters()))}, "weight_map": weight_map}
+            (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
         _write_config(model, folder)
 
 
-def _shards(model: PreTrainedModel) -> Iterator[dict[str, Parameter]]:
-    """Parameters in groups of at most MAX_SHARD_BYTES of bf16; a tied one appears once."""
+def _num_bytes(parameter: Parameter) -> int:
+    """Bytes of the whole parameter in bf16."""
+    return 2 * int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _shards(model: PreTrainedModel, max_shard_bytes: int) -> Iterator[dict[str, Parameter]]:
+    """Parameters in groups of at most `max_shard_bytes` of bf16; a tied one appears once."""
     shard: dict[str, Parameter] = {}
     size = 0
     for name, parameter in model.named_parameters():
-        num_bytes = 2 * int(getattr(parameter, "ds_numel", parameter.numel()))
-        if shard and size + num_bytes > MAX_SHARD_BYTES:
+        num_bytes = _num_bytes(parameter)
+        if shard and size + num_bytes > max_shard_bytes:
             yield shard
             shard, size = {}, 0
         shard[name] = parameter

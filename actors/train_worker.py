@@ -6,51 +6,22 @@ order.
 
 from __future__ import annotations
 
-import math
-import shutil
+import resource
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from actors import train_engine
 from actors.journal import Record
+from actors.train_engine import TrainTask
 from s1 import models, schema
 from s1.artifacts import Artifact
 from s1.template import Example
-from s1.training import batches, schedule
+from s1.training import batches, schedule, watch
 
 if TYPE_CHECKING:
     import torch
     from pyarrow import Table
-
-CHECKPOINT_TAG = "state"
-
-
-@dataclass(frozen=True)
-class TrainTask:
-    """Everything a worker needs to know; the same for all of them."""
-
-    model: str
-    examples: str  # artifact of EXAMPLES
-    export_folder: str
-    stop_ids: list[int]
-    steps: int
-    warmup_steps: int
-    batch_size: int
-    micro_batch_size: int
-    micro_batch_tokens: int | None
-    seed: int
-    learning_rate: float
-    betas: tuple[float, float]
-    weight_decay: float
-    max_grad_norm: float
-    precision: Literal["bf16", "fp32"]
-    zero_stage: Literal[1, 2, 3]
-    attention: str
-    activation_checkpointing: bool
-    loss_chunk_tokens: int
-    save_steps: int
-    threads: int
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -58,22 +29,31 @@ def train_loop(config: dict[str, Any]) -> None:
     import ray.train
 
     task, journal = config["task"], config["journal"]
-    rank = ray.train.get_context().get_world_rank()
-    worker = Worker(task, rank, ray.train.get_context().get_world_size())
+    context = ray.train.get_context()
+    worker = Worker(task, context.get_world_rank(), context.get_world_size())
     records = worker.restore()
-    if rank == 0:
+    if worker.rank == 0:
         journal.restart.remote(records)
+    warned = False
     for step in range(len(records), task.steps):
         record = worker.train_step(step)
-        if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
-            if rank == 0:
-                ray.get(journal.stop.remote(worker.not_finite(step, record)))
+        wrong = watch.complaint(records, record, task.spike_factor)
+        if wrong is not None:
+            if worker.rank == 0:
+                ray.get(journal.stop.remote(worker.with_questions(step, wrong)))
             return
+        last = step + 1 == task.steps
+        if worker.held_out is not None and (last or worker.ends_epoch(step)):
+            record["held_out_loss"] = worker.held_out_loss()
         records.append(record)
-        if rank == 0:
-            journal.add.remote(record)
-        if task.save_steps and (step + 1) % task.save_steps == 0 and step + 1 < task.steps:
+        stopping = worker.from_first(lambda: ray.get(journal.add.remote(records[-1])))
+        leaving = ray.train.get_preemption_info() is not None
+        due = task.save_steps and (step + 1) % task.save_steps == 0
+        if not last and (due or stopping or (leaving and not warned)):
             worker.save(records)
+        if stopping and not last:
+            return
+        warned = leaving
     worker.export()
 
 
@@ -89,81 +69,177 @@ class Worker:
         torch.manual_seed(task.seed)
         self.device = get_device()
         self.examples: Table = Artifact(task.examples).read(schema.EXAMPLES)
-        self.engine = _engine(task)
+        self.held_out: Table | None = Artifact(task.held_out).read(schema.EXAMPLES) if task.held_out else None
+        # Neighbouring ranks share sequences; Ray Train numbers the workers of a node in a row.
+        self.group_number, self.part = divmod(rank, task.sequence_parallel)
+        self.num_groups = num_ranks // task.sequence_parallel
+        self.group = self._sequence_group()
+        self.checkpoint = _last_checkpoint()
+        self.universal = self.checkpoint is not None and train_engine.num_writers(self.checkpoint) != num_ranks
+        self.engine = train_engine.build(task, universal=self.universal)
 
-    def example(self, index: int) -> Example:
-        row = self.examples.slice(index, 1).to_pylist()[0]
-        return Example(row["input_ids"], row["num_prompt_tokens"])
+    def _sequence_group(self) -> Any:
+        from torch import distributed
+
+        size, mine = self.task.sequence_parallel, None
+        if size == 1:
+            return None
+        for number in range(self.num_groups):  # every rank takes part in making every group
+            group = distributed.new_group(list(range(number * size, (number + 1) * size)))
+            mine = group if number == self.group_number else mine
+        return mine
 
     def batch(self, step: int) -> list[int]:
         return batches.batch(step, self.examples.num_rows, self.task.batch_size, self.task.seed)
 
+    def ends_epoch(self, step: int) -> bool:
+        return (step + 1) % schedule.steps_per_epoch(self.examples.num_rows, self.task.batch_size) == 0
+
+    def from_first(self, value: Any) -> bool:
+        """What `value()` is on the first rank, for all ranks."""
+        return self._sum(float(value()) if self.rank == 0 else 0.0) > 0
+
     def train_step(self, step: int) -> Record:
         """One optimiser step; the gradient is that of the mean over the batch of the per-sequence means."""
         import torch
-        from torch import distributed
-
-        from s1.training.loss import padded_length
 
         started = time.monotonic()
-        examples = [self.example(index) for index in self.batch(step)]
-        lengths = [len(example.input_ids) for example in examples]
-        padded = [padded_length(length) for length in lengths]
-        passes = batches.passes(padded, self.num_ranks, self.task.micro_batch_size, self.task.micro_batch_tokens)
+        examples = [_example(self.examples, index) for index in self.batch(step)]
+        passes = self._passes(examples)
         rate = schedule.learning_rate(step, self.task.steps, self.task.warmup_steps, self.task.learning_rate)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         total = torch.zeros((), device=self.device)
         for number, ranks in enumerate(passes, start=1):
             self.engine.set_gradient_accumulation_boundary(number == len(passes))
-            loss = self._forward([[examples[position] for position in positions] for positions in ranks])
+            loss = self._forward(ranks)
             # DeepSpeed averages over the ranks; the batch's mean is wanted, whatever each rank holds of it.
             self.engine.backward(loss * (self.num_ranks / len(examples)), scale_wrt_gas=False)
             total += loss.detach() / len(examples)
-        distributed.all_reduce(total)
-        loss_value = float(total)
-        if math.isfinite(loss_value):
+        loss_value = self._sum(total)
+        if loss_value - loss_value == 0:  # finite
             self.engine.step()
         # DeepSpeed says -1 for a norm that is not a number.
         norm = float(self.engine.get_global_grad_norm() or 0.0)
+        seconds = time.monotonic() - started
         return {
             "step": step + 1,
             "loss": loss_value,
             "learning_rate": rate,
-            "grad_norm": norm if norm >= 0 else math.inf,
-            "tokens": sum(lengths),
-            "seconds": round(time.monotonic() - started, 4),
+            "grad_norm": norm if norm >= 0 else float("inf"),
+            "tokens": sum(map(_num_tokens, examples)),
+            "seconds": round(seconds, 4),
+            **self._shares(examples, passes, seconds),
+            "memory_gib": round(self._peak_memory() / 2**30, 2),
         }
 
-    def _forward(self, ranks: list[list[Example]]) -> torch.Tensor:
-        """Sum of the losses of this rank's examples in a pass of all ranks."""
-        from s1.training.loss import collate
+    def _shares(self, examples: list[Example], passes: list[list[list[Example]]], seconds: float) -> Record:
+        """`tflops` of a worker, without recomputation, and `balance`: mean over longest time of the workers."""
+        shape = self.task.shape
+        if shape is None:
+            return {}
+        work = [[sum(shape.flops(_num_tokens(example)) for example in mine) for mine in ranks] for ranks in passes]
+        flops = sum(shape.flops(_num_tokens(example)) for example in examples)
+        return {
+            "tflops": round(flops / seconds / self.num_ranks / 1e12, 4),
+            "balance": round(flops / self.num_groups / sum(map(max, work)), 4),
+        }
 
-        positions = max(sum(_num_counted(example) for example in examples) for examples in ranks)
-        num_chunks = -(-positions // self.task.loss_chunk_tokens)
-        mine = ranks[self.rank]
+    def held_out_loss(self) -> float:
+        """Mean loss of the examples that are never trained on."""
+        import torch
+
+        assert self.held_out is not None
+        examples = [_example(self.held_out, index) for index in range(self.held_out.num_rows)]
+        total = torch.zeros((), device=self.device)
+        with torch.no_grad():
+            for start in range(0, len(examples), self.task.batch_size):
+                for ranks in self._passes(examples[start : start + self.task.batch_size]):
+                    total += self._forward(ranks)
+        return self._sum(total) / len(examples)
+
+    def _passes(self, examples: list[Example]) -> list[list[list[Example]]]:
+        """The examples of each forward pass and, inside it, each rank (or group of ranks)."""
+        from s1.training.loss import padded_length
+
+        task = self.task
+        lengths = [_num_tokens(example) for example in examples]
+        spread = batches.spread(
+            lengths if task.packing else [padded_length(length, self.device) for length in lengths],
+            self.num_groups,
+            packing=task.packing,
+            micro_batch_size=task.micro_batch_size,
+            micro_batch_tokens=task.micro_batch_tokens,
+            block_size=task.block_size,
+        )
+        return [[[examples[position] for position in positions] for positions in ranks] for ranks in spread]
+
+    def _forward(self, ranks: list[list[Example]]) -> torch.Tensor:
+        """Sum of the losses of this rank's share of a pass of all ranks."""
+        from s1.training.loss import collate, pack, packed_length
+
+        task, parts = self.task, self.task.sequence_parallel
+        mine = ranks[self.group_number]
         # A rank that has nothing left to do still takes part: collective operations wait for it.
         spare = min((example for examples in ranks for example in examples), key=_num_tokens)
-        return self.engine(collate(mine or [spare], self.device, num_chunks=num_chunks, counts=bool(mine)))
+        positions = max(sum(map(_num_counted, examples)) for examples in ranks)
+        if parts > 1:  # all that count may lie in one part
+            longest = max(sum(map(_num_tokens, examples)) for examples in ranks)
+            positions = min(positions, packed_length(longest, parts, self.device) // parts)
+        num_chunks = -(-positions // task.loss_chunk_tokens)
+        shown, counts = mine or [spare], bool(mine)
+        if not task.packing:
+            return self.engine(collate(shown, self.device, num_chunks=num_chunks, counts=counts))
+        return self.engine(
+            pack(
+                shown,
+                self.device,
+                num_chunks=num_chunks,
+                counts=counts,
+                part=self.part,
+                parts=parts,
+                group=self.group,
+            )
+        )
 
-    def not_finite(self, step: int, record: Record) -> str:
-        """One line about a step whose loss or gradient is not a number."""
+    def _sum(self, value: float | torch.Tensor) -> float:
+        """Sum of `value` over all ranks."""
+        import torch
+        from torch import distributed
+
+        total = torch.as_tensor(value, dtype=torch.float32, device=self.device).clone()
+        distributed.all_reduce(total)
+        return float(total)
+
+    def _peak_memory(self) -> float:
+        """Bytes that the fullest rank has had in use at once: on its GPU, else in the process."""
+        import torch
+        from torch import distributed
+
+        on_gpu = self.device.type == "cuda"
+        used = torch.cuda.max_memory_reserved() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = torch.tensor(float(used), device=self.device, dtype=torch.float64)
+        distributed.all_reduce(peak, op=distributed.ReduceOp.MAX)
+        return float(peak)
+
+    def with_questions(self, step: int, wrong: str) -> str:
+        """One line about a step at which the training stops."""
         names = self.examples["question_id"].take(self.batch(step)).to_pylist()
         return (
-            f"step {record['step']}: loss {record['loss']}, gradient norm {record['grad_norm']}; the batch's questions "
-            f"are {', '.join(names)}: look at their traces, or lower learning_rate={self.task.learning_rate:g}"
+            f"{wrong}; the batch's questions are {', '.join(names)}: look at their traces, or lower "
+            f"learning_rate={self.task.learning_rate:g}"
         )
 
     def restore(self) -> list[Record]:
         """Load the last committed checkpoint, if there is one; the records of the steps it covers."""
-        import ray.train
+        from torch import distributed
 
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+        if self.checkpoint is None:
             return []
-        with checkpoint.as_directory() as folder:
-            loaded, state = self.engine.load_checkpoint(folder, tag=CHECKPOINT_TAG)
-        assert loaded is not None, f"{checkpoint}: DeepSpeed found no checkpoint here"
+        if self.universal and self.rank == 0:
+            train_engine.make_universal(self.checkpoint)
+        distributed.barrier()
+        state = train_engine.load(self.engine, self.checkpoint, self.task, universal=self.universal)
         return list(state["records"])
 
     def save(self, records: list[Record]) -> None:
@@ -174,33 +250,38 @@ class Worker:
         storage: Any = ray.train.get_context().get_storage()
         # Written where it stays, in a folder that all workers see: gigabytes are not copied a second time.
         path = storage.build_checkpoint_path_from_name(f"step-{len(records):06d}")
-        self._write_state(Path(path), records)
+        state = {"records": records}
+        train_engine.write_shards(self.engine, Path(path), state, rank=self.rank, num_ranks=self.num_ranks)
         checkpoint = ray.train.Checkpoint(path, filesystem=storage.storage_filesystem)
         ray.train.report({}, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
         # report() returns before the controller has written down that the checkpoint exists; this waits for it.
         ray.train.get_all_reported_checkpoints()
 
-    def _write_state(self, folder: Path, records: list[Record]) -> None:
-        from torch import distributed
-
-        if self.rank == 0 and (folder / CHECKPOINT_TAG).exists():
-            shutil.rmtree(folder / CHECKPOINT_TAG)  # of a worker that was killed while it wrote
-        distributed.barrier()
-        state = {"records": records}
-        self.engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, client_state=state, save_latest=False)
-
     def export(self) -> None:
-        """Write the trained model as a Hugging Face folder."""
+        """Write the trained model as a Hugging Face folder, every rank its share of the files."""
         from torch import distributed
 
         from actors.model_export import export_tokenizer, export_weights
 
         folder = Path(self.task.export_folder)
         model = self.engine.module.model
-        export_weights(model, folder, writes=self.rank == 0, partitioned=self.task.zero_stage == 3)
+        export_weights(model, folder, rank=self.rank, num_ranks=self.num_ranks, partitioned=self.task.zero_stage == 3)
         if self.rank == 0:
             export_tokenizer(models.resolve(self.task.model), folder, self.task.stop_ids)
         distributed.barrier()
+
+
+def _last_checkpoint() -> Path | None:
+    """The folder of the last committed checkpoint; all workers see it."""
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    return None if checkpoint is None else Path(checkpoint.path)
+
+
+def _example(table: Table, index: int) -> Example:
+    row = table.slice(index, 1).to_pylist()[0]
+    return Example(row["input_ids"], row["num_prompt_tokens"])
 
 
 def _num_tokens(example: Example) -> int:
@@ -209,52 +290,3 @@ def _num_tokens(example: Example) -> int:
 
 def _num_counted(example: Example) -> int:
     return len(example.input_ids) - example.num_prompt_tokens
-
-
-def _engine(task: TrainTask) -> Any:
-    """The model with its loss, wrapped by DeepSpeed."""
-    import deepspeed.ops
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig
-
-    from s1.training.loss import SequenceMeanLoss
-
-    # Its first use would compile a shared-memory extension, and need a compiler for it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    settings = _deepspeed_settings(task)
-    # While this object lives, from_pretrained hands every rank its share only.
-    zero3 = HfDeepSpeedConfig(settings) if task.zero_stage == 3 else None
-    dtype = torch.bfloat16 if task.precision == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(
-        models.resolve(task.model), dtype=dtype, attn_implementation=task.attention
-    )
-    if task.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model, task.weight_decay), lr=task.learning_rate, betas=task.betas, fused=True
-    )
-    engine, *_ = deepspeed.initialize(model=SequenceMeanLoss(model), optimizer=optimizer, config=settings)
-    del zero3
-    return engine
-
-
-def _parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights decay; biases and norms do not, as in the reference's trainer."""
-    shapes = [(parameter, len(getattr(parameter, "ds_shape", parameter.shape))) for parameter in model.parameters()]
-    return [
-        {"params": [parameter for parameter, dims in shapes if dims > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter, dims in shapes if dims <= 1], "weight_decay": 0.0},
-    ]
-
-
-def _deepspeed_settings(task: TrainTask) -> dict[str, Any]:
-    return {
-        # Passes and their weights are counted by the loop; these two only satisfy DeepSpeed's bookkeeping.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "bf16": {"enabled": task.precision == "bf16"},
-        "gradient_clipping": task.max_grad_norm,
-        "zero_optimization": {"stage": task.zero_stage},
-    }

@@ -77,6 +77,7 @@ class Job(Generic[OptionsT]):
     describe: Callable[[OptionsT, Mapping[str, Manifest | None]], Sequence[str]] = lambda *_: ()
     outside: Callable[[OptionsT], object] = lambda _: None  # state of files outside the run folder, as JSON
     needs: Callable[[OptionsT], tuple[str, ...]] | None = None  # the inputs that these very options need; else all
+    how: tuple[str, ...] = ()  # options that change how the job runs, not what it writes: no part of its identity
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ def plan(job: Job[OptionsT], options: OptionsT, run_dir: str) -> Plan:
     manifests = {name: Artifact(uri).manifest() for name, uri in inputs.items()}
     prints = {name: manifest.fingerprint if manifest else None for name, manifest in manifests.items()}
     config = options.model_dump(mode="json")
+    what = {name: value for name, value in config.items() if name not in job.how}
     identity = fingerprint(
-        {"job": job.name, "config": config, "inputs": prints, "code": __version__, "outside": job.outside(options)}
+        {"job": job.name, "config": what, "inputs": prints, "code": __version__, "outside": job.outside(options)}
     )
     notes = tuple(job.describe(options, manifests))
     return Plan(job.name, join(run_dir, job.output), inputs, prints, config, identity, notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from s1 import schema
@@ -47,3 +48,13 @@ def render(selection: pa.Table, template: Template, block_size: int, too_long: T
         reason = f"all {too_long_rows} exceed block_size={block_size}" if too_long_rows else "the table is empty"
         raise UserError(f"no traces to train on: {reason}; select more questions or raise block_size")
     return schema.to_table(rows, schema.EXAMPLES), too_long_rows
+
+
+def hold_out(examples: pa.Table, num: int, seed: int) -> tuple[pa.Table, pa.Table]:
+    """`examples` without `num` of them, drawn by `seed`, and those. UserError when none would be left to train on."""
+    if num >= examples.num_rows:
+        raise UserError(f"held_out={num} leaves none of {examples.num_rows} examples to train on; hold out fewer")
+    drawn = np.random.default_rng([seed, 1]).choice(examples.num_rows, num, replace=False)
+    is_out = np.zeros(examples.num_rows, dtype=bool)
+    is_out[drawn] = True
+    return examples.filter(pa.array(~is_out)), examples.filter(pa.array(is_out))

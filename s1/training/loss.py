@@ -1,12 +1,13 @@
 """The loss of the recipe: mean over the thinking and answer tokens of a sequence, summed over sequences.
 
-Shapes: B sequences, T tokens of the longest, rounded up, N loss positions in all, D hidden size, V vocabulary.
+Shapes: B rows, T tokens of a row, N loss positions in all, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,14 @@ POSITIONS_PER_DOUBLING = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences of one forward pass, padded on the right: causal attention never looks at the padding."""
+    """What one worker sees in a forward pass."""
 
     input_ids: Tensor  # (B, T)
-    starts: Tensor  # (B,) first token that counts
-    ends: Tensor  # (B,) one after the last
-    weights: Tensor  # (B,) 1 / number of tokens that count, 0 for a sequence that only keeps a rank in step
+    targets: Tensor  # (B, T) the next token of the sequence
+    counted: Tensor  # (B, T) whether the prediction of that token counts
+    weights: Tensor  # (B, T) 1 / number of tokens that count, 0 in a sequence that only keeps a rank in step
     num_chunks: int = 1  # pieces in which the head sees the loss positions
+    attention: dict[str, Any] = field(default_factory=dict[str, Any])  # further arguments of the model
 
 
 def round_up(size: int, per_doubling: int) -> int:
@@ -39,27 +41,66 @@ def round_up(size: int, per_doubling: int) -> int:
     return -(-size // spacing) * spacing
 
 
-def padded_length(num_tokens: int) -> int:
+def padded_length(num_tokens: int, device: torch.device) -> int:
     """Length to which a sequence of `num_tokens`, the longest of its pass, is padded."""
-    return round_up(num_tokens, LENGTHS_PER_DOUBLING)
+    return _rounded(num_tokens, LENGTHS_PER_DOUBLING, device)
+
+
+def _rounded(size: int, per_doubling: int, device: torch.device) -> int:
+    # Other devices choose among kernels that are there, and like multiples of their tiles.
+    return round_up(size, per_doubling) if device.type == "cpu" else -(-size // 64) * 64
 
 
 def collate(examples: Sequence[Example], device: torch.device, *, num_chunks: int = 1, counts: bool = True) -> Batch:
-    """`examples` as tensors on `device`; without `counts` their loss is 0."""
-    ends = [len(example.input_ids) for example in examples]
-    starts = [example.num_prompt_tokens for example in examples]
-    length = padded_length(max(ends))
-    input_ids = torch.zeros(len(examples), length, dtype=torch.long)
-    for row, example in enumerate(examples):
-        input_ids[row, : ends[row]] = torch.tensor(example.input_ids)
-    weights = [float(counts) / (end - start) for start, end in zip(starts, ends, strict=True)]
-    return Batch(
-        input_ids.to(device),
-        torch.tensor(starts, device=device),
-        torch.tensor(ends, device=device),
-        torch.tensor(weights, device=device),
-        num_chunks,
-    )
+    """`examples` as rows padded on the right, where causal attention never looks; without `counts` their loss is 0."""
+    length = padded_length(max(len(example.input_ids) for example in examples), device)
+    rows = [_columns([example], length, counts) for example in examples]
+    input_ids, targets, counted, weights = (torch.cat(column).to(device) for column in zip(*rows, strict=True))
+    return Batch(input_ids, targets, counted, weights, num_chunks)
+
+
+def packed_length(num_tokens: int, parts: int, device: torch.device) -> int:
+    """Length of a pack of `num_tokens` that `parts` workers share evenly."""
+    return -(-padded_length(num_tokens, device) // parts) * parts
+
+
+def pack(
+    examples: Sequence[Example],
+    device: torch.device,
+    *,
+    num_chunks: int = 1,
+    counts: bool = True,
+    part: int = 0,
+    parts: int = 1,
+    group: Any = None,
+) -> Batch:
+    """`examples` end to end in one row, of which this worker holds part `part` of `parts` equal ones."""
+    lengths = [len(example.input_ids) for example in examples]
+    length = packed_length(sum(lengths), parts, device)
+    size = length // parts
+    mine = slice(part * size, (part + 1) * size)
+    input_ids, targets, counted, weights = (column[:, mine].to(device) for column in _columns(examples, length, counts))
+    # Positions start again with every sequence; those of the padding are never used.
+    positions = torch.cat([*(torch.arange(own) for own in lengths), torch.zeros(length - sum(lengths))]).long()
+    attention = {"position_ids": positions[None, mine].to(device), "lengths": lengths, "group": group}
+    return Batch(input_ids, targets, counted, weights, num_chunks, attention)
+
+
+def _columns(examples: Sequence[Example], length: int, counts: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Input ids, targets, counted and weights of one row that holds `examples` end to end; each (1, length)."""
+    input_ids = torch.zeros(1, length + 1, dtype=torch.long)
+    counted = torch.zeros(1, length, dtype=torch.bool)
+    weights = torch.zeros(1, length)
+    start = 0
+    for example in examples:
+        end = start + len(example.input_ids)
+        input_ids[0, start:end] = torch.tensor(example.input_ids)
+        # The last token of a prompt predicts the first one that counts; the last token predicts none.
+        places = slice(start + example.num_prompt_tokens - 1, end - 1)
+        counted[0, places] = True
+        weights[0, places] = float(counts) / (len(example.input_ids) - example.num_prompt_tokens)
+        start = end
+    return input_ids[:, :-1], input_ids[:, 1:], counted, weights
 
 
 class SequenceMeanLoss(nn.Module):
@@ -76,16 +117,13 @@ class SequenceMeanLoss(nn.Module):
         trace never holds its (N, V) logits. Under ZeRO-3 every use of the head is a collective operation: ranks must
         agree on the number of chunks.
         """
-        hidden = self.model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # (B, T, D)
-        targets = batch.input_ids[:, 1:]
-        places = torch.arange(1, batch.input_ids.shape[1], device=targets.device)
-        counted = (places >= batch.starts[:, None]) & (places < batch.ends[:, None])  # (B, T - 1)
-        weights = batch.weights[:, None].expand_as(counted)[counted]  # (N,)
-        padding = round_up(len(weights), POSITIONS_PER_DOUBLING) - len(weights)
+        outputs = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **batch.attention)
+        hidden = outputs.last_hidden_state[batch.counted]  # (N, D)
+        padding = _rounded(max(1, len(hidden)), POSITIONS_PER_DOUBLING, hidden.device) - len(hidden)
         tensors = (
-            functional.pad(hidden[:, :-1][counted], (0, 0, 0, padding)),
-            functional.pad(targets[counted], (0, padding)),
-            functional.pad(weights, (0, padding)),
+            functional.pad(hidden, (0, 0, 0, padding)),
+            functional.pad(batch.targets[batch.counted], (0, padding)),
+            functional.pad(batch.weights[batch.counted], (0, padding)),
         )
         if batch.num_chunks == 1:
             return self._chunk(*tensors)

@@ -1,153 +1,164 @@
-"""What a training would need: memory of one worker by component, hours, dollars. Pure arithmetic; nothing is started.
+"""What a training would take, before anything is rented: memory by component, time by share, dollars, a verdict.
 
-The formulas count what the loop of this project allocates. Sizes are in bytes until they are printed; P parameters,
-L layers, h hidden size, i intermediate size, V vocabulary, T tokens of the longest sequence in a forward pass.
+Pure arithmetic over the lengths of the examples, the model's shape and the hardware; nothing is started.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from s1.errors import UserError
-
-GIB = 2**30
-
-# DeepSpeed's own defaults: parameters that ZeRO-3 keeps gathered, elements of the reduction bucket.
-MAX_LIVE_PARAMETERS = 1_000_000_000
-REDUCE_BUCKET = 500_000_000
-# CUDA context, NCCL buffers, fragmentation.
-RUNTIME_BYTES = 1.8 * GIB
-# A logit exists in bf16, in 32 bits and as a 32-bit gradient.
-LOGIT_BYTES = 10
+from s1.training import memory, schedule
+from s1.training.duration import Passes, checkpoint_seconds, epoch
+from s1.training.hardware import Hardware
+from s1.training.memory import GIB, Run
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """A decoder of the Llama or Qwen2 kind."""
+class Training:
+    """A training whose needs are asked for."""
 
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    tied: bool
-    qkv_bias: bool = False
+    run: Run
+    hardware: Hardware
+    lengths: Sequence[int]  # tokens of every example; none is longer than the block
+    block_size: int
+    epochs: int
+    max_steps: int | None = None
+    warmup_ratio: float = 0.0
+    save_steps: int = 0
 
     @property
-    def num_parameters(self) -> int:
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = self.hidden * (2 * q + 2 * kv) + (q + 2 * kv if self.qkv_bias else 0)
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
-        return embeddings + self.layers * layer + self.hidden
+    def steps(self) -> int:
+        return schedule.num_steps(len(self.lengths), self.run.batch_size, self.epochs, self.max_steps)
 
-
-def _qwen(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocabulary: int, tied: bool = False):
-    return ModelShape(layers, hidden, intermediate, heads, kv_heads, 128, vocabulary, tied, qkv_bias=True)
-
-
-# Models of the recipe, so that they can be planned without a connection.
-KNOWN: dict[str, ModelShape] = {
-    "Qwen/Qwen2.5-32B-Instruct": _qwen(64, 5120, 27648, 40, 8, 152064),
-    "Qwen/Qwen2.5-14B-Instruct": _qwen(48, 5120, 13824, 40, 8, 152064),
-    "Qwen/Qwen2.5-7B-Instruct": _qwen(28, 3584, 18944, 28, 4, 152064),
-    "Qwen/Qwen2.5-3B-Instruct": _qwen(36, 2048, 11008, 16, 2, 151936, tied=True),
-    "Qwen/Qwen2.5-1.5B-Instruct": _qwen(28, 1536, 8960, 12, 2, 151936, tied=True),
-    "embedded:smollm2-135m-instruct": ModelShape(30, 576, 1536, 9, 3, 64, 49152, tied=True),
-}
-
-
-def shape_from_config(config: Mapping[str, Any], where: str) -> ModelShape:
-    """The shape that a `config.json` describes. UserError when it is of another kind."""
-    try:
-        heads = int(config["num_attention_heads"])
-        return ModelShape(
-            layers=int(config["num_hidden_layers"]),
-            hidden=int(config["hidden_size"]),
-            intermediate=int(config["intermediate_size"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
-            vocabulary=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            qkv_bias=config.get("model_type") == "qwen2",
-        )
-    except KeyError as error:
-        raise UserError(
-            f"{where}: config.json has no {error}; only Llama- and Qwen2-like models can be planned"
-        ) from error
+    @property
+    def limit_gib(self) -> float:
+        return self.hardware.resolved().memory_gib
 
 
 @dataclass(frozen=True)
-class Run:
-    """The part of a training that decides about memory and time."""
+class Cost:
+    """Peak memory, seconds and dollars of a training."""
 
-    shape: ModelShape
-    workers: int
-    zero_stage: Literal[1, 2, 3]
-    precision: Literal["bf16", "fp32"]
-    micro_batch_size: int
-    micro_batch_tokens: int | None
-    attention: str
-    activation_checkpointing: bool
-    loss_chunk_tokens: int
+    peak_gib: float
+    seconds: float
+    usd: float
 
 
-def states(run: Run) -> dict[str, float]:
-    """Bytes of weights, gradients and optimiser on one worker: 16 a parameter in all, shared as ZeRO shares them."""
-    parameters = run.shape.num_parameters
-    width = 2 if run.precision == "bf16" else 4
-    shared = 1 / run.workers
+def cost(training: Training) -> Cost:
+    """What `training` needs, in short."""
+    passes = _epoch(training)
+    seconds = sum(passes.seconds.values()) * training.steps / passes.steps + _saving_seconds(training)
+    peak = memory.peak_gib(training.run, passes.longest_pass, max(training.lengths))
+    return Cost(peak, seconds, seconds / 3600 * training.run.workers * training.hardware.usd_per_hour)
+
+
+def report(training: Training) -> dict[str, Any]:
+    """The plan as one JSON object: `fits`, `peak_gib`, `hours`, `usd`, `components` and what they follow from."""
+    run, hardware, passes = training.run, training.hardware, _epoch(training)
+    needed = cost(training)
+    components = memory.components(run, passes.longest_pass, max(training.lengths))
+    at_block = memory.peak_gib(run, max(passes.longest_pass, training.block_size), training.block_size)
+    limit, steps = training.limit_gib, training.steps
+    fits = needed.peak_gib <= limit
+    hours = needed.seconds / 3600
+    spot = hardware.spot_usd_per_hour
     return {
-        "weights": parameters * width * (shared if run.zero_stage == 3 else 1),
-        "gradients": parameters * width * (shared if run.zero_stage >= 2 else 1),
-        "optimizer": parameters * 12 * shared,  # 32-bit master weights and the two moments
+        "fits": fits,
+        "peak_gib": round(needed.peak_gib, 2),
+        "limit_gib": limit,
+        "margin_gib": round(limit - needed.peak_gib, 2),
+        "change": None if fits else cheapest_change(training),
+        "components": {name: round(size / GIB, 2) for name, size in components.items()},
+        "host_gib_at_load": round(memory.host_bytes_at_load(run, hardware.resolved().per_node) / GIB, 2),
+        "longest_tokens": max(training.lengths),
+        "pass_tokens": passes.longest_pass,
+        "at_block_size": {
+            "block_size": training.block_size,
+            "fits": at_block <= limit,
+            "peak_gib": round(at_block, 2),
+        },
+        "examples": len(training.lengths),
+        "steps": steps,
+        "warmup_steps": schedule.num_warmup_steps(steps, training.warmup_ratio),
+        "tokens": round(passes.tokens * steps / passes.steps),
+        "workers": run.workers,
+        "nodes": -(-run.workers // hardware.resolved().per_node),
+        "hardware": hardware.device,
+        "parameters": run.shape.num_parameters,
+        **_time(training, passes),
+        "checkpoint_gib": round(memory.checkpoint_bytes(run) / GIB, 2),
+        "checkpoint_seconds": round(checkpoint_seconds(run, hardware), 1),
+        "hours": round(hours, 3),
+        "usd": round(needed.usd, 2),
+        "usd_spot": None if spot is None else round(hours * run.workers * spot, 2),
     }
 
 
-def _layer_bytes(run: Run, longest_tokens: int) -> int:
-    """Activations that one layer keeps for its backward pass, per token of sequences of `longest_tokens`."""
-    shape = run.shape
-    width = 2 if run.precision == "bf16" else 4
-    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    residual_and_norms = 4 * shape.hidden * width + 2 * 2 * shape.hidden * 4  # norms are computed in 32 bits
-    attention = (2 * q + 3 * kv + q) * width  # q and k before and after the rotation, v, the output
-    # Scores, their softmax in 32 bits and its copy: kernels other than `eager` compute them again.
-    scores = shape.heads * longest_tokens * (4 + 2 * width) if run.attention == "eager" else 0
-    return residual_and_norms + attention + scores + 4 * shape.intermediate * width
-
-
-def memory(run: Run, longest_tokens: int) -> dict[str, float]:
-    """Bytes of one worker at its peak, by component, when the longest sequence has `longest_tokens`."""
-    width = 2 if run.precision == "bf16" else 4
-    tokens = longest_tokens * run.micro_batch_size
-    if run.micro_batch_tokens is not None:
-        tokens = max(longest_tokens, min(tokens, run.micro_batch_tokens))
-    layer = _layer_bytes(run, longest_tokens) * tokens
-    logits = min(tokens, run.loss_chunk_tokens) * run.shape.vocabulary * LOGIT_BYTES
-    if run.activation_checkpointing:
-        kept = run.shape.layers * run.shape.hidden * width * tokens
-    else:
-        kept, layer = run.shape.layers * layer, 0.0
-    parameters = run.shape.num_parameters
-    several = run.workers > 1
+def _time(training: Training, passes: Passes) -> dict[str, Any]:
+    total = sum(passes.seconds.values())
+    peak = training.hardware.resolved().peak_tflops * 1e12 * training.run.workers
     return {
-        **states(run),
-        "gathered": width * min(parameters, MAX_LIVE_PARAMETERS) if run.zero_stage == 3 and several else 0.0,
-        "buckets": width * min(parameters, REDUCE_BUCKET) if several else 0.0,
-        "activations": float(kept),
-        # The logits are gone when the backward pass recomputes its first layer.
-        "logits": max(0.0, logits - layer),
-        "recomputed layer": float(layer),
-        "runtime": RUNTIME_BYTES,
+        "seconds_per_step": round(total / passes.steps, 3),
+        "time_shares": {name: round(seconds / total, 3) for name, seconds in passes.seconds.items()},
+        "mfu": round(passes.model_flops / (total * peak), 3) if peak else None,
     }
 
 
-def flops(run: Run, tokens: float, mean_tokens: float) -> float:
-    """Floating point operations of a forward and backward pass over `tokens`, in sequences of `mean_tokens`."""
-    attention = 6 * run.shape.layers * run.shape.heads * run.shape.head_dim * mean_tokens  # causal: half of 12
-    return tokens * (6 * run.shape.num_parameters + attention)
+def _epoch(training: Training) -> Passes:
+    return epoch(training.run, training.hardware, training.lengths, training.block_size)
+
+
+def _saving_seconds(training: Training) -> float:
+    checkpoints = (training.steps - 1) // training.save_steps if training.save_steps else 0
+    return checkpoints * checkpoint_seconds(training.run, training.hardware)
+
+
+def cheapest_change(training: Training) -> dict[str, Any] | None:
+    """The change that makes `training` fit: fewest workers, then fewest options, then dollars; None: none does."""
+    found: list[tuple[int, int, float, float, dict[str, Any], Cost]] = []
+    for changes in _changes(training.run):
+        changed = replace(training, run=replace(training.run, **changes))
+        needed = cost(changed)
+        if needed.peak_gib <= training.limit_gib:
+            order = (changed.run.workers, len(changes), round(needed.usd, 2), round(needed.seconds))
+            found.append((*order, changes, needed))
+    if not found:
+        return None
+    *_, changes, needed = min(found, key=lambda entry: entry[:4])
+    return {
+        "options": changes,
+        "peak_gib": round(needed.peak_gib, 2),
+        "hours": round(needed.seconds / 3600, 3),
+        "usd": round(needed.usd, 2),
+    }
+
+
+def _changes(run: Run) -> Iterator[dict[str, Any]]:
+    """Options that save memory, in all combinations; the number of workers only grows."""
+    for workers in (run.workers, *(run.workers * times for times in (2, 4, 8) if run.batch_size % times == 0)):
+        if run.batch_size % workers:
+            continue
+        for stage in sorted({run.zero_stage, 3}):
+            for checkpointing in sorted({run.activation_checkpointing, True}):
+                for chunk in {run.loss_chunk_tokens, min(run.loss_chunk_tokens, 4096)}:
+                    for size in {run.micro_batch_size, 1}:
+                        wanted = {
+                            "workers": workers,
+                            "zero_stage": stage,
+                            "activation_checkpointing": checkpointing,
+                            "loss_chunk_tokens": chunk,
+                            "micro_batch_size": size,
+                        }
+                        changes = {name: value for name, value in wanted.items() if value != getattr(run, name)}
+                        if changes:
+                            yield changes
+                        yield from _divided(run, changes, workers)
+
+
+def _divided(run: Run, changes: dict[str, Any], workers: int) -> Iterator[dict[str, Any]]:
+    """`changes` with each sequence among 2, 4 or 8 workers."""
+    for size in (2, 4, 8):
+        if size > run.sequence_parallel and workers % size == 0 and run.shape.heads % size == 0:
+            yield {**changes, "sequence_parallel": size, "packing": True}

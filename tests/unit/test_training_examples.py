@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from jobs.train import TrainOptions, check
+from jobs.runner import plan
+from jobs.train import JOB
+from jobs.train_options import TrainOptions, check, check_packable, model_state
 from s1 import schema
 from s1.config import validate
 from s1.errors import UserError
 from s1.template import Template
-from s1.training.examples import render
+from s1.training.examples import hold_out, render
+from s1.training.hardware import Hardware
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +87,74 @@ def test_a_tokenizer_without_the_delimiters_is_refused_before_anything_starts(tm
 def test_a_model_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         check(TrainOptions(model=str(tmp_path / "nowhere")))
+
+
+SMOL = "embedded:smollm2-135m-instruct"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"packing": True, "attention": "eager"}, "would let a sequence see the one before it"),
+        ({"packing": True, "attention": "flash_attention_2"}, "use attention=sdpa"),
+        ({"sequence_parallel": 3}, "divides packed sequences; add --packing"),
+        ({"packing": True, "sequence_parallel": 2}, "workers=1 is not divisible by sequence_parallel=2"),
+        ({"packing": True, "sequence_parallel": 2, "workers": 2}, "the 9 attention heads .* possible are 1, 3, 9"),
+        ({"secondary_shards": 2, "workers": 2}, "secondary_shards=2 needs zero_stage=3, not 1"),
+        ({"min_workers": 2}, "min_workers=2 is more than workers=1"),
+        ({"packing": True, "sequence_parallel": 3, "workers": 12, "batch_size": 12, "min_workers": 3}, "any size"),
+    ],
+)
+def test_options_that_do_not_fit_each_other_are_one_line(values, says):
+    with pytest.raises(UserError, match=says) as error:
+        check(TrainOptions(model=SMOL, **values))
+    assert "\n" not in str(error.value)
+    check(TrainOptions(model=SMOL, packing=True, sequence_parallel=3, workers=12, batch_size=12))
+
+
+def test_a_tracker_that_is_not_installed_is_named():
+    missing = [name for name in ("wandb", "mlflow") if find_spec(name) is None]
+    for name in missing:
+        with pytest.raises(UserError, match=f"pip install {name}"):
+            check(TrainOptions(trackers=(name,)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "mamba2"},
+        {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]},
+        {"model_type": "qwen2", "use_sliding_window": True},
+    ],
+)
+def test_models_that_may_mix_the_sequences_of_a_pack_are_refused(config):
+    with pytest.raises(UserError, match="packing is proven for full attention"):
+        check_packable("model", config)
+    check_packable("model", {"model_type": "qwen2", "layer_types": ["full_attention"] * 2, "use_sliding_window": False})
+
+
+def test_held_out_examples_are_drawn_by_the_seed_and_never_trained_on(template):
+    examples, _ = render(selection(*((f"q{number}", "1", "1") for number in range(10))), template, 500, "error")
+    kept, out = hold_out(examples, 3, seed=0)
+    assert (kept.num_rows, out.num_rows) == (7, 3)
+    names = kept["question_id"].to_pylist(), out["question_id"].to_pylist()
+    assert sorted(names[0] + names[1]) == sorted(examples["question_id"].to_pylist())
+    assert hold_out(examples, 3, seed=0)[1] == out != hold_out(examples, 3, seed=1)[1]
+    assert hold_out(examples, 0, seed=0)[0] == examples
+    with pytest.raises(UserError, match="held_out=10 leaves none of 10 examples"):
+        hold_out(examples, 10, seed=0)
+
+
+def test_how_a_model_is_trained_is_no_part_of_which_model_it_is(tmp_path):
+    def identity(**values) -> str:
+        return plan(JOB, TrainOptions(model=SMOL, **values), str(tmp_path)).fingerprint
+
+    assert identity(workers=2, save_steps=5, hardware=Hardware(usd_per_hour=3)) == identity()
+    assert identity(seed=1) != identity() != identity(zero_stage=3)
+
+
+def test_another_model_in_the_same_folder_is_another_training(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    before = model_state(str(tmp_path))
+    (tmp_path / "config.json").write_text("{} ")
+    assert before != model_state(str(tmp_path)) and model_state("owner/name") == []

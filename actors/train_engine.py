@@ -1,0 +1,160 @@
+"""The model with its loss, wrapped by DeepSpeed; and its checkpoints, every worker's share in files of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from s1 import models
+from s1.training.shapes import ModelShape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SHARDS = "state"
+UNIVERSAL = "universal"
+LAYOUT = "layout.json"  # how many workers wrote the shards
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """Everything a worker needs to know; the same for all of them."""
+
+    model: str
+    shape: ModelShape | None  # None: another kind of model, whose operations cannot be counted
+    examples: str  # artifact of EXAMPLES
+    held_out: str | None  # artifact of EXAMPLES that are never trained on
+    export_folder: str
+    stop_ids: list[int]
+    steps: int
+    warmup_steps: int
+    batch_size: int
+    micro_batch_size: int
+    micro_batch_tokens: int | None
+    block_size: int
+    packing: bool
+    sequence_parallel: int
+    secondary_shards: int
+    seed: int
+    learning_rate: float
+    betas: tuple[float, float]
+    weight_decay: float
+    max_grad_norm: float
+    precision: Literal["bf16", "fp32"]
+    zero_stage: Literal[1, 2, 3]
+    attention: str
+    activation_checkpointing: bool
+    loss_chunk_tokens: int
+    spike_factor: float
+    save_steps: int
+    threads: int
+
+
+def build(task: TrainTask, *, universal: bool) -> Any:
+    """The DeepSpeed engine; with `universal` it loads checkpoints of any number of workers."""
+    import deepspeed.ops
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    from s1.training.attention import PACKED
+    from s1.training.loss import SequenceMeanLoss
+
+    # Its first use would compile a shared-memory extension, and need a compiler for it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    settings = _settings(task, universal)
+    # While this object lives, from_pretrained hands every rank its share only.
+    zero3 = HfDeepSpeedConfig(settings) if task.zero_stage == 3 else None
+    model = AutoModelForCausalLM.from_pretrained(
+        models.resolve(task.model),
+        dtype=torch.bfloat16 if task.precision == "bf16" else torch.float32,
+        attn_implementation=PACKED if task.packing else task.attention,
+    )
+    if task.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(model, task.weight_decay), lr=task.learning_rate, betas=task.betas, fused=True
+    )
+    engine, *_ = deepspeed.initialize(model=SequenceMeanLoss(model), optimizer=optimizer, config=settings)
+    del zero3
+    return engine
+
+
+def _parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases and norms do not, as in the reference's trainer."""
+    shapes = [(parameter, len(getattr(parameter, "ds_shape", parameter.shape))) for parameter in model.parameters()]
+    return [
+        {"params": [parameter for parameter, dims in shapes if dims > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter, dims in shapes if dims <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _settings(task: TrainTask, universal: bool) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": task.zero_stage}
+    if task.secondary_shards > 1:
+        zero["zero_hpz_partition_size"] = task.secondary_shards
+    return {
+        # Passes and their weights are counted by the loop; these two only satisfy DeepSpeed's bookkeeping.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "bf16": {"enabled": task.precision == "bf16"},
+        "gradient_clipping": task.max_grad_norm,
+        "zero_optimization": zero,
+        "checkpoint": {"load_universal": universal},
+    }
+
+
+def num_writers(folder: Path) -> int:
+    """How many workers wrote the checkpoint in `folder`."""
+    return int(json.loads((folder / LAYOUT).read_text())["workers"])
+
+
+def write_shards(engine: Any, folder: Path, state: dict[str, Any], *, rank: int, num_ranks: int) -> None:
+    """Every worker writes its share of the checkpoint."""
+    from torch import distributed
+
+    if rank == 0:
+        shutil.rmtree(folder / SHARDS, ignore_errors=True)  # of a worker that was killed while it wrote
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LAYOUT).write_text(json.dumps({"workers": num_ranks}))
+    distributed.barrier()
+    engine.save_checkpoint(str(folder), tag=SHARDS, client_state=state, save_latest=False)
+
+
+def make_universal(folder: Path) -> None:
+    """Rewrite the shards in `folder` so that any number of workers can load them. One worker does it."""
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    shutil.rmtree(folder / UNIVERSAL, ignore_errors=True)  # of a worker that was killed while it wrote
+    arguments = Namespace(
+        input_folder=str(folder / SHARDS),
+        output_folder=str(folder / UNIVERSAL),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(arguments)
+
+
+def load(engine: Any, folder: Path, task: TrainTask, *, universal: bool) -> dict[str, Any]:
+    """Load the checkpoint in `folder`; what was saved beside it."""
+    loaded, state = engine.load_checkpoint(str(folder), tag=UNIVERSAL if universal else SHARDS)
+    assert loaded is not None, f"{folder}: DeepSpeed found no checkpoint here"
+    if universal:  # a universal checkpoint carries one set of hyper-parameters for all groups
+        for group, decay in zip(engine.optimizer.param_groups, (task.weight_decay, 0.0), strict=True):
+            group["weight_decay"] = decay
+        # DeepSpeed gives all groups the same tensor for their number of steps; each update would count them all.
+        for values in engine.optimizer.optimizer.state.values():
+            if hasattr(values.get("step"), "clone"):
+                values["step"] = values["step"].clone()
+    return state

@@ -1,0 +1,166 @@
+"""The workers of a training: started, followed to the end, asked to save when the job is told to go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.progress import Progress
+from jobs.runner import Context
+from jobs.tracking import Trackers
+from jobs.train_options import TrainOptions
+from s1.artifacts import Artifact
+from s1.errors import UserError
+
+if TYPE_CHECKING:
+    from actors.journal import Record
+    from actors.train_engine import TrainTask
+
+STOPPED_BY_SIGTERM = 143
+
+
+def check_cluster(options: TrainOptions) -> None:
+    """On a machine of our own nothing will ever add what is missing; on a cluster the autoscaler may."""
+    import ray
+
+    found = ray.cluster_resources()
+    workers = options.min_workers or options.workers
+    wanted = {"CPU": workers * options.cpus_per_worker, "GPU": workers * options.gpus_per_worker}
+    for name, count in wanted.items():
+        if count <= found.get(name, 0):
+            continue
+        lack = f"workers={workers} need {count:g} {name}s, but there are {found.get(name, 0):g}"
+        if "RAY_ADDRESS" not in os.environ:
+            raise UserError(
+                f"{lack} on this machine; ask for less, or submit the job to a cluster (docs/jobs/train.md)"
+            )
+        print(f"train: {lack} now; waiting for the cluster to grow", file=sys.stderr)
+
+
+def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Record]:
+    """Run the workers to the end and return the record of every step.
+
+    UserError when the training stops by itself; exit code 143 after SIGTERM, with a checkpoint of the last step.
+    """
+    import ray
+
+    from actors.journal import Journal
+
+    check_cluster(options)
+    actor: Any = ray.remote(num_cpus=0)(Journal)
+    journal = actor.remote()
+    with Trackers(options, context) as trackers, _asked_to_go() as gone:
+        _follow(_trainer(options, task, context, journal), journal, task.steps, trackers, gone)
+    records, stopped = ray.get(journal.result.remote())
+    if stopped:
+        raise UserError(stopped)
+    if len(records) < task.steps:
+        print(
+            f"train: stopped by SIGTERM after step {len(records)}, which is kept; run the same command again to go on",
+            file=sys.stderr,
+        )
+        raise SystemExit(STOPPED_BY_SIGTERM)
+    return records
+
+
+def _trainer(options: TrainOptions, task: TrainTask, context: Context, journal: Any) -> Any:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    from actors.train_worker import train_loop
+
+    scratch = Artifact(context.scratch)
+    elastic = options.min_workers not in (None, options.workers)
+    return TorchTrainer(
+        train_loop,
+        train_loop_config={"task": task, "journal": journal},
+        torch_config=TorchConfig(backend="nccl" if options.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=(options.min_workers or 1, options.workers) if elastic else options.workers,
+            use_gpu=bool(options.gpus_per_worker),
+            resources_per_worker={"CPU": options.cpus_per_worker} | ({"GPU": 1} if options.gpus_per_worker else {}),
+        ),
+        run_config=RunConfig(
+            # The same name in the same place: Ray Train goes on from the last committed checkpoint it finds there.
+            name="workers",
+            storage_path=scratch.path,
+            storage_filesystem=scratch.fs,
+            failure_config=FailureConfig(max_failures=options.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={"env_vars": _worker_environment(options)},
+        ),
+    )
+
+
+@contextmanager
+def _asked_to_go() -> Generator[threading.Event]:
+    """An event that SIGTERM sets: a spot instance that is taken away, or a job that is stopped."""
+    gone = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield gone  # signals belong to whoever runs the job in a thread
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: gone.set())
+    try:
+        yield gone
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _worker_environment(options: TrainOptions) -> dict[str, str]:
+    # Ray sets OMP_NUM_THREADS to the logical CPUs of the worker unless it is given.
+    environment = {"OMP_NUM_THREADS": str(options.threads_per_worker), "TRANSFORMERS_VERBOSITY": "error"}
+    if options.gpus_per_worker:
+        return environment
+    return {**environment, **_keep_freed_memory(), "DS_ACCELERATOR": "cpu"}
+
+
+def _keep_freed_memory() -> dict[str, str]:
+    """Activations come and go with every pass. The C library gives their pages back and faults them in again, which
+    costs a small model on CPUs much of its time. The allocator that Ray brings along can be told to keep them until
+    they have been idle for a while; large blocks too, which it would give back at once.
+    """
+    import ray
+
+    library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
+    if not library.is_file():
+        return {}
+    settings = "oversize_threshold:0,dirty_decay_ms:20000,muzzy_decay_ms:0,thp:always"
+    return {"LD_PRELOAD": str(library), "MALLOC_CONF": settings}
+
+
+def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, gone: threading.Event) -> None:
+    """Run the trainer; meanwhile show what the journal notes, and pass a request to go on to it."""
+    import ray
+
+    outcome: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:  # handed to the main thread, which raises it
+            outcome.set_exception(error)
+
+    # Beside the main thread, so that Ctrl-C stays ours: in it, Ray Train would take the signal and end in a traceback.
+    threading.Thread(target=fit, daemon=True).start()
+    told = False
+    with Progress("train", total=steps, unit="steps") as bar:
+        while not wait([outcome], timeout=1.0).done:
+            if gone.is_set() and not told:
+                print("train: SIGTERM; saving after this step", file=sys.stderr)
+                ray.get(journal.ask_to_stop.remote())
+                told = True
+            trackers.show(*ray.get(journal.since.remote(trackers.shown)))
+            bar.update(trackers.shown, trackers.note)
+        if outcome.exception() is None:
+            trackers.show(*ray.get(journal.since.remote(trackers.shown)))
+            bar.update(trackers.shown, trackers.note)
+    outcome.result()

@@ -1,0 +1,225 @@
+"""Options of the training, what makes them impossible, and what the planner says about them. Starts nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from s1 import models
+from s1.config import Config
+from s1.errors import UserError
+from s1.template import STYLES, Style
+from s1.training.hardware import Hardware
+from s1.training.memory import Run
+from s1.training.plan import Training
+from s1.training.shapes import KNOWN, ModelShape, shape_from_config
+
+# Kinds of models whose sequences are proven not to see each other in a pack (tests/unit/test_training_attention.py).
+PACKABLE = ("llama", "qwen2", "qwen3")
+# Options that change how the model is trained, not which model comes out.
+HOW = (
+    *("workers", "min_workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker", "max_failures"),
+    *("save_steps", "hardware", "ignore_plan", "trackers"),
+)
+
+
+class TrainOptions(Config):
+    """Supervised fine-tuning on the selected traces."""
+
+    model: str = Field(
+        "embedded:smollm2-135m-instruct", description="Model to start from: embedded:…, folder or hub id."
+    )
+    template: Style = Field("s1", description="Delimiters of the thinking: s1 (ChatML) or think-tags.")
+    epochs: int = Field(5, ge=1, description="Passes over the selection.")
+    max_steps: int | None = Field(None, ge=1, description="End after this many optimiser steps.")
+    batch_size: int = Field(16, ge=1, description="Examples per optimiser step, over all workers.")
+    micro_batch_size: int = Field(1, ge=1, description="Examples per worker and forward pass.")
+    micro_batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens per worker and pass, padding included; with packing: block_size.",
+    )
+    learning_rate: float = Field(1e-5, gt=0, description="Peak of the schedule: linear warm-up, cosine to 0.")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps that warm up.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0, description="Gradient norm is clipped to this; 0: not at all.")
+    block_size: int = Field(32768, ge=2, description="Most tokens of an example. Traces are never cut.")
+    too_long: Literal["error", "drop"] = Field("error", description="What to do with an example beyond block_size.")
+    seed: int = Field(0, ge=0, description="Order of the data.")
+    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 keeps 32-bit master weights in the optimiser.")
+    zero_stage: Literal[1, 2, 3] = Field(1, description="What DeepSpeed shards: optimiser, gradients, weights.")
+    packing: bool = Field(False, description="Sequences of a pass lie end to end instead of padded side by side.")
+    sequence_parallel: int = Field(1, ge=1, description="Workers of a node that share every packed sequence.")
+    secondary_shards: int = Field(
+        1, ge=1, description="ZeRO-3: workers that keep a copy of the weights among them, against slow links."
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="Kernel of the attention; eager is the fastest one for short sequences on CPUs."
+    )
+    activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    loss_chunk_tokens: int = Field(4096, ge=1, description="Positions whose logits are in memory at a time.")
+    held_out: int = Field(0, ge=0, description="Examples that are not trained on; their loss is taken every epoch.")
+    spike_factor: float = Field(
+        4.0, ge=0, description="Stop at a loss so many times the median of the last 20 steps; 0: never."
+    )
+    workers: int = Field(1, ge=1, description="Training workers.")
+    min_workers: int | None = Field(None, ge=1, description="Go on with so few when not all workers can be had.")
+    gpus_per_worker: int = Field(0, ge=0, le=1)
+    cpus_per_worker: float = Field(1.0, gt=0, description="Logical CPUs that Ray reserves for a worker.")
+    threads_per_worker: int = Field(2, ge=1, description="Threads of torch in a worker.")
+    save_steps: int = Field(20, ge=0, description="Steps between checkpoints; 0: none, a killed run starts over.")
+    max_failures: int = Field(3, ge=0, description="Lost workers that a run survives.")
+    hardware: Hardware = Field(default_factory=lambda: Hardware.model_validate({}), description="For the plan.")
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = Field((), description="Where to report beside TensorBoard.")
+    ignore_plan: bool = Field(False, description="Start although the plan says that the memory is not enough.")
+
+
+def check(options: TrainOptions) -> None:
+    """What can be seen without starting anything: sizes that fit each other, the model, its tokenizer's delimiters."""
+    if options.batch_size % options.workers:
+        raise UserError(
+            f"batch_size={options.batch_size} is not divisible by workers={options.workers}; change one of them"
+        )
+    models.check(options.model)
+    _check_tokenizer(options)
+    _check_parallel(options)
+    if options.packing:
+        _check_packing(options)
+    for name in options.trackers:
+        if find_spec(name) is None:
+            raise UserError(f"trackers={name}: the package is not installed; run: pip install {name}")
+
+
+def _check_packing(options: TrainOptions) -> None:
+    """Refuse what would let the sequences of a pack see each other."""
+    if options.attention != "sdpa":
+        raise UserError(
+            f"packing with attention={options.attention} would let a sequence see the one before it: only the calls of "
+            "torch's own kernels (FlashAttention on GPUs) are made sequence by sequence; use attention=sdpa"
+        )
+    file = Path(options.model).expanduser() / "config.json"
+    if not file.is_file():
+        return  # a model of the hub or an embedded one: looked at when it is there
+    check_packable(options.model, json.loads(file.read_text()))
+
+
+def check_packable(ref: str, config: Mapping[str, Any]) -> None:
+    """UserError for a kind of model that may mix the sequences of a pack, by a state or a window over the whole row."""
+    kind = config.get("model_type")
+    layers = set(config.get("layer_types") or ["full_attention"])
+    if kind not in PACKABLE or layers != {"full_attention"} or config.get("use_sliding_window"):
+        raise UserError(
+            f"{ref}: packing is proven for full attention in models of the kinds {', '.join(PACKABLE)}, not for {kind} "
+            f"with {', '.join(sorted(layers))}; leave out packing"
+        )
+
+
+def _check_parallel(options: TrainOptions) -> None:
+    """Workers, groups of workers and heads that fit each other."""
+    size, shards, workers = options.sequence_parallel, options.secondary_shards, options.workers
+    if options.min_workers is not None:
+        if options.min_workers > workers:
+            raise UserError(f"min_workers={options.min_workers} is more than workers={workers}; lower it")
+        if max(size, shards) > 1:
+            raise UserError(
+                f"min_workers={options.min_workers}: a group of any size cannot be divided into equal parts; leave out "
+                "min_workers, or sequence_parallel and secondary_shards"
+            )
+    if size > 1 and not options.packing:
+        raise UserError(f"sequence_parallel={size} divides packed sequences; add --packing")
+    for name, value in (("sequence_parallel", size), ("secondary_shards", shards)):
+        if workers % value:
+            raise UserError(f"workers={workers} is not divisible by {name}={value}; change one of them")
+    if shards > 1 and options.zero_stage != 3:
+        raise UserError(f"secondary_shards={shards} needs zero_stage=3, not {options.zero_stage}")
+    if size > 1 and (heads := shape(options.model).heads) % size:
+        raise UserError(
+            f"sequence_parallel={size}: the {heads} attention heads of {options.model} are not divisible by it; "
+            f"possible are {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}"
+        )
+
+
+def shape(ref: str) -> ModelShape:
+    """Shape of the model `ref`, without downloading or converting its weights."""
+    name = ref.partition("@")[0]
+    if name in KNOWN:
+        return KNOWN[name]
+    file = Path(ref).expanduser() / "config.json"
+    if ref and file.is_file():
+        return shape_from_config(json.loads(file.read_text()), ref)
+    models.check(ref)
+    raise UserError(f"model {ref!r}: its shape is not known here; known are {', '.join(KNOWN)}, and any folder")
+
+
+def model_state(ref: str) -> list[list[object]]:
+    """Name, size and time of every file of a model folder: changes when another model is put there."""
+    folder = Path(ref).expanduser()
+    if not ref or not folder.is_dir():
+        return []
+    stats = [(path, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+
+
+def planned(options: TrainOptions, lengths: Sequence[int]) -> Training:
+    """What the planner is asked about `options` on examples of `lengths`."""
+    return Training(
+        run=Run(
+            shape=shape(options.model),
+            workers=options.workers,
+            zero_stage=options.zero_stage,
+            precision=options.precision,
+            attention=options.attention,
+            activation_checkpointing=options.activation_checkpointing,
+            loss_chunk_tokens=options.loss_chunk_tokens,
+            batch_size=options.batch_size,
+            micro_batch_size=options.micro_batch_size,
+            micro_batch_tokens=options.micro_batch_tokens,
+            packing=options.packing,
+            sequence_parallel=options.sequence_parallel,
+            secondary_shards=options.secondary_shards,
+        ),
+        hardware=options.hardware,
+        lengths=lengths,
+        block_size=options.block_size,
+        epochs=options.epochs,
+        max_steps=options.max_steps,
+        warmup_ratio=options.warmup_ratio,
+        save_steps=options.save_steps,
+    )
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """One line: fits with how much room, or the cheapest change that makes it fit."""
+    if found["fits"]:
+        return f"fits, {found['margin_gib']:.1f} GiB to spare"
+    change = found["change"]
+    lack = f"does not fit, {-found['margin_gib']:.1f} GiB too much"
+    if change is None:
+        return f"{lack}; no change of memory options is enough: take more workers, a larger device or a smaller model"
+    options = " ".join(_flag(name, value) for name, value in change["options"].items())
+    return f"{lack}; the cheapest change: {options} ({change['peak_gib']:.1f} GiB, {change['hours'] * 60:.0f} min)"
+
+
+def _flag(name: str, value: object) -> str:
+    flag = name.replace("_", "-")
+    return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
+
+
+def _check_tokenizer(options: TrainOptions) -> None:
+    file = Path(options.model).expanduser() / "tokenizer.json"
+    if options.template != "s1" or not file.is_file():
+        return
+    try:
+        added = {token["content"] for token in json.loads(file.read_text())["added_tokens"]}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{file}: not a tokenizer ({error}); give a folder in Hugging Face layout") from error
+    delimiter = STYLES["s1"].thinking_end
+    if delimiter not in added:
+        raise UserError(f"{options.model}: its tokenizer has no token {delimiter}; use a ChatML model or think-tags")

@@ -1,0 +1,89 @@
+"""Attention of packed sequences: each sees itself only, on one worker or with its heads spread over several.
+
+Shapes: H heads, K heads of keys and values, T tokens of the whole pack, P workers of a group, D head dimension.
+
+A model loaded with the attention `PACKED` calls `packed_attention` in every layer, with what `Batch.attention` holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+from transformers import AttentionInterface
+
+PACKED = "s1_packed"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,  # (1, H, T / P, D)
+    key: Tensor,  # (1, K, T / P, D)
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    lengths: Sequence[int],  # of the sequences in the pack; what follows the last one is padding
+    group: Any = None,  # workers that hold neighbouring parts of the pack
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each sequence; returns (1, T / P, H, D). The kernel never sees two sequences at once.
+
+    With a group, its workers first exchange parts of the pack for parts of the heads (Ulysses), so that each computes
+    whole sequences, and exchange them back.
+    """
+    assert attention_mask is None, "a mask is not needed between borders"
+    if group is not None:
+        size = distributed.get_world_size(group)
+        if key.shape[1] % size:  # fewer heads of keys than workers: give every head of queries its own
+            times = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
+        query, key, value = (_Exchange.apply(heads, group, 1, 2) for heads in (query, key, value))
+    out = _each(query, key, value, scaling, lengths)
+    if group is not None:
+        out = _Exchange.apply(out, group, 2, 1)
+    return out.transpose(1, 2), None
+
+
+def _each(query: Tensor, key: Tensor, value: Tensor, scaling: float, lengths: Sequence[int]) -> Tensor:
+    """Attention of one sequence after the other; (1, H, T, D)."""
+    pieces: list[Tensor] = []
+    start = 0
+    for length in lengths:
+        q, k, v = (heads[:, :, start : start + length] for heads in (query, key, value))
+        pieces.append(
+            functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
+            )
+        )
+        start += length
+    padding = query[:, :, start:]
+    # Padding sees nothing; multiplied instead of made, so that it stays a part of the graph.
+    return torch.cat([*pieces, padding * 0], dim=2)
+
+
+class _Exchange(torch.autograd.Function):
+    """Every worker of `group` gives away parts of dimension `split` and receives those of dimension `join`."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, group: Any, split: int, join: int) -> Tensor:
+        ctx.group, ctx.split, ctx.join = group, split, join
+        return _exchange(given, group, split, join)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return _exchange(gradients[0], ctx.group, ctx.join, ctx.split), None, None, None
+
+
+def _exchange(given: Tensor, group: Any, split: int, join: int) -> Tensor:
+    size = distributed.get_world_size(group)
+    parts = torch.stack(given.chunk(size, dim=split)).contiguous()
+    received = torch.empty_like(parts)
+    distributed.all_to_all_single(received, parts, group=group)
+    return torch.cat(received.unbind(0), dim=join)
+
+
+AttentionInterface.register(PACKED, packed_attention)

@@ -1,0 +1,104 @@
+"""How long a training takes, from the very passes that it will make: compute, communication, straggling.
+
+The batches of an epoch are drawn and spread over the workers as the training itself does it. A pass lasts as long as
+its slowest worker computes, or as long as its communication lasts, which overlaps with the computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from s1.training import batches
+from s1.training.hardware import Hardware
+from s1.training.memory import Run, checkpoint_bytes
+from s1.training.schedule import steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What the steps of one epoch come to."""
+
+    steps: int
+    tokens: int  # without padding
+    seconds: dict[str, float]  # of all steps: compute, communication, straggling
+    model_flops: float
+    longest_pass: int  # tokens of the fullest pass of a worker (or group of workers), padding included
+
+
+def bandwidth(run: Run, hardware: Hardware) -> tuple[float, float]:
+    """Bytes per second of a collective operation: inside a node, and over all workers."""
+    device = hardware.resolved()
+    inside = device.local_gb_per_s * 1e9
+    if run.workers <= device.per_node:
+        return inside, inside
+    return inside, min(inside, device.node_gbit_per_s / 8 * 1e9)
+
+
+def communication_seconds(run: Run, hardware: Hardware) -> tuple[float, float]:
+    """Seconds of communication of every pass, and of every step on top of it."""
+    if run.workers == 1:
+        return 0.0, 0.0
+    inside, across = bandwidth(run, hardware)
+    moved = run.width * run.shape.num_parameters * (run.workers - 1) / run.workers  # bytes of one all-gather
+    if run.zero_stage == 3:  # gathered for the forward and again for the backward pass, gradients reduced
+        again = inside if run.secondary_shards > 1 else across
+        return moved / across + moved / again + moved / across, 0.0
+    # Gradients are reduced (by ZeRO-2 in every pass), new weights gathered.
+    return (moved / across, moved / across) if run.zero_stage == 2 else (0.0, 2 * moved / across)
+
+
+def _exchange_seconds(run: Run, hardware: Hardware, tokens: int) -> float:
+    """Of the attention under sequence parallelism: queries, keys, values and outputs change hands in every layer."""
+    if run.sequence_parallel == 1:
+        return 0.0
+    inside, _ = bandwidth(run, hardware)
+    shape = run.shape
+    columns = 2 * shape.heads * shape.head_dim + 2 * shape.kv_heads * shape.head_dim
+    times = 3 if run.activation_checkpointing else 2
+    return times * shape.layers * columns * run.width * tokens / run.sequence_parallel / inside
+
+
+def device_seconds(run: Run, hardware: Hardware, lengths: Sequence[int]) -> float:
+    """Seconds that one worker, or a group that shares sequences, computes for sequences of `lengths`."""
+    if hardware.tokens_per_s is not None:
+        return sum(lengths) / hardware.tokens_per_s / run.sequence_parallel
+    again = 4 / 3 if run.activation_checkpointing else 1.0
+    peak = hardware.resolved().peak_tflops * 1e12 * hardware.efficiency
+    return again * sum(map(run.shape.flops, lengths)) / peak / run.sequence_parallel
+
+
+def epoch(run: Run, hardware: Hardware, lengths: Sequence[int], block_size: int, seed: int = 0) -> Passes:
+    """The first epoch over examples of `lengths`, pass by pass."""
+    per_pass, per_step = communication_seconds(run, hardware)
+    groups = run.workers // run.sequence_parallel
+    steps = steps_per_epoch(len(lengths), run.batch_size)
+    compute = communication = straggling = 0.0
+    fullest = 0
+    for step in range(steps):
+        sizes = [lengths[index] for index in batches.batch(step, len(lengths), run.batch_size, seed)]
+        communication += per_step
+        for ranks in batches.spread(
+            sizes,
+            groups,
+            packing=run.packing,
+            micro_batch_size=run.micro_batch_size,
+            micro_batch_tokens=run.micro_batch_tokens,
+            block_size=block_size,
+        ):
+            shares = [[sizes[position] for position in positions] for positions in ranks]
+            busy = [device_seconds(run, hardware, share) for share in shares]
+            held = max(batches.pass_tokens(share, packing=run.packing) for share in shares)
+            mean = sum(busy) / len(busy)
+            compute += mean
+            straggling += max(busy) - mean
+            communication += max(0.0, per_pass - max(busy)) + _exchange_seconds(run, hardware, held)
+            fullest = max(fullest, held)
+    seconds = {"compute": compute, "communication": communication, "straggling": straggling}
+    return Passes(steps, sum(lengths), seconds, sum(map(run.shape.flops, lengths)), fullest)
+
+
+def checkpoint_seconds(run: Run, hardware: Hardware) -> float:
+    """Seconds in which all nodes together write a checkpoint."""
+    nodes = -(-run.workers // hardware.resolved().per_node)
+    return checkpoint_bytes(run) / (nodes * hardware.storage_gb_per_s * 1e9)

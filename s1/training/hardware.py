@@ -1,0 +1,76 @@
+"""What a training runs on: memory, speed, links and prices of known devices, each value open to correction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field, field_validator
+
+from s1.config import Config
+from s1.errors import UserError
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device and the links around it, from the makers' data sheets."""
+
+    memory_gib: float
+    peak_tflops: float  # dense, bf16
+    per_node: int
+    local_gb_per_s: float  # between devices of a node, one direction
+    node_gbit_per_s: float  # between nodes, all devices of a node together
+
+
+DEVICES: dict[str, Device] = {
+    "a100-40": Device(39.4, 312, 8, 300, 1600),
+    "a100-80": Device(79.2, 312, 8, 300, 1600),
+    "h100": Device(79.6, 989, 8, 450, 3200),
+    "h200": Device(140.4, 989, 8, 450, 3200),
+    "l40s": Device(44.9, 362, 8, 32, 200),
+    "rtx-4090": Device(23.6, 165, 8, 32, 25),
+    "cpu": Device(12, 0, 1, 10, 10),
+}
+
+# Share of the peak while a device computes, recomputed activations included: what the paper's 26 minutes on 16 H100
+# come to when every step waits for the longest of 16 examples (s1/training/duration.py).
+PAPER_EFFICIENCY = 0.39
+
+
+class Hardware(Config):
+    """What a worker runs on and what it costs; whatever is not given is the device's usual value."""
+
+    device: str = Field("cpu", description="One of a100-40, a100-80, h100, h200, l40s, rtx-4090, cpu.")
+    memory_gib: float | None = Field(None, gt=0, description="Memory of one worker.")
+    peak_tflops: float | None = Field(None, gt=0, description="Peak of one device in bf16.")
+    per_node: int | None = Field(None, ge=1, description="Devices of one node.")
+    local_gb_per_s: float | None = Field(None, gt=0, description="Between devices of a node, one direction.")
+    node_gbit_per_s: float | None = Field(None, gt=0, description="Between nodes, all devices of a node together.")
+    storage_gb_per_s: float = Field(2.0, gt=0, description="What a node writes to the run folder.")
+    efficiency: float = Field(PAPER_EFFICIENCY, gt=0, le=1, description="Share of the peak while a device computes.")
+    tokens_per_s: float | None = Field(None, gt=0, description="Measured speed of one worker; instead of the peak.")
+    usd_per_hour: float = Field(0, ge=0, description="Price of one device for an hour, on demand.")
+    spot_usd_per_hour: float | None = Field(None, ge=0, description="The same as a spot instance.")
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in DEVICES:
+            raise ValueError(f"must be one of {', '.join(DEVICES)}; correct single values with the other options")
+        return value
+
+    def resolved(self) -> Device:
+        """The device with the values that were given. UserError when neither a peak nor a speed is known."""
+        usual = DEVICES[self.device]
+        device = Device(
+            memory_gib=self.memory_gib or usual.memory_gib,
+            peak_tflops=self.peak_tflops or usual.peak_tflops,
+            per_node=self.per_node or usual.per_node,
+            local_gb_per_s=self.local_gb_per_s or usual.local_gb_per_s,
+            node_gbit_per_s=self.node_gbit_per_s or usual.node_gbit_per_s,
+        )
+        if not (device.peak_tflops or self.tokens_per_s):
+            raise UserError(
+                f"hardware.device={self.device} has no known speed; set hardware.tokens_per_s of one worker, or "
+                "hardware.peak_tflops"
+            )
+        return device

@@ -1,0 +1,133 @@
+"""Bytes that a training takes: on one worker by component, on a node at load, in a checkpoint. Pure arithmetic.
+
+The formulas count what the loop of this project allocates. P parameters, L layers, h hidden size, i intermediate size,
+V vocabulary, T tokens of a forward pass on one worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from s1.training.shapes import ModelShape
+
+GIB = 2**30
+
+# DeepSpeed's own defaults: parameters that ZeRO-3 keeps gathered and that it updates at a time, elements of the
+# reduction bucket.
+MAX_LIVE_PARAMETERS = 1_000_000_000
+SUB_GROUP = 1_000_000_000
+REDUCE_BUCKET = 500_000_000
+# CUDA context, NCCL buffers, fragmentation.
+RUNTIME_BYTES = 1.8 * GIB
+# A logit exists in bf16, in 32 bits and as a 32-bit gradient.
+LOGIT_BYTES = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    """The part of a training that decides about memory and time."""
+
+    shape: ModelShape
+    workers: int
+    zero_stage: Literal[1, 2, 3]
+    precision: Literal["bf16", "fp32"]
+    attention: str
+    activation_checkpointing: bool
+    loss_chunk_tokens: int
+    batch_size: int
+    micro_batch_size: int
+    micro_batch_tokens: int | None
+    packing: bool = False
+    sequence_parallel: int = 1
+    secondary_shards: int = 1
+
+    @property
+    def width(self) -> int:
+        """Bytes of a weight."""
+        return 2 if self.precision == "bf16" else 4
+
+
+def states(run: Run) -> dict[str, float]:
+    """Bytes of weights, gradients and optimiser on one worker: 16 a parameter in all, shared as ZeRO shares them."""
+    parameters = run.shape.num_parameters
+    shared = 1 / run.workers
+    return {
+        "weights": parameters * run.width * (shared if run.zero_stage == 3 else 1),
+        "gradients": parameters * run.width * (shared if run.zero_stage >= 2 else 1),
+        "optimizer": parameters * 12 * shared,  # 32-bit master weights and the two moments
+    }
+
+
+def step_gradients(run: Run) -> float:
+    """Bytes of the 32-bit gradients that the optimiser makes of its share, when the activations are gone.
+
+    ZeRO-3 makes them for one group of parameters at a time.
+    """
+    share = run.shape.num_parameters / run.workers
+    return 4 * (min(share, SUB_GROUP) if run.zero_stage == 3 else share)
+
+
+def _layer_bytes(run: Run, longest_tokens: int) -> int:
+    """Activations that one layer keeps for its backward pass, per token of sequences of `longest_tokens`."""
+    shape = run.shape
+    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    residual_and_norms = 4 * shape.hidden * run.width + 2 * 2 * shape.hidden * 4  # norms are computed in 32 bits
+    attention = (2 * q + 3 * kv + q) * run.width  # q and k before and after the rotation, v, the output
+    if run.sequence_parallel > 1:
+        attention += (2 * q + 2 * kv) * run.width  # what is exchanged exists on both sides
+    # Scores, their softmax in 32 bits and its copy: kernels other than `eager` compute them again.
+    scores = shape.heads * longest_tokens * (4 + 2 * run.width) if run.attention == "eager" else 0
+    return residual_and_norms + attention + scores + 4 * shape.intermediate * run.width
+
+
+def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, float]:
+    """Bytes of one worker at its peak, by component.
+
+    `pass_tokens` is the most that a forward pass of a worker (with sequence parallelism: of a group of workers) holds,
+    padding included; `longest_tokens` the longest sequence in it.
+    """
+    tokens = -(-pass_tokens // run.sequence_parallel)
+    layer = _layer_bytes(run, longest_tokens) * tokens
+    logits = min(tokens, run.loss_chunk_tokens) * run.shape.vocabulary * LOGIT_BYTES
+    if run.activation_checkpointing:
+        kept = run.shape.layers * run.shape.hidden * run.width * tokens
+    else:
+        kept, layer = run.shape.layers * layer, 0
+    parameters = run.shape.num_parameters
+    several = run.workers > 1
+    sharded = run.zero_stage == 3 and several
+    found = {
+        **states(run),
+        "gathered": float(run.width * min(parameters, MAX_LIVE_PARAMETERS)) if sharded else 0.0,
+        "secondary shard": run.width * parameters / run.secondary_shards if run.secondary_shards > 1 else 0.0,
+        "buckets": float(run.width * min(parameters, REDUCE_BUCKET)) if several else 0.0,
+        "activations": float(kept),
+        # The logits are gone when the backward pass recomputes its first layer.
+        "logits": float(max(0, logits - layer)),
+        "recomputed layer": float(layer),
+        "runtime": RUNTIME_BYTES,
+    }
+    passing = found["activations"] + found["logits"] + found["recomputed layer"]
+    found["optimizer step"] = max(0.0, step_gradients(run) - passing)
+    return found
+
+
+def peak_gib(run: Run, pass_tokens: int, longest_tokens: int) -> float:
+    """GiB of one worker at its peak."""
+    return sum(components(run, pass_tokens, longest_tokens).values()) / GIB
+
+
+def host_bytes_at_load(run: Run, per_node: int) -> float:
+    """Host memory of a node while the model is loaded.
+
+    Under ZeRO-3 the first worker reads the files of the whole model (2 bytes a parameter) and hands every layer out;
+    otherwise each worker of the node holds a copy in the training's precision.
+    """
+    parameters = run.shape.num_parameters
+    return 2.0 * parameters if run.zero_stage == 3 else run.width * parameters * float(min(per_node, run.workers))
+
+
+def checkpoint_bytes(run: Run) -> float:
+    """All shards of a checkpoint together: weights, master weights and two moments."""
+    return run.shape.num_parameters * (run.width + 12.0)

@@ -1,0 +1,76 @@
+"""Shapes of decoder models, for everything that can be computed about them without their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from s1.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder of the Llama or Qwen2 kind."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    qkv_bias: bool = False
+
+    @property
+    def num_parameters(self) -> int:
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.hidden * (2 * q + 2 * kv) + (q + 2 * kv if self.qkv_bias else 0)
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return embeddings + self.layers * layer + self.hidden
+
+    def flops(self, length: int) -> float:
+        """Floating point operations of a forward and backward pass over one sequence of `length` tokens.
+
+        6 per parameter and token, and causal attention: half of 12 per token, earlier token, layer and head dimension.
+        """
+        return 6 * self.num_parameters * length + 6 * self.layers * self.heads * self.head_dim * length**2
+
+
+def _qwen(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocabulary: int, tied: bool = False):
+    return ModelShape(layers, hidden, intermediate, heads, kv_heads, hidden // heads, vocabulary, tied, qkv_bias=True)
+
+
+# Models of the recipe, so that they can be planned without a connection.
+KNOWN: dict[str, ModelShape] = {
+    "Qwen/Qwen2.5-32B-Instruct": _qwen(64, 5120, 27648, 40, 8, 152064),
+    "Qwen/Qwen2.5-14B-Instruct": _qwen(48, 5120, 13824, 40, 8, 152064),
+    "Qwen/Qwen2.5-7B-Instruct": _qwen(28, 3584, 18944, 28, 4, 152064),
+    "Qwen/Qwen2.5-3B-Instruct": _qwen(36, 2048, 11008, 16, 2, 151936, tied=True),
+    "Qwen/Qwen2.5-1.5B-Instruct": _qwen(28, 1536, 8960, 12, 2, 151936, tied=True),
+    "Qwen/Qwen2.5-0.5B-Instruct": _qwen(24, 896, 4864, 14, 2, 151936, tied=True),
+    "embedded:smollm2-135m-instruct": ModelShape(30, 576, 1536, 9, 3, 64, 49152, tied=True),
+}
+
+
+def shape_from_config(config: Mapping[str, Any], where: str) -> ModelShape:
+    """The shape that a `config.json` describes. UserError when it is of another kind."""
+    try:
+        heads = int(config["num_attention_heads"])
+        return ModelShape(
+            layers=int(config["num_hidden_layers"]),
+            hidden=int(config["hidden_size"]),
+            intermediate=int(config["intermediate_size"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
+            vocabulary=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", False)),
+            qkv_bias=config.get("model_type") == "qwen2",
+        )
+    except KeyError as error:
+        raise UserError(
+            f"{where}: config.json has no {error}; only Llama- and Qwen2-like models can be planned"
+        ) from error

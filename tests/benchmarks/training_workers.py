@@ -1,0 +1,122 @@
+"""16 workers on two nodes: the real training job with gloo and ZeRO-3 on a tiny Qwen2-shaped model, to the end.
+
+    python tests/benchmarks/training_workers.py
+
+Starts a Ray cluster of two nodes of 8 CPUs on this machine, trains with 8 workers on each, then once more with one
+worker, and prints one JSON object: where the workers were, the largest memory of all of them together (PSS: shared
+pages are counted once), and how far the two loss curves are apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+
+from training_cases import write_model, write_selection
+
+from jobs.runner import execute
+from jobs.train import JOB
+from jobs.train_options import TrainOptions
+from s1.training.hardware import Hardware
+
+
+class Watch(threading.Thread):
+    """Looks at the training workers of this machine every few seconds."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_bytes = 0
+        self.per_node: Counter[int] = Counter()
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(3):
+            workers = [process for process in psutil.Process().children(recursive=True) if is_worker(process)]
+            used = 0
+            for process in workers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    used += process.memory_full_info().pss
+            self.peak_bytes = max(self.peak_bytes, used)
+            if len(workers) > sum(self.per_node.values()):
+                self.per_node = Counter(process.ppid() for process in workers)  # the parent is the node's raylet
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    return False
+
+
+def losses(folder: Path, options: TrainOptions) -> list[float]:
+    write_selection(folder, 64)
+    execute(JOB, options, str(folder))
+    return [record["loss"] for record in json.loads((folder / "checkpoint" / "loss.json").read_text())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--per-node", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=8)
+    given = parser.parse_args()
+    from ray.cluster_utils import Cluster
+
+    from jobs.ray_session import ray_session
+
+    workers = given.nodes * given.per_node
+    node = {"num_cpus": given.per_node, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    for _ in range(given.nodes - 1):
+        cluster.add_node(**node)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        options = TrainOptions(
+            model=str(write_model(folder / "model", kind="qwen2")),
+            batch_size=workers,
+            epochs=2,
+            max_steps=given.steps,
+            learning_rate=1e-3,
+            block_size=512,
+            zero_stage=3,
+            precision="fp32",
+            workers=workers,
+            threads_per_worker=1,
+            save_steps=4,
+            hardware=Hardware(tokens_per_s=1000),
+        )
+        with ray_session():
+            watch.start()
+            started = time.monotonic()
+            many = losses(folder / "many", options)
+            seconds = time.monotonic() - started
+            watch.done.set()
+            watch.join()
+            one = losses(folder / "one", options.model_copy(update={"workers": 1}))
+    cluster.shutdown()
+    result = {
+        "workers_per_node": sorted(watch.per_node.values()),
+        "steps": len(many),
+        "seconds": round(seconds),
+        "peak_gib_of_all_workers": round(watch.peak_bytes / 2**30, 2),
+        "losses": [round(loss, 4) for loss in many],
+        "largest_difference_from_one_worker": max(abs(a - b) / b for a, b in zip(many, one, strict=True)),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
