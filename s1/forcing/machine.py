@@ -20,7 +20,7 @@ outside the cap.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from s1.forcing.policy import Bound, Program
@@ -50,8 +50,7 @@ class Token(NamedTuple):
     part: Part
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """Where a completion stands. Counts are tokens of the completion so far."""
 
     phase: Phase = "thinking"
@@ -115,10 +114,10 @@ def advance(program: Program, state: State, token: int, forced: bool) -> tuple[S
     assert state.phase in ("thinking", "answer"), f"a token was sampled in phase {state.phase!r}"
     if state.phase == "thinking":
         return _after_thought(program, state, token)
-    state = replace(state, position=state.position + 1)
+    state = state._replace(position=state.position + 1)
     if token in program.stop_ids:
-        return replace(state, phase="done"), (Token(token, False, "control"),)
-    return replace(state, answer_tokens=state.answer_tokens + 1), (Token(token, False, "answer"),)
+        return state._replace(phase="done"), (Token(token, False, "control"),)
+    return state._replace(answer_tokens=state.answer_tokens + 1), (Token(token, False, "answer"),)
 
 
 def horizon(program: Program, state: State) -> int:
@@ -151,8 +150,7 @@ def thought(state: State, ids: Sequence[int]) -> State:
     if not ids:
         return state
     num = len(ids)
-    return replace(
-        state,
+    return state._replace(
         position=state.position + num,
         thinking_tokens=state.thinking_tokens + num,
         tail=(*state.tail, *ids[-2:])[-2:],
@@ -161,7 +159,7 @@ def thought(state: State, ids: Sequence[int]) -> State:
 
 def closed(state: State) -> tuple[State, tuple[Token, ...]]:
     """The state when no delimiter comes of what is held, and what is held: it is thinking."""
-    return thought(replace(state, held=()), state.held), _sampled_thinking(state.held)
+    return thought(state._replace(held=()), state.held), _sampled_thinking(state.held)
 
 
 def replay(program: Program, pairs: Iterable[tuple[int, bool]]) -> State:
@@ -241,16 +239,19 @@ def _after_thought(program: Program, state: State, token: int) -> tuple[State, t
     if token in program.stop_ids:
         # The model ends everything without an answer. That ends its thinking; the delimiter is written for it.
         state, flushed = closed(state)
-        return replace(state, phase="ending"), flushed
-    seen, delimiter = (*state.held, token), program.delimiter
+        return state._replace(phase="ending"), flushed
+    delimiter = program.delimiter
+    if not state.held and token != delimiter[0]:
+        return thought(state, (token,)), (Token(token, False, "thinking"),)
+    seen = (*state.held, token)
     if seen != delimiter:
         keep = next(size for size in range(len(delimiter) - 1, -1, -1) if seen[len(seen) - size :] == delimiter[:size])
         known = len(seen) - keep
-        return thought(replace(state, held=seen[known:]), seen[:known]), _sampled_thinking(seen[:known])
-    state = replace(state, held=())
+        return thought(state._replace(held=seen[known:]), seen[:known]), _sampled_thinking(seen[:known])
+    state = state._replace(held=())
     if _swap(program, state) is not None:
-        return replace(state, phase="ending"), ()
-    state = replace(state, position=state.position + len(seen), ended_by="natural")
+        return state._replace(phase="ending"), ()
+    state = state._replace(position=state.position + len(seen), ended_by="natural")
     state = _with_pending(state, _forced(program.answer_open, "control"))
     return state, tuple(Token(id, False, "control") for id in seen)
 
@@ -260,16 +261,16 @@ def _after_forced(program: Program, state: State, token: int) -> tuple[State, tu
     if state.phase in ("thinking", "ending"):
         due, cause = _due(program, state)
         rounds = state.rounds + 1 if cause is None else state.rounds
-        state = replace(state, pending=due, rounds=rounds, ended_by=cause)
+        state = state._replace(pending=due, rounds=rounds, ended_by=cause)
     assert state.pending and state.pending[0].id == token, "a token was forced that is not due"
     first, rest = state.pending[0], state.pending[1:]
-    state = replace(state, forced_tokens=state.forced_tokens + 1)
+    state = state._replace(forced_tokens=state.forced_tokens + 1)
     is_thought = first.part == "thinking"
-    state = thought(state, (first.id,)) if is_thought else replace(state, position=state.position + 1)
+    state = thought(state, (first.id,)) if is_thought else state._replace(position=state.position + 1)
     return _with_pending(state, rest), (*flushed, first)
 
 
 def _with_pending(state: State, pending: tuple[Token, ...]) -> State:
     """Forcing while something is pending, then answering or thinking on."""
     after: Phase = "thinking" if state.ended_by is None else "answer"
-    return replace(state, phase="forcing" if pending else after, pending=pending)
+    return state._replace(phase="forcing" if pending else after, pending=pending)
