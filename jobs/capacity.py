@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s1.config import Config
@@ -12,7 +15,7 @@ from s1.errors import UserError
 
 if TYPE_CHECKING:
     from jobs.distill import DistillOptions
-    from jobs.evaluate import EvaluateOptions
+    from jobs.evaluation_options import EvaluateOptions
     from jobs.featurize import FeaturizeOptions
     from jobs.train import TrainOptions
 
@@ -52,7 +55,7 @@ class Nodes:
 def of_distill(options: DistillOptions) -> tuple[Demand, ...]:
     """The pool of teachers."""
     pool = options.pool
-    return (Demand("distill", "pool.num_workers", pool.num_workers, pool.num_cpus, pool.num_gpus),)
+    return (Demand("distill", "pool.num_workers", pool.num_workers, pool.num_cpus, pool.num_gpus or 0),)
 
 
 def of_featurize(options: FeaturizeOptions) -> tuple[Demand, ...]:
@@ -78,6 +81,9 @@ def of_evaluate(options: EvaluateOptions) -> tuple[Demand, ...]:
     replicas = len(options.models) * serve.num_replicas
     return (Demand("evaluate", "serve.num_replicas", replicas, serve.num_cpus, gpus),)
 
+
+# Where `ray up` puts the cluster file on the head, which is where submitted jobs run.
+BOOTSTRAP_FILE = Path("~/ray_bootstrap_config.yaml")
 
 _OF: dict[str, Callable[[Any], tuple[Demand, ...]]] = {
     "distill": of_distill,
@@ -106,13 +112,21 @@ def shortage(demands: Iterable[Demand], nodes: Sequence[Nodes]) -> str | None:
     return None
 
 
-def check(demands: Iterable[Demand]) -> None:
-    """UserError when the cluster of the open Ray session does not grow and is too small for one of the demands."""
-    if grows():
-        return
+def check(demands: Sequence[Demand]) -> None:
+    """UserError when the cluster of the open Ray session can never meet one of the demands, as far as that is known.
+
+    A cluster that is too small now and grows when it is asked to is said in one line.
+    """
     lack = shortage(demands, nodes_now())
-    if lack is not None:
+    if lack is None:
+        return
+    if not grows():
         raise UserError(f"{lack}; ask for less, or use a larger cluster (docs/cluster.md)")
+    most = nodes_at_most()
+    lack_for_ever = None if most is None else shortage(demands, most)
+    if lack_for_ever is not None:
+        raise UserError(f"{lack_for_ever} at most; ask for less, or raise max_workers in the cluster file")
+    print(f"{lack} now; waiting for the cluster to grow", file=sys.stderr)
 
 
 def nodes_now() -> list[Nodes]:
@@ -129,7 +143,6 @@ def grows() -> bool:
     A cluster without one is watched by a monitor that only reports: it makes up a type for every node.
     """
     import json
-    import os
 
     from ray._private import ray_constants
     from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -142,3 +155,21 @@ def grows() -> bool:
     status: bytes | None = internal_kv._internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)  # pyright: ignore[reportPrivateUsage]
     report = json.loads(status).get("autoscaler_report") if status else None
     return report is None or not all(name.startswith("node_") for name in report["active_nodes"])
+
+
+def nodes_at_most() -> list[Nodes] | None:
+    """The nodes that the cluster file allows; None where there is no such file."""
+    import yaml
+
+    path = BOOTSTRAP_FILE.expanduser()
+    return limits(yaml.safe_load(path.read_text())) if path.is_file() else None
+
+
+def limits(cluster_file: Mapping[str, Any]) -> list[Nodes]:
+    """The workers that a Ray cluster file allows; the head takes none of our tasks."""
+    found: list[Nodes] = []
+    for name, node in cluster_file["available_node_types"].items():
+        resources = node.get("resources", {})
+        count = 0 if name == cluster_file["head_node_type"] else node.get("max_workers", cluster_file["max_workers"])
+        found.append(Nodes(count, resources.get("CPU", 0), resources.get("GPU", 0)))
+    return found

@@ -78,3 +78,16 @@ def test_what_is_short_stays_short_with_less_and_room_grows_with_nodes(
 
 def test_fractions_of_a_cpu_add_up():
     assert Nodes(1, 2).places(Demand("distill", "pool.num_workers", 20, 0.1)) == 20
+
+
+def test_a_cluster_file_allows_its_workers_and_nothing_on_the_head():
+    file = {
+        "max_workers": 10,
+        "head_node_type": "head",
+        "available_node_types": {
+            "head": {"resources": {"CPU": 8}, "max_workers": 3},
+            "small": {"resources": {"CPU": 16}},
+            "large": {"resources": {"CPU": 192, "GPU": 8}, "max_workers": 2},
+        },
+    }
+    assert capacity.limits(file) == [Nodes(0, 8, 0), Nodes(10, 16, 0), Nodes(2, 192, 8)]

@@ -48,7 +48,7 @@ def test_a_cluster_file_passes_rays_own_check(name: str):
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_manifest_passes_the_schema_of_the_operator(name: str):
     manifest = load(f"kuberay/{name}")
-    jsonschema.validate(manifest, strict_crd(manifest["kind"]))
+    jsonschema.Draft202012Validator(strict_crd(manifest["kind"])).validate(manifest)
 
 
 def test_the_check_of_manifests_finds_a_typo():
@@ -56,7 +56,7 @@ def test_the_check_of_manifests_finds_a_typo():
     group = manifest["spec"]["workerGroupSpecs"][0]
     group["maxReplica"] = group.pop("maxReplicas")
     with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
-        jsonschema.validate(manifest, strict_crd("RayCluster"))
+        jsonschema.Draft202012Validator(strict_crd("RayCluster")).validate(manifest)
 
 
 def test_the_cluster_is_a_head_alone_until_it_is_asked_for_more(named_config: tuple[str, dict[str, Any]]):
@@ -108,11 +108,7 @@ def test_more_than_the_cluster_has_is_told_by_the_scheduler_and_by_us(name: str)
     config = autoscaling_config(name)
     too_much = Demand("train", "workers", 17, 8, 1)
     assert launched(config, too_much, gang=True)[1] == 17
-    nodes = [
-        capacity.Nodes(node["max_workers"], node["resources"]["CPU"], node["resources"].get("GPU", 0))
-        for node in worker_types(config).values()
-    ]
-    said = capacity.shortage([too_much], nodes)
+    said = capacity.shortage([too_much], capacity.limits(config))
     assert said is not None and "train.workers=17" in said and "room for 16" in said and "16 GPU" in said
 
 
