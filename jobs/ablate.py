@@ -28,6 +28,7 @@ from s1 import schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config
 from s1.errors import UserError
+from s1.evaluation import paper
 from s1.evaluation.report.compare import significance
 from s1.evaluation.report.numbers import as_csv, as_markdown
 from s1.evaluation.settings import NATURAL
@@ -41,7 +42,7 @@ EVERYTHING = 10**9  # rows: more than there can be
 OWN = frozenset({"selection", "checkpoint"})  # what each variant has of its own; the rest is the run's
 COLUMNS = (
     *("variant", "benchmark", "num_examples", "accuracy_pct", "difference_pct", "low_pct", "high_pct", "significant"),
-    "num_questions",
+    *("num_questions", "paper_pct"),
 )
 
 
@@ -178,8 +179,18 @@ def rows(generations: Mapping[str, Any], sizes: Mapping[str, int]) -> list[dict[
         for row in significance(part, SELECTION):
             low, high = row["interval_pct"] or (None, None)
             values = {**row, "variant": row["name"], "benchmark": benchmark, "low_pct": low, "high_pct": high}
-            found.append({name: values.get(name, sizes.get(row["name"])) for name in COLUMNS})
+            values |= {
+                "num_examples": sizes.get(row["name"]),
+                "paper_pct": _published(row["name"], benchmark, benchmarks),
+            }
+            found.append({name: values[name] for name in COLUMNS})
     return found
+
+
+def _published(variant: str, benchmark: str, benchmarks: Sequence[str]) -> float | None:
+    """What the paper's table 2 has for the variant, where the benchmark is one of its own."""
+    asked = benchmarks[0] if benchmark == "all" and len(benchmarks) == 1 else benchmark
+    return paper.table("table2")[variant].get(paper.NAMES.get(asked, ""))
 
 
 def write(options: AblateOptions, found: Sequence[Mapping[str, Any]]) -> None:

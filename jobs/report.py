@@ -65,6 +65,7 @@ def run(options: ReportOptions, context: Context) -> Outcome:
             title=options.title,
             subtitle=_subtitle(manifests),
             metrics=metrics,
+            beside_paper=numbers.beside_paper(benchmarks),
             evaluation=tuple(_figure(name, drawn) for name, drawn in evaluated.items()),
             figures=tuple(_figure(name, drawn) for name, drawn in data.items()),
             coverage=coverage,
@@ -151,6 +152,9 @@ def _write_tables(
         "results": (numbers.results(summary, benchmarks, engine), numbers.RESULTS),
         "methods": (numbers.methods(summary), numbers.METHODS),
     }
+    columns, beside = numbers.beside_paper(benchmarks)
+    if beside:
+        tables["beside_paper"] = beside, tuple(columns)
     for name, (rows, columns) in tables.items():
         context.staging.write_bytes(f"{name}.csv", numbers.as_csv(rows, columns).encode())
         context.staging.write_bytes(f"{name}.md", numbers.as_markdown(rows, columns).encode())

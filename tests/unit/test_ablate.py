@@ -100,6 +100,7 @@ def test_benchmarks_stand_apart():
         ("selection", "math500", 1),
         ("random", "math500", 1),
     ]
+    assert [row["paper_pct"] for row in found] == [None, None, 50.0, 36.7, 93.0, 90.6]
 
 
 def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -318,6 +318,13 @@ def test_a_benchmark_of_the_paper_is_drawn_over_its_points(tmp_path: Path):
     assert "points of the paper" in html and "2501.19393" in html
     with (Path(folder) / "report" / "results.csv").open() as file:
         assert {row["benchmark"] for row in csv.DictReader(file)} == {"aime24"}
+    with (Path(folder) / "report" / "beside_paper.csv").open() as file:
+        found = {(row["source"], row["row"]): row["AIME24"] for row in csv.DictReader(file)}
+    assert found["paper, table 1", "s1-32B"] == "56.7"
+    assert found["paper, table 4", "2x Wait"] == "53.3"
+    assert found["this run", "tuned, natural end"] == "75.0"
+    assert found["this run", "tuned, Wait x1"] == "62.5"
+    assert "Beside the paper" in html
 
 
 def test_methods_as_tables(run_dir: Path):

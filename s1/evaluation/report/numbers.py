@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from s1.artifacts import Manifest
+from s1.evaluation import paper
+from s1.evaluation.settings import NATURAL
+from s1.evaluation.summary import run_label
 
 
 def stages(manifests: Iterable[Manifest]) -> dict[str, dict[str, Any]]:
@@ -169,6 +172,46 @@ def methods(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
                 row |= {metric: method[metric], f"{short}_low": low, f"{short}_high": high}
             rows.append({column: row[column] for column in METHODS})
     return rows
+
+
+def beside_paper(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Ours below the paper's tables 1 and 4, for the benchmarks of both: columns, and rows in percent.
+
+    Nothing when none of the benchmarks is one of the paper's.
+    """
+    names = {benchmark: paper.NAMES[benchmark] for benchmark in benchmarks if benchmark in paper.NAMES}
+    if not names:
+        return [], []
+    rows: list[dict[str, Any]] = []
+    for title in ("table1", "table4"):
+        for row, accuracy in paper.table(title).items():
+            rows.append({"source": f"paper, {title[:-1]} {title[-1]}", "row": row, **_chosen(accuracy, names)})
+    for label, setting in _shared_settings(benchmarks).items():
+        for model in dict.fromkeys(model for part in benchmarks.values() for model in part):
+            found = {
+                names[benchmark]: run["accuracy_pct"]
+                for benchmark, part in benchmarks.items()
+                if benchmark in names
+                for _, run in (_runs(part[model]) if model in part else ())
+                if run["setting"] == setting
+            }
+            if any(accuracy is not None for accuracy in found.values()):
+                row = {"source": "this run", "row": f"{model}, {label}"}
+                rows.append(row | {name: found.get(name) for name in names.values()})
+    return ["source", "row", *names.values()], rows
+
+
+def _chosen(accuracy: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float | None]:
+    return {name: accuracy.get(name) for name in names.values()}
+
+
+def _shared_settings(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Settings that stand beside the paper's, by what they are called: without forcing, then every string."""
+    found = {"natural end": NATURAL}
+    for part in benchmarks.values():
+        for numbers in part.values():
+            found |= {run_label(run["setting"]): run["setting"] for run in numbers["wait"]}
+    return found
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ class Page:
     subtitle: str
     metrics: Mapping[str, Any]  # see `numbers.metrics`
     evaluation: Sequence[Figure]  # the curve over thinking tokens first
+    beside_paper: tuple[Sequence[str], Sequence[Mapping[str, Any]]]  # columns, rows; see `numbers.beside_paper`
     figures: Sequence[Figure]  # of data and training
     coverage: Sequence[tuple[str, int, int]]  # domain, candidates, selected
     transcripts: Sequence[Transcript]
