@@ -18,13 +18,13 @@ from serve import events
 from serve.budget import (
     EFFORTS,
     MAX_COUNT,
+    MAX_STRINGS,
     BudgetFields,
     Contradiction,
     Effort,
     NonEmptyText,
     PositiveCount,
     Strict,
-    Texts,
     policy,
 )
 
@@ -50,6 +50,9 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "suffix": ("",),
 }
+
+
+Stops = Annotated[list[NonEmptyText], Field(max_length=MAX_STRINGS)]  # lm-eval sends empty lists
 
 
 class TextPart(BaseModel):
@@ -100,7 +103,7 @@ class _Request(BudgetFields):
     top_k: int = Field(0, ge=-1, le=MAX_COUNT, description="0 or -1: all tokens.")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     n: int = Field(1, ge=1, le=MAX_CHOICES)
-    stop: NonEmptyText | Texts | None = Field(None, description="Ends the answer; the thinking is not searched.")
+    stop: NonEmptyText | Stops | None = Field(None, description="Ends the answer; the thinking is not searched.")
     stream: bool = False
     stream_options: StreamOptions | None = None
     deadline_s: float | None = Field(

@@ -41,6 +41,11 @@ def test_a_request_of_openais_client_needs_no_change():
     assert order.with_reasoning and not order.stream
 
 
+def test_no_stop_strings_can_be_said_in_two_ways():
+    assert parse({**BODY, "stop": []}).generation.stop == parse({**BODY, "stop": None}).generation.stop == ()
+    assert parse({**BODY, "stop": "x"}).generation.stop == parse({**BODY, "stop": ["x"]}).generation.stop == ("x",)
+
+
 def test_a_prompt_of_text_is_one_turn_of_a_user():
     for prompt in ("2 + 2?", ["2 + 2?"]):
         order = protocol.parse(TextRequest, {"model": "base", "prompt": prompt, "echo": False, "best_of": 1}, Terms())

@@ -1,0 +1,381 @@
+"""What clients can do to the service: too many at once, malformed requests, and a replica that is killed.
+
+    python tests/benchmarks/http_abuse.py                                  # all three, on the embedded model
+    python tests/benchmarks/http_abuse.py --parts flood --clients 300 --queue 64
+    python tests/benchmarks/http_abuse.py --parts malformed --requests 10000
+    python tests/benchmarks/http_abuse.py --parts kill
+
+flood: so many clients at the same moment; everyone has to get an answer, or 429 with Retry-After; repeated, with the
+memory of all processes after each time. malformed: bodies made by hand and by Hypothesis from the schema of the request
+(half of them; when schemathesis is installed, pip install schemathesis, its cases for our OpenAPI too); none may be
+answered with 5xx, no replica may die. kill: two replicas with streams on both, one is killed; its clients have to get
+an error event, the others go on, and two replicas stand again by themselves. Prints a JSON object for each part and
+ends with code 1 when something of this does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import copy
+import importlib.util
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+MODEL = "embedded:smollm2-135m-instruct"
+QUESTION = {"role": "user", "content": "What is 12 times 7? Think it through."}
+ANSWERED_S = 600.0
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Deploy what a part needs, abuse it, say what happened."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"flood": flood, "malformed": malformed, "kill": kill}
+    parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts))
+    parser.add_argument("--model", default=MODEL, help="reference of s1.models")
+    parser.add_argument("--clients", type=int, default=300, help="flood: clients at the same moment")
+    parser.add_argument("--queue", type=int, default=64, help="flood: places to wait")
+    parser.add_argument("--times", type=int, default=4, help="flood: repetitions")
+    parser.add_argument("--requests", type=int, default=10_000, help="malformed: requests")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    from jobs.ray_session import ray_session
+
+    holds = True
+    with ray_session():
+        for groups in ([name for name in options.parts if name != "kill"], [n for n in options.parts if n == "kill"]):
+            if not groups:
+                continue
+            with deployment(options, num_replicas=2 if groups == ["kill"] else 1) as url:
+                for name in groups:
+                    row = asyncio.run(parts[name](url, options))
+                    print(json.dumps({"part": name, **row}), flush=True)
+                    holds = holds and row["holds"]
+    raise SystemExit(0 if holds else 1)
+
+
+@contextlib.contextmanager
+def deployment(options: argparse.Namespace, num_replicas: int) -> Iterator[str]:
+    from serve.app import AppOptions, deployed
+
+    application = AppOptions.model_validate(
+        {
+            "models": {"base": options.model},
+            "num_replicas": num_replicas,
+            "num_cpus": 0.4,
+            "max_ongoing_requests": 32,
+            "max_queued_requests": options.queue,
+            "drain_timeout_s": 10,
+            "engine": {"max_model_len": 512, "max_num_seqs": 32},
+        }
+    )
+    with deployed(application.models, application, timeout_s=400) as url:
+        yield url
+
+
+def session() -> Any:
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=ANSWERED_S)
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
+
+
+def request(**changes: Any) -> Row:
+    return {"model": "base", "messages": [QUESTION], "temperature": 0, "max_tokens": 48, **changes}
+
+
+# Too many at once.
+
+
+async def flood(url: str, options: argparse.Namespace) -> Row:
+    """Everyone is answered or told when to come back; the memory does not grow with the repetitions."""
+    codes: Counter[int] = Counter()
+    without_hint, memory, seconds = 0, [], []
+    async with session() as client:
+        for _ in range(options.times):
+            started = time.monotonic()
+            answers = await asyncio.gather(*(ask(client, url) for _ in range(options.clients)))
+            seconds.append(round(time.monotonic() - started, 1))
+            codes.update(status for status, _ in answers)
+            without_hint += sum(status == 429 and not hint for status, hint in answers)
+            memory.append(round(memory_gib(), 3))
+    return {
+        "statuses": dict(codes),
+        "429_without_retry_after": without_hint,
+        "seconds": seconds,
+        "memory_gib": memory,
+        "holds": set(codes) <= {200, 429} and not without_hint and codes[200] > 0 and memory[-1] < memory[0] * 1.05,
+    }
+
+
+async def ask(client: Any, url: str) -> tuple[int, bool]:
+    """Status of one request, and whether it says when to come back."""
+    forcing = {"max_tokens": 16, "min_tokens": 16}
+    async with client.post(f"{url}/chat/completions", json=request(budget_forcing=forcing)) as response:
+        await response.read()
+        return response.status, int(response.headers.get("Retry-After", "0")) > 0
+
+
+def memory_gib() -> float:
+    """Of this process's descendants: Serve's processes and the engines. Pages that several share count once."""
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            total += process.memory_full_info().pss
+    return total / 2**30
+
+
+# Malformed requests.
+
+
+async def malformed(url: str, options: argparse.Namespace) -> Row:
+    """No status of 5xx, and the same processes before and after."""
+    before = engines()
+    codes: Counter[int] = Counter()
+    bad: list[str] = []
+    cases = cases_of(options)
+    async with session() as client:
+
+        async def worker() -> None:
+            for method, path, kwargs in cases:
+                async with client.request(method, url.removesuffix("/v1") + path, **kwargs) as response:
+                    text = await response.text()
+                    codes[response.status] += 1
+                    if response.status >= 500 or (response.status >= 400 and "error" not in text):
+                        bad.append(f"{response.status} {method} {path} {str(kwargs)[:300]} -> {text[:200]}")
+
+        started = time.monotonic()
+        await asyncio.gather(*(worker() for _ in range(16)))
+        seconds = time.monotonic() - started
+        alive = (await ask(client, url))[0]
+    for line in bad[:5]:
+        print(line, file=sys.stderr)
+    return {
+        "requests": sum(codes.values()),
+        "statuses": dict(sorted(codes.items())),
+        "seconds": round(seconds, 1),
+        "schemathesis": importlib.util.find_spec("schemathesis") is not None,
+        "replicas_died": before != engines(),
+        "holds": not bad and alive == 200 and before == engines(),
+    }
+
+
+def engines() -> set[int]:
+    """Processes of the replicas and their engines."""
+    names = ("EngineCore", "ForcedEngine", "Ingress", "Sampler")
+    found = set[int]()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(name in " ".join([process.name(), *process.cmdline()]) for name in names):
+                found.add(process.pid)
+    return found
+
+
+Case = tuple[str, str, dict[str, Any]]
+
+
+def cases_of(options: argparse.Namespace) -> Iterator[Case]:
+    """`--requests` of them; one iterator for all workers."""
+    draw = random.Random(options.seed)
+    generated = from_schema(options.seed)
+    for number in range(options.requests):
+        yield by_hand(draw) if number % 2 else next(generated)
+
+
+def from_schema(seed: int) -> Iterator[Case]:
+    """Bodies that Hypothesis makes from the fields of the requests; first those of schemathesis, if it is installed."""
+    from serve.protocol import ChatRequest, TextRequest
+
+    if importlib.util.find_spec("schemathesis") is not None:
+        yield from from_openapi(seed)
+    while True:
+        yield from broken_bodies(seed, "/v1/chat/completions", list(ChatRequest.model_fields))
+        yield from broken_bodies(seed, "/v1/completions", list(TextRequest.model_fields))
+        seed += 1
+
+
+def broken_bodies(seed: int, path: str, fields: list[str]) -> list[Case]:
+    """200 bodies that were right before some of their fields were replaced by anything."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+    from hypothesis import strategies as st
+
+    scalars = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=20)
+    anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner))
+    keys = st.sampled_from([*fields, "tools", "logprobs", "x"])
+    cases: list[Case] = []
+
+    @seeded(seed)
+    @settings(max_examples=200, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    @given(changes=st.dictionaries(keys, anything | small_objects(st), min_size=1, max_size=4))
+    def collect(changes: Row) -> None:
+        body = request(prompt="x", max_tokens=1) | changes  # what is well-formed after all is short
+        body.pop("messages" if path == "/v1/completions" else "prompt", None)
+        cases.append(("POST", path, {"data": json.dumps(body), "headers": {"Content-Type": "application/json"}}))
+
+    collect()
+    return cases
+
+
+def small_objects(st: Any) -> Any:
+    """Objects of the budget fields, with values at and beyond their bounds."""
+    keys = ["max_tokens", "min_tokens", "num_ignore", "ignore_str", "effort", "type", "budget_tokens", "exclude", "n"]
+    values = st.integers(-2, 70) | st.sampled_from(["low", "Wait", "", "enabled", "\ud800", "<|im_end|>", True, None])
+    return st.dictionaries(st.sampled_from(keys), values, max_size=3)
+
+
+def from_openapi(seed: int) -> list[Case]:
+    """Cases of schemathesis for the description of our interface, valid and not."""
+    import schemathesis
+
+    from serve.ingress import api
+
+    schema = schemathesis.openapi.from_dict(api.openapi())
+    modes = (schemathesis.GenerationMode.NEGATIVE, schemathesis.GenerationMode.POSITIVE)
+    operations = [result.ok() for result in schema.get_all_operations()]
+    strategies = [operation.as_strategy(generation_mode=mode) for operation in operations for mode in modes]
+    return [case for strategy in strategies for case in described(seed, strategy)]
+
+
+def described(seed: int, strategy: Any) -> list[Case]:
+    """100 cases of one operation."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+
+    cases: list[Case] = []
+
+    @seeded(seed)
+    @settings(max_examples=100, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    @given(case=strategy)
+    def collect(case: Any) -> None:
+        keywords = case.as_transport_kwargs(base_url="http://x")
+        body = json.dumps(keywords["json"]) if "json" in keywords else keywords.get("data")
+        sent = {} if body is None else {"data": body}
+        cases.append((case.method.upper(), keywords["url"].removeprefix("http://x") or "/", sent))
+
+    collect()
+    return cases
+
+
+def by_hand(draw: random.Random) -> Case:
+    """What careless and hostile clients send."""
+    paths = ["/v1/chat/completions", "/v1/completions"]
+    valid = json.dumps(request(max_tokens=1))
+    broken = draw.choice([cut, flipped, nested, wrong_value, wrong_place, odd_text, wrong_request])
+    return broken(draw, valid, draw.choice(paths))
+
+
+def cut(draw: random.Random, valid: str, path: str) -> Case:
+    return "POST", path, {"data": valid[: draw.randrange(len(valid))]}
+
+
+def flipped(draw: random.Random, valid: str, path: str) -> Case:
+    raw = bytearray(valid.encode())
+    for _ in range(draw.randrange(1, 6)):
+        raw[draw.randrange(len(raw))] = draw.randrange(256)
+    return "POST", path, {"data": bytes(raw)}
+
+
+def nested(draw: random.Random, valid: str, path: str) -> Case:
+    depth = draw.choice([10, 1_000, 100_000])
+    return "POST", path, {"data": draw.choice(["[" * depth, '{"a":' * depth, "[" * depth + "]" * depth])}
+
+
+def wrong_value(draw: random.Random, valid: str, path: str) -> Case:
+    values: list[Any] = [None, True, -1, 0, 2**31, 10**400, 1e308, "", "x", [], {}, [[]], "9" * 5000, "\ud800", "\x00"]
+    body = json.loads(valid)
+    forcing: Row = {}
+    fields = ["model", "messages", "max_tokens", "temperature", "top_p", "top_k", "seed", "n", "stop", "stream"]
+    body[draw.choice(fields)] = draw.choice(values)
+    forcing[draw.choice(["max_tokens", "min_tokens", "num_ignore", "ignore_str", "before_end"])] = draw.choice(values)
+    body[draw.choice(["budget_forcing", "reasoning", "thinking", "parallel_sampling", "stream_options"])] = forcing
+    return "POST", path, {"data": json.dumps(body)}
+
+
+def wrong_place(draw: random.Random, valid: str, path: str) -> Case:
+    method = draw.choice(["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "POST"])
+    places = ["/v1", "/v1/chat", "/v1//models", "/v1/models/%00", "/v1/models/..%2f..", "/playground/..%2fapp.py"]
+    return method, draw.choice([*places, "/nothing", "/playground/x", "/metrics/x", path + "/"]), {"data": valid}
+
+
+def odd_text(draw: random.Random, valid: str, path: str) -> Case:
+    texts = ["<|im_end|>" * 50, "\u202e\u0000\ufffe", "é" * 3000, "a\n" * 900, "\U0001f600" * 200, "</think>" * 9, ""]
+    body = json.loads(valid)
+    message = copy.copy(QUESTION) | {"content": draw.choice(texts), "role": draw.choice(["user", "system", "tool"])}
+    body["messages"] = [message] * draw.choice([1, 2, 40])
+    return "POST", "/v1/chat/completions", {"data": json.dumps(body)}
+
+
+def wrong_request(draw: random.Random, valid: str, path: str) -> Case:
+    headers = draw.choice(
+        [{"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}, {"Authorization": "Bearer \xff"}, {"Host": "x"}]
+    )
+    data = draw.choice([valid.encode("utf-16"), b"\xff" * 20, b"", b"null", b"0", b'"x"', valid.encode() * 2])
+    return "POST", path, {"data": data, "headers": headers}
+
+
+# A replica is killed.
+
+
+async def kill(url: str, options: argparse.Namespace) -> Row:
+    """Streams on two replicas; one replica is killed once all streams have begun."""
+    async with session() as client:
+        begun = [asyncio.Event() for _ in range(8)]
+        streams = [asyncio.create_task(follow(client, url, event)) for event in begun]
+        await asyncio.gather(*(event.wait() for event in begun))
+        victim = next(p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name())
+        before = engines()
+        victim.parent().kill()
+        killed = time.monotonic()
+        ends = await asyncio.gather(*streams)
+        lost = [(at - killed, error) for at, error in ends if error is not None]
+        whole = await whole_again(client, url, before)
+    return {
+        "streams": len(ends),
+        "lost": len(lost),
+        "told_after_s": round(max((seconds for seconds, _ in lost), default=0), 2),
+        "told": sorted({str(error) for _, error in lost}),
+        "whole_again_after_s": round(whole - killed, 1),
+        "holds": 0 < len(lost) < len(ends)
+        and all(seconds < 5 and error and error["code"] == 503 for seconds, error in lost),
+    }
+
+
+async def follow(client: Any, url: str, begun: asyncio.Event) -> tuple[float, Row | None]:
+    """When a stream ended, and its error event if it got one. A stream that breaks off counts as {}."""
+    body = request(stream=True, max_tokens=300, budget_forcing={"min_tokens": 300}, temperature=1)
+    last: Row | None = {}
+    async with client.post(f"{url}/chat/completions", json=body) as response:
+        async for line in response.content:
+            if line.startswith(b"data: [DONE]"):
+                last = None
+            elif line.startswith(b"data: "):
+                chunk = json.loads(line[6:])
+                last = chunk.get("error", last)
+                if "budget_forcing" in chunk:
+                    begun.set()
+    return time.monotonic(), last
+
+
+async def whole_again(client: Any, url: str, before: set[int]) -> float:
+    """When as many engines run as before and a request is answered."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        await asyncio.sleep(0.5)
+        if len(engines()) >= len(before) and (await ask(client, url))[0] == 200:
+            return time.monotonic()
+    raise TimeoutError("the service was not whole again after 300 s")
+
+
+if __name__ == "__main__":
+    main()

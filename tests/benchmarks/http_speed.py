@@ -1,0 +1,225 @@
+"""Tokens a second and time to the first token through HTTP, ours against `vllm serve` of the same model.
+
+    python tests/benchmarks/http_speed.py
+    python tests/benchmarks/http_speed.py --concurrency 8 32 --rounds 2 --forced
+
+Both servers run on this machine, one after the other, with the same weights, type, threads and limits, and get the
+same prompts for the same numbers of streamed tokens from the same client. Rounds alternate (ours first, then the peer,
+then the peer first), so that a machine that slows down does not favour one. --forced makes ours end the thinking at
+half of the tokens and write an answer. Prints a JSON object for each server and round, and the ratios last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+MODEL = "embedded:smollm2-135m-instruct"
+CONTEXT = 1024
+SEQUENCES = 64
+KV_CACHE_GIB = 0.5
+START_S = 300
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Measure both, print both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=MODEL, help="reference of s1.models")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 32], help="streams at a time")
+    parser.add_argument("--requests", type=int, default=96, help="requests at the highest concurrency")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of every completion")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", choices=("ours", "peer"), help="one of the two, without ratios")
+    parser.add_argument("--forced", action="store_true", help="ours: a forced end at half of the tokens")
+    options = parser.parse_args()
+
+    from s1 import models
+
+    folder = models.resolve(options.model)
+    servers = {"ours": ours, "peer": peer}
+    rows: list[Row] = []
+    for number in range(options.rounds):
+        order = list(servers) if number % 2 == 0 else list(servers)[::-1]
+        for name in order:
+            if options.only in (None, name):
+                with servers[name](folder, options) as url:
+                    rows += asyncio.run(measure(name, url, options))
+    if options.only is None:
+        for concurrency in options.concurrency:
+            print(json.dumps(compared(rows, concurrency)), flush=True)
+
+
+@contextlib.contextmanager
+def ours(folder: Path, options: argparse.Namespace) -> Generator[str]:
+    """The application of serve.app."""
+    from jobs.ray_session import ray_session
+    from serve.app import AppOptions, deployed
+
+    application = AppOptions.model_validate(
+        {
+            "models": {"m": str(folder)},
+            "max_ongoing_requests": SEQUENCES,
+            "sampler_replicas": 0,
+            "engine": {
+                "device": options.device,
+                "max_model_len": CONTEXT,
+                "max_num_seqs": SEQUENCES,
+                "kv_cache_gib": KV_CACHE_GIB if options.device == "cpu" else None,
+                "enforce_eager": options.device == "cpu",
+            },
+        }
+    )
+    with ray_session(), deployed(application.models, application, timeout_s=START_S) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def peer(folder: Path, options: argparse.Namespace) -> Generator[str]:
+    """`vllm serve`, with the environment that our own replicas get."""
+    from serve.engine import EngineOptions
+
+    port = free_port()
+    cpu = options.device == "cpu"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
+    command += ["--max-model-len", str(CONTEXT), "--max-num-seqs", str(SEQUENCES), "--enable-prefix-caching"]
+    command += ["--disable-log-stats", "--generation-config", "vllm"]
+    command += ["--enforce-eager", "--kv-cache-memory-bytes", str(int(KV_CACHE_GIB * 2**30))] if cpu else []
+    environment = EngineOptions.model_validate({"device": options.device}).environment()
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=sys.stderr, stderr=sys.stderr, start_new_session=True
+    )
+    try:
+        wait_for(port, process)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until the server listens. RuntimeError when it ends instead."""
+    deadline = time.monotonic() + START_S
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("vllm serve did not start; what it said stands above")
+        time.sleep(0.2)
+
+
+async def measure(name: str, url: str, options: argparse.Namespace) -> list[Row]:
+    """One row for each concurrency."""
+    import aiohttp
+
+    rows: list[Row] = []
+    limit = max(options.concurrency)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await load(session, url, name, options, limit, limit)  # warm
+        for concurrency in options.concurrency:
+            total = max(8, options.requests * concurrency // limit)
+            row = {"server": name, "concurrency": concurrency}
+            row |= await load(session, url, name, options, concurrency, total)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
+async def load(
+    session: Any, url: str, name: str, options: argparse.Namespace, concurrency: int, total: int
+) -> dict[str, float]:
+    """`total` streams, `concurrency` at a time."""
+    numbers = iter(range(total))
+    first: list[float] = []
+    tokens: list[int] = []
+
+    async def client() -> None:
+        for number in numbers:
+            seconds, count = await one(session, url, body(name, options, number))
+            first.append(seconds)
+            tokens.append(count)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(concurrency)))
+    took = time.perf_counter() - started
+    return {
+        "tokens_per_s": round(sum(tokens) / took, 1),
+        "tokens": sum(tokens),
+        "first_token_ms": round(1000 * statistics.median(first), 1),
+    }
+
+
+def body(name: str, options: argparse.Namespace, number: int) -> dict[str, Any]:
+    """A prompt of its own for every request, so that no cache knows it, and exactly `--tokens` tokens."""
+    question = f"Tell the story of the {number}th king, who lost {number * 7 + 3} horses, and of his daughter."
+    message = {"role": "user", "content": question}
+    common = {"model": "m", "messages": [message], "max_tokens": options.tokens, "temperature": 1.0, "seed": number}
+    common |= {"stream": True, "stream_options": {"include_usage": True}}
+    if name == "peer":
+        return {**common, "ignore_eos": True}
+    thinking = options.tokens // 2 if options.forced else options.tokens
+    forcing = {"min_tokens": thinking} | ({"max_tokens": thinking} if options.forced else {})
+    return {**common, "budget_forcing": forcing}
+
+
+async def one(session: Any, url: str, request: dict[str, Any]) -> tuple[float, int]:
+    """Seconds until the first text, and tokens of the completion."""
+    started, first, tokens = time.perf_counter(), 0.0, 0
+    async with session.post(f"{url}/chat/completions", json=request) as response:
+        assert response.status == 200, await response.text()
+        async for line in response.content:
+            if not line.startswith(b"data: {"):
+                continue
+            chunk = json.loads(line[6:])
+            assert "error" not in chunk, chunk
+            if not first and chunk["choices"] and has_text(chunk["choices"][0]["delta"]):
+                first = time.perf_counter() - started
+            if chunk.get("usage"):
+                tokens = chunk["usage"]["completion_tokens"]
+    return first, tokens
+
+
+def has_text(delta: dict[str, Any]) -> bool:
+    return bool(delta.get("content") or delta.get("reasoning"))
+
+
+def compared(rows: Sequence[Row], concurrency: int) -> Row:
+    """Ratio of the tokens a second and difference of the medians, over all rounds."""
+
+    def mean(server: str, key: str) -> float:
+        return statistics.mean(
+            row[key] for row in rows if row["server"] == server and row["concurrency"] == concurrency
+        )
+
+    return {
+        "concurrency": concurrency,
+        "tokens_per_s_ratio": round(mean("ours", "tokens_per_s") / mean("peer", "tokens_per_s"), 3),
+        "added_first_token_ms": round(mean("ours", "first_token_ms") - mean("peer", "first_token_ms"), 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
