@@ -3,8 +3,6 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 # PyTorch's CPU build is not on the main registry; a machine that carries the wheel finds it by itself.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
-# The playground is tested in a real browser: the machine's, else one that Playwright downloads.
-BROWSER := $(shell which chromium chromium-browser google-chrome 2>/dev/null)
 
 .PHONY: setup demo test lint clean
 
@@ -17,7 +15,6 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(VENV)/bin/pip install -qq --no-deps 'torch==2.13.0+cpu' \
 		|| $(VENV)/bin/pip install -qq --no-deps --extra-index-url $(TORCH_INDEX) 'torch==2.13.0+cpu'
 	$(VENV)/bin/pip install -qq --no-deps --no-build-isolation -e .
-	$(if $(BROWSER),,-$(VENV)/bin/playwright install chromium)
 	touch $@
 
 # The whole recipe on the embedded models: no GPU, no key, no hub.
