@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jobs.distill import DistillOptions
     from jobs.evaluation_options import EvaluateOptions
     from jobs.featurize import FeaturizeOptions
-    from jobs.train import TrainOptions
+    from jobs.train_options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ def of_featurize(options: FeaturizeOptions) -> tuple[Demand, ...]:
 
 
 def of_train(options: TrainOptions) -> tuple[Demand, ...]:
-    """The training workers."""
-    return (Demand("train", "workers", options.workers, options.cpus_per_worker, options.gpus_per_worker),)
+    """The training workers, or as many as it goes on with."""
+    option, count = ("min_workers", options.min_workers) if options.min_workers else ("workers", options.workers)
+    return (Demand("train", option, count, options.cpus_per_worker, options.gpus_per_worker),)
 
 
 def of_evaluate(options: EvaluateOptions) -> tuple[Demand, ...]:

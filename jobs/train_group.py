@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs import capacity
 from jobs.progress import Progress
 from jobs.runner import Context
 from jobs.tracking import Trackers
@@ -26,24 +26,6 @@ if TYPE_CHECKING:
 STOPPED_BY_SIGTERM = 143
 
 
-def check_cluster(options: TrainOptions) -> None:
-    """On a machine of our own nothing will ever add what is missing; on a cluster the autoscaler may."""
-    import ray
-
-    found = ray.cluster_resources()
-    workers = options.min_workers or options.workers
-    wanted = {"CPU": workers * options.cpus_per_worker, "GPU": workers * options.gpus_per_worker}
-    for name, count in wanted.items():
-        if count <= found.get(name, 0):
-            continue
-        lack = f"workers={workers} need {count:g} {name}s, but there are {found.get(name, 0):g}"
-        if "RAY_ADDRESS" not in os.environ:
-            raise UserError(
-                f"{lack} on this machine; ask for less, or submit the job to a cluster (docs/jobs/train.md)"
-            )
-        print(f"train: {lack} now; waiting for the cluster to grow", file=sys.stderr)
-
-
 def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Record]:
     """Run the workers to the end and return the record of every step.
 
@@ -53,7 +35,7 @@ def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Reco
 
     from actors.journal import Journal
 
-    check_cluster(options)
+    capacity.check(capacity.of_train(options))
     actor: Any = ray.remote(num_cpus=0)(Journal)
     journal = actor.remote()
     with Trackers(options, context) as trackers, _asked_to_go() as gone:
