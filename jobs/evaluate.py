@@ -272,7 +272,7 @@ def _given_endpoint(options: EvaluateOptions, base_url: str) -> Endpoint:
 def check(options: EvaluateOptions) -> None:
     """What can be known before anything runs: the models' names, the base model, the benchmarks, the endpoint."""
     for text in options.benchmarks:
-        benchmarks.check(text)
+        benchmarks.check(text, options.fields)
     for setting in options.settings:
         _check_plan(setting.plan)
     if options.endpoint is None:

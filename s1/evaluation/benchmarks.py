@@ -88,8 +88,11 @@ def parse(text: str) -> Benchmark:
     return Benchmark(name, reference, SPECS.get(name) if equals else None)
 
 
-def check(text: str) -> None:
-    """Raise UserError when `text` cannot be a benchmark. Looks at local files only, downloads nothing."""
+def check(text: str, fields: mapping.Fields) -> None:
+    """Raise UserError when `text` cannot be a benchmark: no such file, or no row with an answer.
+
+    Files are read up to their first answer; nothing is downloaded.
+    """
     found = parse(text)
     if found.reference is None or found.reference.startswith(records.HUB):
         return
@@ -98,6 +101,8 @@ def check(text: str) -> None:
     except UserError as error:
         known = ", ".join(SPECS)
         raise UserError(f"benchmark {text!r}: {error}; the benchmarks that are known by name are {known}") from error
+    if not any(raw.answer for raw in _questions(records.read(found.reference), found, fields)):
+        raise UserError(_unanswered(text))
 
 
 def state(text: str) -> object:
@@ -121,10 +126,12 @@ def load(text: str, fields: mapping.Fields) -> list[dict[str, Any]]:
     raw = _questions(read, found, fields)
     rows: list[dict[str, Any]] = table.collect(raw, seed=0, num_test=0).rows
     if not any(row["answer"] for row in rows):
-        raise UserError(
-            f"benchmark {text!r}: none of {len(rows)} rows has an answer; name its field with --fields.answer"
-        )
+        raise UserError(_unanswered(text))
     return [{**row, "domain": found.name, "split": "test"} for row in rows]
+
+
+def _unanswered(text: str) -> str:
+    return f"benchmark {text!r}: no row has an answer, nothing could be graded; name its field with --fields.answer"
 
 
 def _questions(read: Iterator[Record], benchmark: Benchmark, fields: mapping.Fields) -> Iterator[RawQuestion]:

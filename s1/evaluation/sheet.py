@@ -37,8 +37,9 @@ class Sheet:
         graded = [[row for row in run if row["correct"] is not None] for run in runs.values()]
         columns = [self._column(rows, [100.0 * row["correct"] for row in rows]) for rows in graded]
         columns += [self._column(run, [row["thinking_tokens"] for row in run]) for run in runs.values()]
+        columns += [self._column(run, [row["total_tokens"] or 0 for row in run]) for run in runs.values()]
         columns += [self._column(rows, [100.0 * hit for hit in within[name]]) for name, rows in groups.items()]
-        self._sums, self._counts = (np.stack(part, axis=1) for part in zip(*columns, strict=True))  # (Q, 2S + G)
+        self._sums, self._counts = (np.stack(part, axis=1) for part in zip(*columns, strict=True))  # (Q, 3S + G)
         self._draws = resampled_ratios(self._sums, self._counts, resamples)
 
     def _column(self, rows: Sequence[Row], values: Sequence[float]) -> tuple[Floats, Floats]:
@@ -54,20 +55,28 @@ class Sheet:
 
     def control(self, group: str) -> Bounds:
         """Interval of the percentage of responses that kept to what was asked."""
-        return self._share(2 * len(self._runs) + self._groups[group])
+        return self._share(self._column_of(group))
 
     def control_lead(self, group: str, other: str) -> Bounds:
         """Interval of the percentage points by which `group` keeps to what is asked more often than `other`.
 
         Where neither shows any spread, it follows from the intervals of the two (Newcombe's method).
         """
-        first, second = (self._draws[:, 2 * len(self._runs) + self._groups[name]] for name in (group, other))
+        first, second = (self._draws[:, self._column_of(name)] for name in (group, other))
         low, high = bounds(first - second)
         if low == high:
             one, two = self.control(group), self.control(other)
             down, up = hypot(first[0] - one[0], two[1] - second[0]), hypot(one[1] - first[0], second[0] - two[0])
             low, high = low - float(down), high + float(up)
         return low, high
+
+    def thinking_tokens(self, run: str) -> Bounds:
+        """Interval of the mean."""
+        return bounds(self._draws[:, len(self._runs) + self._runs[run]])
+
+    def total_tokens(self, run: str) -> Bounds:
+        """Interval of the mean."""
+        return bounds(self._draws[:, 2 * len(self._runs) + self._runs[run]])
 
     def performance(self, runs: Sequence[str]) -> Bounds:
         """Interval of the best accuracy of `runs`."""
@@ -79,6 +88,9 @@ class Sheet:
         at = [self._runs[run] for run in runs]
         tokens = self._draws[:, [len(self._runs) + run for run in at]]
         return bounds(slopes(tokens, self._draws[:, at]))
+
+    def _column_of(self, group: str) -> int:
+        return 3 * len(self._runs) + self._groups[group]
 
     def _share(self, column: int) -> Bounds:
         num_questions = int((self._counts[:, column] > 0).sum())

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from s1.evaluation import metrics, voting
-from s1.evaluation.bootstrap import RESAMPLES, difference
+from s1.evaluation.bootstrap import RESAMPLES, difference, interval
 from s1.evaluation.engine import OVERFLOW
 from s1.evaluation.settings import BUDGET_FORCING, LONG, NATURAL, SHORT
 from s1.evaluation.sheet import Row, Sheet
@@ -192,8 +192,10 @@ def _run(name: str, rows: list[Row], sheet: Sheet) -> dict[str, Any]:
         "accuracy_pct": _round(_percentage([row["correct"] for row in graded])) if graded else None,
         "accuracy_interval_pct": _rounded(sheet.accuracy(name)),
         "mean_thinking_tokens": _round(sum(tokens) / len(tokens)),
+        "thinking_tokens_interval": _rounded(sheet.thinking_tokens(name)),
         "max_thinking_tokens": max(tokens),
         "mean_total_tokens": _mean(rows, "total_tokens"),
+        "total_tokens_interval": _rounded(sheet.total_tokens(name)),
         "mean_tries": _mean(rows, "num_tries"),
         "cost_usd": round(sum(row["cost_usd"] or 0.0 for row in rows), 6),
         "num_questions": num_questions,
@@ -207,23 +209,29 @@ def _run(name: str, rows: list[Row], sheet: Sheet) -> dict[str, Any]:
 
 
 def _at_k(graded: Sequence[Row]) -> dict[str, Any]:
-    """pass@k and majority@k in percent, over the questions that have as many samples as all."""
+    """pass@k and majority@k in percent with their intervals, for every k that all questions have samples for."""
     samples: dict[str, list[Row]] = defaultdict(list)
     for row in graded:
         samples[row["question_id"]].append(row)
     if not samples:
         return {}
-    count = min(map(len, samples.values()))
-    passed, elected = dict[str, float](), dict[str, float]()
-    for k in voting.sizes(count):
-        hits = [voting.pass_at_k(len(rows), sum(row["correct"] for row in rows), k) for rows in samples.values()]
-        passed[str(k)] = round(100 * sum(hits) / len(hits), 3)
-        votes = [
-            voting.majority_at_k([voting.vote(row["content"] or "") for row in rows], [r["correct"] for r in rows], k)
-            for rows in samples.values()
-        ]
-        elected[str(k)] = round(100 * sum(votes) / len(votes), 3)
-    return {"pass_at_k_pct": passed, "majority_at_k_pct": elected}
+    found: dict[str, dict[str, Any]] = {
+        name: {} for part in ("pass_at_k", "majority_at_k") for name in (f"{part}_pct", f"{part}_interval_pct")
+    }
+    ballots = [
+        ([voting.vote(row["content"] or "") for row in rows], [row["correct"] for row in rows])
+        for rows in samples.values()
+    ]
+    for k in voting.sizes(min(map(len, samples.values()))):
+        shares = {
+            "pass_at_k": [voting.pass_at_k(len(right), sum(right), k) for _, right in ballots],
+            "majority_at_k": [voting.majority_at_k(votes, right, k) for votes, right in ballots],
+        }
+        for name, values in shares.items():
+            percentages = interval([100 * value for value in values])
+            found[f"{name}_pct"][str(k)] = _round(percentages.mean)
+            found[f"{name}_interval_pct"][str(k)] = _rounded((percentages.low, percentages.high))
+    return found
 
 
 def _by_domain(rows: list[Row]) -> dict[str, float | None]:

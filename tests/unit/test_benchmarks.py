@@ -94,17 +94,18 @@ def test_any_table_is_a_benchmark_by_its_name(tmp_path: Path):
         ("aime24={}", {"problem": "x", "answer": "x + 1"}, "aime24 answers are a whole number, not 'x \\+ 1'"),
         ("gpqa_diamond={}", {"question": "x", "answer": "Jupiter"}, "the letter of an option"),
         ("gpqa_diamond={}", {"Question": "x", "Correct Answer": "y"}, "no field 'Incorrect Answer 1'"),
-        ("math500={}", {"problem": "x"}, "none of 1 rows has an answer"),
+        ("math500={}", {"problem": "x"}, "no row has an answer"),
     ],
 )
 def test_what_is_not_the_benchmark_is_said(tmp_path: Path, reference: str, row: dict[str, Any], message: str):
     path = write(tmp_path / "copy.jsonl", [row])
-    with pytest.raises(UserError, match=message):
-        load(reference.format(path), Fields())
+    for look in (check, load):  # the first before anything runs
+        with pytest.raises(UserError, match=message):
+            look(reference.format(path), Fields())
 
 
 @pytest.mark.parametrize("text", ["aime99", "nowhere.jsonl", "aime24=nowhere.jsonl", "=x", "aime24="])
 def test_what_cannot_be_found_is_said_before_anything_runs(text: str):
     with pytest.raises(UserError, match="benchmark "):
-        check(text)
-    check("gpqa_diamond")
+        check(text, Fields())
+    check("gpqa_diamond", Fields())

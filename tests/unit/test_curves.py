@@ -62,7 +62,13 @@ def test_the_paper_s_other_figures_can_be_drawn(figure: str):
 
 
 def test_samples_stand_beside_the_sequence():
-    natural = run("natural", 80, 60.0, majority_at_k_pct={"1": 60.0, "2": 60.0, "4": 70.0})
+    natural = run(
+        "natural",
+        80,
+        60.0,
+        majority_at_k_pct={"1": 60.0, "2": 60.0, "4": 70.0},
+        majority_at_k_interval_pct={"1": [40, 80], "2": [40, 80], "4": [50, 90]},
+    )
     voting = {"majority_voting": {"runs": [run("vote_8", 80, 75.0, mean_total_tokens=1440)]}}
     found = drawn(curves.parallel_curve({"tuned": numbers(natural=natural, methods=voting)}))
     assert found["tuned, majority of natural"] == [(180, 60), (360, 60), (720, 70)]

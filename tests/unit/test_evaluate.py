@@ -102,7 +102,7 @@ def test_a_benchmark_of_the_user_needs_nothing_of_a_run(tmp_path: Path):
 
 def test_a_benchmark_without_answers_is_named(tmp_path: Path):
     (tmp_path / "quiz.jsonl").write_text(json.dumps({"problem": "1"}))
-    with serving() as server, pytest.raises(UserError, match=r"quiz.jsonl': none of 1 rows has an answer"):
+    with serving() as server, pytest.raises(UserError, match=r"quiz.jsonl': no row has an answer"):
         execute(JOB, options(server, benchmarks=(str(tmp_path / "quiz.jsonl"),)), str(tmp_path / "run"))
 
 

@@ -166,6 +166,8 @@ def test_samples_give_pass_and_majority_at_k():
     assert natural["pass_at_k_pct"] == {"1": 50, "2": pytest.approx(100 * 5 / 6, abs=1e-3), "4": 100}
     assert natural["majority_at_k_pct"]["4"] == 100
     assert natural["majority_at_k_pct"]["1"] == 50
+    assert natural["pass_at_k_interval_pct"]["4"] == [100, 100]
+    assert natural["thinking_tokens_interval"] == [10, 20]
 
 
 def test_what_did_not_fit_is_counted_as_wrong():

@@ -74,7 +74,8 @@ def parallel_lines(model: str, numbers: Mapping[str, Any]) -> list[Line]:
         elected = run.get("majority_at_k_pct", {})
         if run["mean_total_tokens"] and len(elected) > 1:
             x = [int(k) * run["mean_total_tokens"] for k in elected]
-            lines.append(Line(f"{model}, majority of {run['setting']}", x, list(elected.values()), marker="s"))
+            intervals = list(run["majority_at_k_interval_pct"].values())
+            lines.append(Line(f"{model}, majority of {run['setting']}", x, list(elected.values()), intervals, "s"))
     for method, name in SAMPLED.items():
         runs = numbers["methods"].get(method, {}).get("runs", [])
         if runs:
