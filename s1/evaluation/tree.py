@@ -107,7 +107,8 @@ def _answer(request: Request, end: _End) -> Request:
     if end.ended:
         forcing["final_answer_prefix"] = ""
     seed = derived_seed(request.seed, *end.path, "answer")
-    return replace(request, budget_forcing=forcing, thinking=end.thinking, seed=seed, max_tokens=None)
+    thinking = end.thinking.removesuffix("\n") + "\n"  # as the traces have it before the delimiter
+    return replace(request, budget_forcing=forcing, thinking=thinking, seed=seed, max_tokens=None)
 
 
 def _elected(finished: Sequence[tuple[Answer, float]]) -> Answer | None:
