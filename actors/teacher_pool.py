@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
 import pyarrow as pa
 from pydantic import Field
 
+from actors.gate import ActorGate, Connection
 from s1.config import Config
 from s1.errors import UserError
+from s1.teachers.asking import Keep, ask_patiently
 from s1.teachers.ledger import Ledger, request_key
-from s1.teachers.protocol import Question, Status, Teacher, TraceOutcome, asked
-from s1.teachers.registry import TeacherSpec
+from s1.teachers.protocol import HANDED_ON, Question, Status, Teacher, TraceOutcome, asked
+from s1.teachers.registry import TeacherName, TeacherSpec
+from s1.teachers.service import Service
 
 OUTCOMES = pa.schema(
     [
         ("question_id", pa.string()),
         ("teacher", pa.string()),
+        ("model_version", pa.string()),
         ("trace_kind", pa.string()),
         ("status", pa.string()),
         ("thinking", pa.string()),
@@ -41,58 +46,100 @@ class Pool(Config):
 
     num_workers: int = Field(default=1, ge=1, description="Workers, each with a teacher of its own.")
     num_cpus: float = Field(default=0.5, ge=0, description="CPUs that Ray sets aside for a worker.")
-    num_gpus: float = Field(default=0.0, ge=0, description="GPUs of a worker.")
+    num_gpus: float | None = Field(
+        default=None, ge=0, description="GPUs of a worker; when left out, what teacher vllm shares its model among."
+    )
     concurrency: int = Field(default=64, ge=1, description="Questions under way at once on a worker.")
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """One of the teachers of a worker."""
+
+    teacher: Teacher
+    identity: dict[str, Any] | None  # None: nothing that would have to be recorded
+    service: Service | None  # None: no permits needed
+    gate: ActorGate | None
 
 
 class TeacherWorker:
     """Teachers on a worker. Ray Data calls it with batches of questions, several at a time, on one event loop."""
 
-    def __init__(self, spec: TeacherSpec, ledger_uri: str | None, concurrency: int) -> None:
+    def __init__(self, spec: TeacherSpec, ledger_uri: str | None, concurrency: int, limiter: Any = None) -> None:
         self._fatal: TraceOutcome | None = None
-        self._teachers: list[tuple[Teacher, dict[str, Any] | None]] = []
+        self._connection = Connection(limiter) if limiter is not None else None
+        self._chosen: list[_Chosen] = []
         try:
-            self._teachers = [(spec.build(name), spec.identity(name)) for name in spec.names]
+            self._chosen = [self._choose(spec, name) for name in spec.names]
         except UserError as error:
             # An exception here would reach the user as a worker that cannot be started.
             self._fatal = TraceOutcome(Status.FATAL, detail=str(error))
         self._ledger = Ledger(ledger_uri) if ledger_uri else None
         self._under_way = asyncio.Semaphore(concurrency)
+        self._draw = random.Random()
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows of OUTCOMES, one for every question, in their order."""
+        if self._connection is not None:
+            self._connection.start()
         if self._ledger is not None:
             # A worker that died may have finished a part of this batch.
             await asyncio.to_thread(self._ledger.refresh)
         questions = [Question(**row) for row in batch.select(QUESTION_COLUMNS).to_pylist()]
-        return outcome_table(questions, await asyncio.gather(*(self._trace(question) for question in questions)))
+        outcomes = await asyncio.gather(*(self._trace(question) for question in questions))
+        if self._connection is not None:
+            await self._connection.tell()
+        return outcome_table(questions, outcomes)
+
+    def _choose(self, spec: TeacherSpec, name: TeacherName) -> _Chosen:
+        service = spec.service(name)
+        gate = ActorGate(self._connection, name) if self._connection is not None and service is not None else None
+        return _Chosen(spec.build(name), spec.identity(name), service, gate)
 
     async def _trace(self, question: Question) -> TraceOutcome:
-        """What the first teacher says that does not decline, or else the last one."""
+        """What the first teacher says that does not hand the question on, or else the last one."""
         async with self._under_way:
-            outcome = self._fatal or TraceOutcome(Status.DECLINED)
-            for teacher, identity in self._teachers:
-                outcome = self._fatal or await self._asked_once(teacher, identity, question)
-                if outcome.status != Status.DECLINED:
+            outcome, is_local = self._fatal or TraceOutcome(Status.DECLINED), False
+            for chosen in self._chosen:
+                outcome = self._fatal or await self._asked_once(chosen, question)
+                is_local = chosen.gate is None and outcome.status != Status.UNASKED
+                if outcome.status not in HANDED_ON:
                     break
-            if outcome.status == Status.FATAL:
+            if outcome.status == Status.FATAL and self._fatal is None:
                 self._fatal = outcome
+                if self._connection is not None:
+                    await self._connection.call("stop", outcome.detail)
+            if self._connection is not None:
+                self._connection.finished(outcome, is_local=is_local)
             return outcome
 
-    async def _asked_once(self, teacher: Teacher, identity: dict[str, Any] | None, question: Question) -> TraceOutcome:
+    async def _asked_once(self, chosen: _Chosen, question: Question) -> TraceOutcome:
         """The outcome from the ledger, or a new one that the ledger holds before anybody sees it."""
-        if self._ledger is None or identity is None:
-            return await asked(teacher, question)
-        key = request_key(question.question, identity)
-        outcome = self._ledger.get(key)
-        if outcome is None:
-            outcome = await asked(teacher, question)
-            if outcome.is_final:
-                try:
-                    await self._ledger.record(key, outcome)
-                except OSError as error:
-                    return TraceOutcome(Status.FATAL, detail=f"{self._ledger.uri}: cannot be written ({error})")
-        return outcome
+        if self._ledger is None or chosen.identity is None:
+            return await self._ask(chosen, question, _kept)
+        ledger, key = self._ledger, request_key(question.question, chosen.identity)
+
+        async def keep(outcome: TraceOutcome) -> TraceOutcome:
+            try:
+                await ledger.record(key, question.question, outcome)
+            except OSError as error:
+                return TraceOutcome(Status.FATAL, detail=f"{ledger.uri}: cannot be written ({error})")
+            return outcome
+
+        return ledger.get(key) or await self._ask(chosen, question, keep)
+
+    async def _ask(self, chosen: _Chosen, question: Question, keep: Keep) -> TraceOutcome:
+        if chosen.gate is not None and chosen.service is not None:
+            return await ask_patiently(chosen.teacher, question, chosen.gate, chosen.service.retry, self._draw, keep)
+        if self._connection is not None and self._connection.stopped is not None:
+            return TraceOutcome(Status.UNASKED, detail=self._connection.stopped.reason)
+        outcome = await asked(chosen.teacher, question)
+        return await keep(outcome) if outcome.is_final else outcome
+
+
+async def _kept(outcome: TraceOutcome) -> TraceOutcome:
+    """For what costs nothing to repeat."""
+    return outcome
 
 
 def outcome_table(questions: Sequence[Question], outcomes: Sequence[TraceOutcome]) -> pa.Table:
@@ -104,7 +151,9 @@ def outcome_table(questions: Sequence[Question], outcomes: Sequence[TraceOutcome
     return pa.Table.from_pylist(rows, schema=OUTCOMES)
 
 
-def stream(questions: pa.Table, spec: TeacherSpec, ledger_uri: str | None, pool: Pool) -> Iterator[dict[str, Any]]:
+def stream(
+    questions: pa.Table, spec: TeacherSpec, ledger_uri: str | None, pool: Pool, limiter: Any = None
+) -> Iterator[dict[str, Any]]:
     """Rows of OUTCOMES as they come, one for every row of `questions`. Needs a Ray session."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -119,12 +168,17 @@ def stream(questions: pa.Table, spec: TeacherSpec, ledger_uri: str | None, pool:
     blocks = [selected.slice(start, block_rows) for start in range(0, selected.num_rows, block_rows)]
     traced = ray.data.from_arrow(blocks).map_batches(
         TeacherWorker,
-        fn_constructor_kwargs={"spec": spec, "ledger_uri": ledger_uri, "concurrency": pool.concurrency},
+        fn_constructor_kwargs={
+            "spec": spec,
+            "ledger_uri": ledger_uri,
+            "concurrency": pool.concurrency,
+            "limiter": limiter,
+        },
         batch_size=batch_rows,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(pool.num_workers, len(blocks)), max_tasks_in_flight_per_actor=2),
         num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus,
+        num_gpus=spec.num_gpus if pool.num_gpus is None else pool.num_gpus,
     )
     for batch in traced.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in cast(pa.Table, batch).to_pylist():

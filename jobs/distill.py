@@ -2,6 +2,7 @@
 
     python -m jobs.distill --preset laptop
     python -m jobs.distill --teacher openai --openai.base-url http://127.0.0.1:8000/v1 --openai.model r1
+    python -m jobs.distill --preset s1 --teacher gemini --max-usd 50 --dry-run
 
 Runs on Ray Data. What a teacher is paid for is recorded under <run-dir>/_ledger before it is used: a killed run goes on
 where it stopped, and pays for nothing twice.
@@ -9,28 +10,32 @@ where it stopped, and pays for nothing twice.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import signal
+import sys
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 from pydantic import Field
 
-from actors.teacher_pool import QUESTION_COLUMNS, Pool, outcome_table, stream
+from actors import rate_limiter
+from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, Pool, outcome_table, stream
+from jobs import capacity
 from jobs.progress import Progress
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
+from jobs.spool import POSITION, Spool
+from jobs.tally import Tally
+from jobs.teacher_watch import Watch
 from s1 import schema
-from s1.artifacts import Manifest, join
+from s1.artifacts import Manifest, Staging, join
 from s1.errors import UserError
 from s1.sources import records
 from s1.teachers import registry
 from s1.teachers.ledger import Ledger, request_key
-from s1.teachers.protocol import Question, Status
+from s1.teachers.protocol import HANDED_ON, Question, Status
 from s1.teachers.registry import TeacherOptions, TeacherSpec
 
 ROWS_PER_FILE = 10_000
-Row = dict[str, Any]
 
 
 class DistillOptions(TeacherOptions):
@@ -39,84 +44,128 @@ class DistillOptions(TeacherOptions):
     num_questions: int | None = Field(
         default=None, ge=1, description="Ask for a random sample of so many training questions."
     )
+    max_usd: float | None = Field(
+        default=None, gt=0, description="Most that this table may cost, what is recorded already included."
+    )
     max_lost: float = Field(
-        default=0.0, ge=0, le=1, description="Share of questions that may be given up after passing failures."
+        default=0.0, ge=0, le=1, description="Share of questions that may be given up: passing failures, or the cap."
     )
     ledger: str | None = Field(default=None, description="Folder of the paid records; <run-dir>/_ledger when left out.")
     pool: Pool = Field(default=Pool(), description="Workers on Ray.")
 
 
+def check(options: DistillOptions) -> None:
+    """Raise UserError for what cannot work. Starts nothing and asks nobody."""
+    registry.check(options)
+    if options.max_usd is None:
+        return
+    for name in registry.chosen(options):
+        service = registry.service(options, name)
+        if service is not None and not service.is_priced:
+            raise UserError(
+                f"max_usd={options.max_usd:g} cannot be kept without a price of {service.model!r}: give "
+                f"--{name}.usd-per-million-input and --{name}.usd-per-million-output"
+            )
+
+
 def describe(options: DistillOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
-    """Whom is asked, and for how many traces."""
+    """Whom is asked, for how many traces, and what that may cost."""
     questions = manifests.get("questions")
     known = questions.facts.get("num_train") if questions else None
-    count = "?" if known is None else min(known, options.num_questions or known)
-    return [f"asks: {' then '.join(registry.chosen(options))} for {count} traces, {options.pool.num_workers} worker(s)"]
+    count = None if known is None else min(known, options.num_questions or known)
+    names = registry.chosen(options)
+    lines = [f"asks: {' then '.join(names)} for {count or '?'} traces, {options.pool.num_workers} worker(s)"]
+    for name in names:
+        service = registry.service(options, name)
+        if service is None:
+            continue
+        if not service.is_priced:
+            lines.append(f"cost of {name}: no price of {service.model!r} is set")
+            continue
+        each = f"{service.expected_input_tokens:,} + {service.expected_output_tokens:,} tokens each"
+        total = "?" if count is None else f"{count * service.expected_usd:,.2f}"
+        line = f"cost of {name}: about ${total} when all come to it and nothing is recorded ({each})"
+        if service.max_tokens is not None and count is not None:
+            most = count * service.cost_usd(service.expected_input_tokens, service.max_tokens)
+            line += f", at most ${most:,.2f} ({service.max_tokens:,} tokens of response)"
+        lines.append(line)
+    if options.max_usd is not None:
+        lines.append(f"cap: ${options.max_usd:,.2f}")
+    return lines
 
 
 def run(options: DistillOptions, context: Context) -> Outcome:
     """Ask for what is not recorded yet, drop what is no trace, write the rest in the order of the questions."""
     questions = training_questions(options, context)
     spec = registry.spec(options)
-    ledger_uri = (options.ledger or join(context.run_dir, "_ledger")) if spec.is_paid else None
-    tally = Tally(recorded(questions, spec, ledger_uri))
-    num_recorded = len(tally.rows)
-    waiting = questions.filter(pa.array([key not in tally.rows for key in questions["question_id"].to_pylist()]))
-    with Progress("distill", questions.num_rows, "questions") as bar:
-        bar.update(num_recorded)
-        for row in _asked(waiting, spec, ledger_uri, options.pool):
-            tally.add(row)
-            bar.advance(1, tally.note())
-    check_losses(options, tally)
-    rows = [
-        _trace(question, tally.rows[question["question_id"]])
-        for question in questions.to_pylist()
-        if tally.rows[question["question_id"]]["status"] == Status.OK
-    ]
-    for number, start in enumerate(range(0, len(rows), ROWS_PER_FILE)):
-        table = schema.to_table(rows[start : start + ROWS_PER_FILE], schema.TRACES)
-        context.staging.write_table(table, f"part-{number:05d}.parquet")
+    ledger = Ledger(options.ledger or join(context.run_dir, "_ledger")) if spec.is_paid else None
+    with Spool(OUTCOMES, ROWS_PER_FILE) as spool:
+        tally = Tally(questions["question_id"].to_pylist(), spool)
+        if ledger is not None:
+            ledger.check_writable()
+            ledger.compact()  # what a killed run has left in many small files
+            take_recorded(tally, questions, spec, ledger)
+        num_recorded = tally.num_done
+        waiting = questions.filter(pa.array([key not in tally for key in questions["question_id"].to_pylist()]))
+        if waiting.num_rows:
+            with ray_session(*capacity.of_distill(options)):
+                stopped = _ask(options, spec, waiting, tally, ledger)
+            if ledger is not None:
+                ledger.compact()
+            check_stopped(options, tally, stopped, ledger)
+        check_losses(options, tally)
+        num_traces = _write(context.staging, questions, spool)
     facts = {"num_recorded": num_recorded, "num_asked": waiting.num_rows, "reasons": tally.reasons()}
-    return Outcome(questions.num_rows, len(rows), tally.dropped(), round(tally.cost_usd, 6), facts)
+    return Outcome(questions.num_rows, num_traces, tally.dropped(), round(tally.cost_usd, 6), facts)
 
 
-class Tally:
-    """Outcomes so far, by question id, and what they add up to."""
+def _ask(
+    options: DistillOptions, spec: TeacherSpec, waiting: pa.Table, tally: Tally, ledger: Ledger | None
+) -> str | None:
+    """Ask about the rows of `waiting`; returns why the asking stopped before its end, if it did."""
+    with Progress("distill", waiting.num_rows, "questions") as bar:
+        if ledger is None:
+            for row in stream(waiting, spec, None, options.pool):
+                tally.add(row)
+                bar.advance(1, tally.note())
+            return None
+        limiter = rate_limiter.start(spec.services, waiting.num_rows, options.max_usd, tally.cost_usd)
+        with Watch(limiter, bar) as watch:
+            for row in stream(waiting, spec, ledger.uri, options.pool, limiter):
+                tally.add(row)
+            numbers = watch.numbers()
+        if watch.signal == signal.SIGTERM:
+            print("terminated: what was finished is kept; run the same command again to go on", file=sys.stderr)
+            raise SystemExit(143)
+        if watch.signal is not None:
+            raise KeyboardInterrupt
+        return numbers.stopped
 
-    def __init__(self, rows: Mapping[str, Row]) -> None:
-        self.rows: dict[str, Row] = {}
-        self.counts: Counter[str] = Counter()
-        self.cost_usd = 0.0
-        self._details: dict[str, Counter[str]] = {}
-        for row in rows.values():
-            self.add(row)
 
-    def add(self, row: Row) -> None:
-        """Count one outcome."""
-        self.rows[row["question_id"]] = row
-        self.counts[row["status"]] += 1
-        self.cost_usd += row["cost_usd"] or 0.0
-        if row["status"] != Status.OK:
-            self._details.setdefault(row["status"], Counter())[row["detail"]] += 1
+def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: Ledger) -> None:
+    """Count outcomes that an earlier run has paid for.
 
-    def dropped(self) -> dict[str, int]:
-        """Outcomes that are no trace, by status."""
-        return {status: count for status, count in sorted(self.counts.items()) if status != Status.OK}
-
-    def reasons(self) -> dict[str, str]:
-        """The most frequent detail of every kind of drop."""
-        return {status: details.most_common(1)[0][0] for status, details in sorted(self._details.items())}
-
-    def note(self) -> str:
-        """For the progress line."""
-        cost = f", ${self.cost_usd:.2f}" if self.cost_usd else ""
-        return f"{self.counts[Status.OK]} ok, {sum(self.dropped().values())} dropped{cost}"
+    With a first teacher that costs nothing, the workers look them up themselves, after that one has been asked.
+    """
+    identity = spec.identity(spec.names[0])
+    if identity is None:
+        return
+    by_key: dict[str, list[Question]] = {}
+    for batch in questions.select(QUESTION_COLUMNS).to_batches():
+        for values in batch.to_pylist():
+            by_key.setdefault(request_key(values["question"], identity), []).append(Question(**values))
+    ledger.refresh()
+    for key, outcome in ledger.find(by_key):
+        if len(spec.names) > 1 and outcome.status in HANDED_ON:
+            continue
+        for row in outcome_table(by_key[key], [outcome] * len(by_key[key])).to_pylist():
+            tally.add(row)
 
 
 def training_questions(options: DistillOptions, context: Context) -> pa.Table:
     """The rows of QUESTIONS that a teacher may see. UserError when there is none."""
     table = context.inputs["questions"].read(schema.QUESTIONS)
-    table = table.filter(pa.array([split == "train" for split in table["split"].to_pylist()]))
+    table = table.filter(pa.array([split == "train" for split in table["split"].to_pylist()], pa.bool_()))
     if options.num_questions is not None and options.num_questions < table.num_rows:
         # Keys are hashes: the smallest ones are a sample that stays the same when questions are added.
         sample = set(sorted(table["question_id"].to_pylist())[: options.num_questions])
@@ -126,50 +175,42 @@ def training_questions(options: DistillOptions, context: Context) -> pa.Table:
     return table
 
 
-def recorded(questions: pa.Table, spec: TeacherSpec, ledger_uri: str | None) -> dict[str, Row]:
-    """Outcomes that an earlier run has paid for, by question id.
-
-    With a first teacher that costs nothing, the workers look them up themselves, after that one has been asked.
-    """
-    identity = spec.identity(spec.names[0])
-    if ledger_uri is None or identity is None:
-        return {}
-    ledger = Ledger(ledger_uri)
-    ledger.refresh()
-    asked = [Question(**values) for values in questions.select(QUESTION_COLUMNS).to_pylist()]
-    found = [(question, ledger.get(request_key(question.question, identity))) for question in asked]
-    known = [(question, outcome) for question, outcome in found if outcome is not None]
-    if len(spec.names) > 1:
-        known = [(question, outcome) for question, outcome in known if outcome.status != Status.DECLINED]
-    rows = outcome_table([question for question, _ in known], [outcome for _, outcome in known]).to_pylist()
-    return {row["question_id"]: row for row in rows}
-
-
-def _asked(questions: pa.Table, spec: TeacherSpec, ledger_uri: str | None, pool: Pool) -> Iterator[Row]:
-    if questions.num_rows:
-        with ray_session():
-            yield from stream(questions, spec, ledger_uri, pool)
+def check_stopped(options: DistillOptions, tally: Tally, stopped: str | None, ledger: Ledger | None) -> None:
+    """UserError when the asking was stopped and more is left than may be given up."""
+    left = tally.counts[Status.UNASKED]
+    if stopped is None or ledger is None or tally.num_lost <= options.max_lost * tally.total:
+        return
+    raise UserError(
+        f"{stopped}; {left} of {tally.total} questions are left, what was finished is kept in {ledger.uri}: run the "
+        f"same command again to go on (with a higher --max-usd, if that was the reason), or take what there is with "
+        f"--max-lost {tally.lost_share}"
+    )
 
 
 def check_losses(options: DistillOptions, tally: Tally) -> None:
     """UserError when too many requests failed in a way that may pass, or when no trace is left."""
-    lost, asked = tally.counts[Status.TRANSIENT], len(tally.rows)
-    if lost > options.max_lost * asked:
+    if tally.num_lost > options.max_lost * tally.total:
         raise UserError(
-            f"{lost} of {asked} requests failed again and again ({tally.reasons()[Status.TRANSIENT]}); what was "
-            f"finished is kept: run the same command again, or allow the loss with --max-lost {lost / asked:.3g}"
+            f"{tally.num_lost} of {tally.total} requests failed again and again ({tally.main_loss()}); what was "
+            f"finished is kept: run the same command again, or allow the loss with --max-lost {tally.lost_share}"
         )
     if not tally.counts[Status.OK]:
-        said = "; ".join(f"{status}: {reason}" for status, reason in tally.reasons().items())
+        said = "; ".join(f"{status}: {next(iter(why))}" for status, why in tally.reasons().items())
         raise UserError(
-            f"{' then '.join(registry.chosen(options))} gave no trace for any of {asked} questions ({said})"
+            f"{' then '.join(registry.chosen(options))} gave no trace for any of {tally.total} questions ({said})"
         )
 
 
-def _trace(question: Row, outcome: Row) -> Row:
-    """One row of TRACES."""
-    kept = {name: question[name] for name in ("question_id", "question", "answer", "source", "domain", "metadata")}
-    return {**kept, **{name: outcome[name] for name in schema.TRACES.names if name not in kept}}
+def _write(staging: Staging, questions: pa.Table, spool: Spool) -> int:
+    """Write the rows of TRACES in the order of the questions; returns how many."""
+    num_traces = 0
+    for number, outcomes in enumerate(spool.tables()):
+        asked = questions.take(outcomes[POSITION])
+        columns = [(asked if name in asked.column_names else outcomes).column(name) for name in schema.TRACES.names]
+        table = pa.Table.from_arrays(columns, schema=schema.TRACES)
+        staging.write_table(table, f"part-{number:05d}.parquet")
+        num_traces += table.num_rows
+    return num_traces
 
 
 JOB = Job(
@@ -179,7 +220,7 @@ JOB = Job(
     inputs=("questions",),
     output="traces",
     run=run,
-    check=registry.check,
+    check=check,
     describe=describe,
     outside=lambda options: records.state(options.recorded.path) if "recorded" in registry.chosen(options) else None,
 )

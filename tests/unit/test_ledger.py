@@ -1,24 +1,29 @@
 import asyncio
-import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 
 from s1.errors import UserError
+from s1.teachers import ledger as ledgers
 from s1.teachers.ledger import Ledger, request_key
-from s1.teachers.protocol import Status, TraceOutcome
+from s1.teachers.protocol import Status, TraceOutcome, classified
 
 PAID = TraceOutcome(Status.OK, "thinking\nwith lines \u2028 and more", "the attempt", "stop", "", 3, 5, 0.25)
 
 
 def record(ledger: Ledger, *keys: str) -> None:
     async def all_at_once() -> None:
-        await asyncio.gather(*(ledger.record(key, PAID) for key in keys))
+        await asyncio.gather(*(ledger.record(key, f"what is {key}?", PAID) for key in keys))
 
     asyncio.run(all_at_once())
 
@@ -37,27 +42,72 @@ def test_what_was_recorded_is_read_by_everybody(tmp_path):
     assert reader.get("d") == PAID
 
 
-def test_a_torn_last_record_is_passed_over_and_nothing_before_it_is_lost(tmp_path):
-    ledger = Ledger(str(tmp_path))
-    record(ledger, "a", "b")
+def test_what_was_being_written_at_a_crash_is_passed_over_and_nothing_before_it_is_lost(tmp_path):
+    record(Ledger(str(tmp_path)), "a", "b")
+    (path,) = tmp_path.iterdir()
+    (tmp_path / f"_{path.name}").write_bytes(path.read_bytes()[:100])
+    reader = Ledger(str(tmp_path))
+    reader.refresh()
+    assert len(reader) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{broken", b"PAR1 and no more"])
+def test_a_broken_file_is_named(tmp_path, content):
+    record(Ledger(str(tmp_path)), "a")
+    (tmp_path / "part-x.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"part-x.parquet: not a file of paid records .* restore it, or delete it"):
+        Ledger(str(tmp_path)).refresh()
+
+
+def test_another_table_is_not_taken_for_records(tmp_path):
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(UserError, match=r"other.parquet: not a file of paid records"):
+        Ledger(str(tmp_path)).refresh()
+
+
+def test_many_records_end_in_few_files_each_once_while_others_read(tmp_path):
+    writer, reader = Ledger(str(tmp_path)), Ledger(str(tmp_path))
+    for number in range(5):
+        record(writer, f"a{number}", f"b{number}", "same")
+    reader.refresh()
+    assert len(list(tmp_path.iterdir())) == 5
+    Ledger(str(tmp_path)).compact()
+    assert len(list(tmp_path.iterdir())) == 1
+    # The reader still knows the old places.
+    assert dict(reader.find(["a0", "b4", "same", "nobody"])) == dict.fromkeys(["a0", "b4", "same"], PAID)
+    assert len(reader) == 11
+    assert sorted(pq.read_table(tmp_path)["key"].to_pylist()) == sorted(
+        ["same", *(f"{name}{number}" for name in "ab" for number in range(5))]
+    )
+
+
+def test_a_kill_between_a_merge_and_its_end_leaves_every_record_readable_once(tmp_path):
+    record(Ledger(str(tmp_path)), "a", "b")
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
-    for size in range(len(content.splitlines(keepends=True)[0]), len(content)):
-        path.write_bytes(content[:size])
-        reader = Ledger(str(tmp_path))
-        reader.refresh()
-        assert len(reader) == 1
-        path.write_bytes(content)
-        reader.refresh()
-        assert len(reader) == 2
+    record(Ledger(str(tmp_path)), "c")
+    Ledger(str(tmp_path)).compact()
+    path.write_bytes(content)  # was merged, and not yet removed
+    ledger = Ledger(str(tmp_path))
+    ledger.refresh()
+    assert dict(ledger.find("abc")) == dict.fromkeys("abc", PAID)
+    ledger.compact()
+    assert sorted(pq.read_table(tmp_path)["key"].to_pylist()) == ["a", "b", "c"]
 
 
-def test_a_broken_record_in_the_middle_is_named(tmp_path):
-    record(Ledger(str(tmp_path)), "a")
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(b"{broken\n" + path.read_bytes())
-    with pytest.raises(UserError, match=rf"{path.name}: byte 0: not a record"):
-        Ledger(str(tmp_path)).refresh()
+def test_a_writer_merges_its_small_files_while_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledgers, "_SMALL_FILES", 4)
+    monkeypatch.setattr(ledgers, "_GATHER_S", 0.0)
+    ledger = Ledger(str(tmp_path))
+
+    async def one_after_the_other() -> None:
+        for number in range(30):
+            await ledger.record(str(number), "?", PAID)
+
+    asyncio.run(one_after_the_other())
+    assert len(list(tmp_path.iterdir())) < 15
+    ledger.refresh()
+    assert {key for key, _ in ledger.find(map(str, range(30)))} == set(map(str, range(30)))
 
 
 def test_a_folder_that_cannot_be_written_fails_every_waiting_record_and_loses_none(tmp_path):
@@ -65,6 +115,43 @@ def test_a_folder_that_cannot_be_written_fails_every_waiting_record_and_loses_no
     blocked.write_text("in the way")
     with pytest.raises(OSError):
         record(Ledger(str(blocked / "ledger")), "a")
+    with pytest.raises(UserError, match=r"the ledger cannot be written .* choose another --ledger"):
+        Ledger(str(blocked / "ledger")).check_writable()
+
+
+FULL = """
+import asyncio, resource, signal, sys
+from s1.teachers.ledger import Ledger
+from s1.teachers.protocol import Status, TraceOutcome
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # no file may be larger, as on a disk that is full
+
+async def main():
+    ledger = Ledger(sys.argv[1])
+    await ledger.record("a", "?", TraceOutcome(Status.OK, "x", "y"))
+    try:
+        await ledger.record("b", "?", TraceOutcome(Status.OK, "".join(map(str, range(50_000))), "y"))
+    except OSError as error:
+        print(type(error).__name__)
+    await ledger.record("c", "?", TraceOutcome(Status.OK, "x", "y"))
+
+asyncio.run(main())
+"""
+
+
+def test_a_disk_that_is_full_loses_nothing_that_was_recorded(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "OSError\n"
+    ledger = Ledger(str(tmp_path))
+    ledger.refresh()
+    assert {key for key, _ in ledger.find("abc")} == {"a", "c"}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("_")]
+
+
+def test_looking_whether_it_can_be_written_leaves_nothing(tmp_path):
+    Ledger(str(tmp_path / "new" / "ledger")).check_writable()
+    assert list((tmp_path / "new" / "ledger").iterdir()) == []
 
 
 def test_keys_come_from_the_content_of_the_request():
@@ -83,7 +170,7 @@ from s1.teachers.protocol import Status, TraceOutcome
 async def main():
     ledger = Ledger(sys.argv[1])
     async def one(number):
-        await ledger.record(str(number), TraceOutcome(Status.OK, "x" * 5000, "y"))
+        await ledger.record(str(number), "?", TraceOutcome(Status.OK, "x" * 5000, "y"))
         print(number, flush=True)
     for start in range(0, 10**9, 20):
         await asyncio.gather(*(one(number) for number in range(start, start + 20)))
@@ -106,13 +193,26 @@ def test_after_sigkill_everything_that_was_reported_is_there(tmp_path):
     assert ledger.get("0") == TraceOutcome(Status.OK, "x" * 5000, "y")
 
 
-def test_records_are_plain_json_lines(tmp_path: Path):
+def test_any_parquet_reader_reads_it(tmp_path: Path):
     record(Ledger(str(tmp_path)), "a")
-    (path,) = tmp_path.iterdir()
-    assert json.loads(path.read_text())["attempt"] == "the attempt"
+    record(Ledger(str(tmp_path)), "b")
+    (tmp_path / "_part-being-written.parquet").write_bytes(b"half")
+    rows = pq.read_table(tmp_path).sort_by("key").to_pylist()
+    assert [(row["key"], row["question"], row["status"], row["attempt"]) for row in rows] == [
+        (key, f"what is {key}?", "ok", "the attempt") for key in sorted("ab")
+    ]
 
 
-def test_on_an_object_store_every_group_of_records_is_an_object(tmp_path):
+def test_text_that_is_no_unicode_can_be_recorded(tmp_path):
+    outcome = classified("half a pair \ud83d", "7 \ud800", "stop")
+    ledger = Ledger(str(tmp_path))
+    asyncio.run(ledger.record(request_key("\udc00?", {}), "\udc00?", outcome))
+    ledger.refresh()
+    assert ledger.get(request_key("\udc00?", {})) == outcome
+    assert outcome.thinking == "half a pair ?"
+
+
+def test_on_another_file_system_files_are_moved_into_place(tmp_path):
     (tmp_path / "bucket").mkdir()
     writer, reader = Ledger("unused"), Ledger("unused")
     for ledger in (writer, reader):
@@ -120,5 +220,33 @@ def test_on_an_object_store_every_group_of_records_is_an_object(tmp_path):
     record(writer, "a", "b")
     record(writer, "c")
     reader.refresh()
+    assert dict(reader.find("abc")) == dict.fromkeys("abc", PAID)
+    writer.compact()
     assert [reader.get(key) for key in "abc"] == [PAID] * 3
-    assert len(list((tmp_path / "bucket").iterdir())) >= 2
+    assert len(list((tmp_path / "bucket").iterdir())) == 1
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URI of a bucket of a local server that speaks S3."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    httpx.put(f"http://{host}:{port}/bucket").raise_for_status()
+    yield f"s3://key:secret@bucket/runs/_ledger?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    server.stop()
+
+
+def test_an_object_store_holds_it_as_well(bucket: str):
+    writer, other, reader = Ledger(bucket), Ledger(bucket), Ledger(bucket)
+    reader.refresh()
+    assert len(reader) == 0
+    writer.check_writable()
+    record(writer, "a", "b")
+    record(other, "c")
+    reader.refresh()
+    Ledger(bucket).compact()
+    assert dict(reader.find("abc")) == dict.fromkeys("abc", PAID)  # from where they are now
+    assert set(pq.read_table(reader.path, filesystem=reader.fs)["key"].to_pylist()) == set("abc")
+    assert len(reader.fs.get_file_info(pafs.FileSelector(reader.path))) == 1

@@ -9,26 +9,44 @@ import pytest
 from teacher_server import Reply, completion, refusal, teaching
 
 from s1.errors import UserError
-from s1.teachers import openai, recorded, registry
+from s1.teachers import recorded, registry, service
+from s1.teachers.asking import ask_patiently
 from s1.teachers.openai import OpenAI, OpenAITeacher
-from s1.teachers.protocol import Question, Status, split_think_tags
+from s1.teachers.protocol import PASSING, Question, Status, TraceOutcome, split_think_tags
 from s1.teachers.recorded import Recorded, RecordedTeacher
 from s1.teachers.retry import Retry, retry_after_s
 
 QUICK = Retry(attempts=4, first_pause_s=0.01, longest_pause_s=0.05)
 
 
-def ask(base_url: str, text: str = "2 + 2?", **settings: object):
-    values = {"base_url": base_url, "model": "r1", "retry": QUICK, "timeout_s": 5.0, **settings}
+class OpenGate:
+    """Lets everything through and waits as long as it is told."""
 
-    async def once():
-        teacher = OpenAITeacher(OpenAI.model_validate(values), openai.api_key(OpenAI.model_validate(values)))
+    async def enter(self) -> int:
+        return 0
+
+    async def leave(self, permit: int, result: object) -> None:
+        pass
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def kept(outcome: TraceOutcome) -> TraceOutcome:
+    return outcome
+
+
+def ask(base_url: str, text: str = "2 + 2?", **settings: object):
+    values = OpenAI.model_validate({"base_url": base_url, "model": "r1", "retry": QUICK, "timeout_s": 5.0, **settings})
+
+    async def until_it_ends():
+        teacher = OpenAITeacher(values, service.api_key(values, "openai"))
         try:
-            return await teacher.trace(Question("q", text))
+            return await ask_patiently(teacher, Question("q", text), OpenGate(), values.retry, random.Random(0), kept)
         finally:
             await teacher.aclose()
 
-    return asyncio.run(once())
+    return asyncio.run(until_it_ends())
 
 
 @pytest.mark.parametrize("where", ["reasoning", "reasoning_content"])
@@ -38,6 +56,7 @@ def test_the_thinking_is_found_in_either_field(where):
     assert (outcome.status, outcome.thinking, outcome.attempt) == (Status.OK, "2 + 2 = 4", "4")
     assert (outcome.input_tokens, outcome.output_tokens) == (10, 20)
     assert outcome.cost_usd == pytest.approx(50e-6)
+    assert outcome.model_version == "r1-0528"
 
 
 @pytest.mark.parametrize("content", ["<think>\n2 + 2 = 4\n</think>\n\n4", "2 + 2 = 4</think>4"])
@@ -67,19 +86,20 @@ def test_the_request_says_what_was_configured(monkeypatch):
         (completion("", "4"), Status.MALFORMED),
         (completion("2 + 2 = 4", " "), Status.MALFORMED),
         (completion("", "<think>never ends"), Status.MALFORMED),
-        (completion("", "", reason="content_filter"), Status.DECLINED),
+        (completion("", "", reason="content_filter"), Status.BLOCKED),
         (refusal(400, "the prompt is too long"), Status.DECLINED),
         (refusal(401), Status.FATAL),
         (refusal(404, "no such model"), Status.FATAL),
         (refusal(308, "", Location="/elsewhere"), Status.FATAL),
         (refusal(429, "insufficient_quota"), Status.FATAL),
-        (refusal(429, "slow down"), Status.TRANSIENT),
+        (refusal(429, "slow down"), Status.RATE_LIMITED),
+        (refusal(503), Status.TRANSIENT),
     ],
 )
 def test_every_end_has_its_class_and_only_passing_ones_are_asked_again(reply, status):
     with teaching(lambda *_: reply) as server:
         assert ask(server.base_url).status == status
-    assert server.asked.total() == (QUICK.attempts if status == Status.TRANSIENT else 1)
+    assert server.asked.total() == (QUICK.attempts if status in PASSING else 1)
 
 
 CORRUPT = Reply(b"not gzip", headers={"Content-Encoding": "gzip"})
@@ -154,7 +174,7 @@ def test_a_pause_that_was_asked_for_is_kept():
 )
 def test_an_endpoint_that_cannot_work_is_refused_before_anything_starts(settings, message):
     with pytest.raises(UserError, match=message):
-        openai.check(OpenAI.model_validate(settings))
+        service.check(OpenAI.model_validate(settings), "openai")
 
 
 def test_the_key_is_shown_nowhere(monkeypatch):

@@ -1,0 +1,86 @@
+"""The driver's side of a run with paid teachers: progress once a second, and a clean end on Ctrl-C and SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from jobs.progress import Progress
+from s1.teachers.numbers import Numbers
+
+_LOOK_S = 0.25
+_PUBLISH_S = 1.0
+# Whoever sends SIGTERM kills soon after: Kubernetes after 30 s.
+_GRACE_S = 20.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Watch:
+    """Within the block the first signal stops the asking, and what is under way is waited for; the second ends it.
+
+    After SIGTERM the wait is short. Use from the main thread, otherwise signals stay as they are.
+    """
+
+    def __init__(self, limiter: Any, bar: Progress) -> None:
+        self.signal: int | None = None
+        self._limiter, self._bar = limiter, bar
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="teacher watch", daemon=True)
+        self._previous: dict[int, Any] = {}
+        self._error: Exception | None = None
+
+    def __enter__(self) -> Watch:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._ended.set()
+        self._thread.join(5.0)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if error is None and self._error is not None:
+            raise self._error
+
+    def numbers(self) -> Numbers:
+        """How things are now."""
+        import ray
+
+        numbers: Numbers = ray.get(self._limiter.publish.remote())
+        self._bar.update(numbers.num_done, numbers.note())
+        return numbers
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def _watch(self) -> None:
+        try:
+            self._look()
+        except Exception as error:  # raised where the block ends
+            self._error = error
+
+    def _look(self) -> None:
+        import ray
+
+        published, told = 0.0, 0.0
+        while not self._ended.wait(_LOOK_S):
+            now = time.monotonic()
+            if now - published >= _PUBLISH_S:
+                self.numbers()
+                published = now
+            if self.signal is not None and not told:
+                told = now
+                ray.get(self._limiter.stop.remote("interrupted"))
+                under_way = self.numbers().num_under_way
+                line = f"\nstopping: {under_way} paid request(s) under way are waited for; once more to leave them"
+                print(line, file=sys.stderr, flush=True)
+            if told and self.signal == signal.SIGTERM and now - told > _GRACE_S:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return

@@ -1,0 +1,99 @@
+"""What every paid service has in common: model, key, price, bounds; and how its answers are counted."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import httpx
+from pydantic import Field, SecretStr
+
+from s1.config import Config
+from s1.errors import UserError
+from s1.teachers.limits import Limits
+from s1.teachers.retry import Retry
+
+TRANSIENT_CODES = frozenset({408, 409, 425, 499, 500, 502, 503, 504, 529})
+FATAL_CODES = frozenset({301, 302, 307, 308, 401, 402, 403, 404, 405})
+_DETAIL_CHARS = 300
+
+
+class Service(Config):
+    """A model behind an interface that costs money."""
+
+    model: str = Field(default="", description="Model name as the service knows it.")
+    base_url: str = Field(default="", description="Where the service is.")
+    api_key_env: str = Field(default="", description="Environment variable that holds the key; empty: no key.")
+    system: str | None = Field(default=None, description="System prompt; none when left out.")
+    max_tokens: int | None = Field(default=None, ge=1, description="Limit of one response, thinking included.")
+    temperature: float | None = Field(default=None, ge=0, description="Sampling temperature; the service's default.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling; the service's default.")
+    timeout_s: float = Field(default=1800.0, gt=0, description="Longest wait for one response.")
+    retry: Retry = Field(default=Retry(), description="When to ask again.")
+    limits: Limits = Field(default=Limits(), description="How much at once, in the whole cluster.")
+    usd_per_million_input: float = Field(default=0.0, ge=0, description="Price of prompt tokens.")
+    usd_per_million_output: float = Field(default=0.0, ge=0, description="Price of thinking and answer tokens.")
+    expected_input_tokens: int = Field(default=200, ge=0, description="Prompt tokens of a request, for estimates.")
+    expected_output_tokens: int = Field(default=5000, ge=0, description="Tokens of a response, for estimates.")
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether a request costs something, as far as the settings know."""
+        return self.usd_per_million_input > 0 or self.usd_per_million_output > 0
+
+    def cost_usd(self, input_tokens: int | None, output_tokens: int | None) -> float:
+        """What a response costs; unknown tokens cost nothing."""
+        prompt = (input_tokens or 0) * self.usd_per_million_input
+        return (prompt + (output_tokens or 0) * self.usd_per_million_output) / 1e6
+
+    @property
+    def expected_tokens(self) -> int:
+        """Tokens of a request and its response."""
+        return self.expected_input_tokens + self.expected_output_tokens
+
+    @property
+    def expected_usd(self) -> float:
+        """What a request is likely to cost."""
+        return self.cost_usd(self.expected_input_tokens, self.expected_output_tokens)
+
+
+def check(settings: Service, name: str) -> None:
+    """Raise UserError when there is no model name, no usable URL or no key. Asks nobody."""
+    if not settings.model:
+        raise UserError(f"teacher {name} needs --{name}.model: the name that the service knows")
+    if settings.base_url:
+        try:
+            url = httpx.URL(settings.base_url)
+        except httpx.InvalidURL:
+            url = httpx.URL("")
+        if url.scheme not in ("http", "https") or not url.host:
+            raise UserError(f"{name}.base_url={settings.base_url!r}: must be a URL such as http://127.0.0.1:8000/v1")
+    api_key(settings, name)
+
+
+def api_key(settings: Service, name: str) -> SecretStr | None:
+    """The key from the environment. UserError when it should be there and is not."""
+    if not settings.api_key_env:
+        return None
+    key = os.environ.get(settings.api_key_env, "").strip()
+    if not key:
+        raise UserError(f"{name}.api_key_env={settings.api_key_env!r}: this environment variable is not set; export it")
+    return SecretStr(key)
+
+
+def http_client(settings: Service, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
+    """A client that makes no queue of its own: how many go at once is decided for the whole cluster."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(
+        headers=headers or {}, limits=limits, timeout=httpx.Timeout(settings.timeout_s, connect=30.0)
+    )
+
+
+def num_tokens(value: Any) -> int | None:
+    """A count of tokens as a service reports it; None for what is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+
+
+def short(text: Any) -> str:
+    """What a service says about a failure, in one short line that can be stored."""
+    return " ".join(str(text).encode("utf-8", "replace").decode().split())[:_DETAIL_CHARS]
