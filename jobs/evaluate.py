@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
+from jobs import capacity
 from jobs.evaluation_options import BASE, TUNED, EvaluateOptions
 from jobs.progress import Progress
 from jobs.ray_session import ray_session
@@ -77,6 +78,7 @@ def _sweep(options: EvaluateOptions, questions: Sequence[Mapping[str, Any]]) -> 
         temperature=options.temperature,
         samples=options.samples,
         seed=options.seed,
+        plain=options.plain,
         only_models=dict.fromkeys(in_words, words.models),
         only_questions={} if words.num_questions is None else dict.fromkeys(in_words, words.num_questions),
     )
@@ -172,7 +174,7 @@ def _ask_offline(options: EvaluateOptions, context: Context, tasks: Sequence[Tas
     from jobs.offline import responses
 
     references, serving = _models(options, context)
-    with ray_session():
+    with ray_session(*capacity.of_evaluate(options)):
         for model, reference in references.items():
             asked = [task for task in tasks if task.key[0] == model]
             if asked:
@@ -207,7 +209,7 @@ def _endpoint(options: EvaluateOptions, context: Context) -> Generator[Endpoint]
 
     asked, serving = _models(options, context)
     application = AppOptions.model_validate({**dict(serving), "models": asked})
-    with ray_session(), contextlib.ExitStack() as stack:
+    with ray_session(*capacity.of_evaluate(options)), contextlib.ExitStack() as stack:
         _quiet_serve()
         with _starting() as on_wait:
             # One name for one run folder: what an evaluation that was killed has left deployed is taken down.

@@ -106,6 +106,10 @@ class EvaluateOptions(Config):
     endpoint: str | None = Field(
         None, description="Ask this OpenAI-compatible endpoint (its URL ends in /v1) instead of running the models."
     )
+    plain: bool = Field(
+        False,
+        description="Send the endpoint nothing beyond OpenAI's protocol: nothing is forced, no budget and no Wait.",
+    )
     offline: bool = Field(False, description="Run the models on Ray Data, without HTTP, instead of on Ray Serve.")
     api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable with the endpoint's key, if any.")
     usd_per_million_input: NonNegativeFloat = Field(0.0, description="Price of prompt tokens.")
@@ -156,10 +160,11 @@ class EvaluateOptions(Config):
     def settings(self) -> tuple[Setting, ...]:
         """In the order of asking: the longest thinking first."""
         guard = self.natural_max_tokens
+        budgets, waits = ((), ()) if self.plain else (self.budgets, self.waits)
         return (
             *self.parallel.settings(guard),
             *self.conditional.settings(guard),
-            *settings.forced(self.budgets, self.waits, guard, self.ignore_strs),
+            *settings.forced(budgets, waits, guard, self.ignore_strs),
         )
 
     @model_validator(mode="after")
@@ -179,6 +184,10 @@ class EvaluateOptions(Config):
             )
         if self.offline and self.endpoint is not None:
             raise ValueError(f"offline and endpoint={self.endpoint} contradict each other; give one of them")
+        if self.plain and (self.endpoint is None or self.conditional.with_forcing):
+            raise ValueError(
+                "plain is for endpoints that cannot force: give endpoint, leave out conditional.with_forcing"
+            )
         if self.parallel.tree and not self.offline:
             raise ValueError(
                 f"parallel.tree={self.parallel.tree} goes on from pieces of thinking, which no endpoint does; "

@@ -52,6 +52,7 @@ class Request:
     budget_forcing: dict[str, Any]
     temperature: float = 0.0
     seed: int | None = None
+    plain: bool = False  # nothing beyond OpenAI's protocol
     thinking: str = ""  # goes on from it; its tokens are not counted again
 
     def body(self) -> dict[str, Any]:
@@ -59,9 +60,9 @@ class Request:
             "model": self.model,
             "messages": [{"role": "user", "content": self.question}],
             "temperature": self.temperature,
-            "budget_forcing": self.budget_forcing,
         }
-        more = {"max_tokens": self.max_tokens, "seed": self.seed}
+        forcing = None if self.plain else self.budget_forcing
+        more = {"budget_forcing": forcing, "max_tokens": self.max_tokens, "seed": self.seed}
         return body | {name: value for name, value in more.items() if value is not None}
 
 

@@ -58,6 +58,7 @@ class Sweep:
     temperature: float = 0.0
     samples: int = 1
     seed: int = 0
+    plain: bool = False
     # Settings that only some models are asked in, or with only so many questions.
     only_models: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     only_questions: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -89,5 +90,5 @@ class Sweep:
         # The same numbers for every model and setting: what differs between them is not luck.
         seed = derived_seed(self.seed, question["question_id"], sample) if temperature else None
         text = setting.prompt(question["question"])
-        request = Request(key, model, text, bound, forcing, temperature, seed)
+        request = Request(key, model, text, bound, forcing, temperature, seed, self.plain)
         return Task(key, setting, question, request)

@@ -217,6 +217,14 @@ def test_every_method_is_asked_over_the_one_protocol(run_dir: Path):
     assert "conditional" not in manifest.facts["summary"]["base"]["methods"]
 
 
+def test_a_strict_endpoint_gets_openai_s_protocol_and_nothing_else(run_dir: Path):
+    with serving() as server:
+        wanted = options(server, plain=True, num_questions=2, models=("tuned",), conditional={"tokens": (8,)})
+        execute(JOB, wanted, str(run_dir))
+    assert {key for body in server.bodies for key in body} == {"model", "messages", "temperature"}
+    assert {row["setting"] for row in table(run_dir)} == {"natural", "tokens_8"}
+
+
 def test_samples_are_seeded_and_told_apart(run_dir: Path):
     with serving() as server:
         wanted = options(server, samples=3, temperature=0.8, num_questions=2, models=("tuned",), budgets=(), waits=())
@@ -263,6 +271,7 @@ def test_every_score_records_what_it_was_measured_with(run_dir: Path):
         (["--parallel.best-of", "4", "--parallel.scorer", "json:dumps"], "no async function"),
         (["--conditional.models", "gpt"], "is none of models"),
         (["--offline", "--endpoint", "http://x/v1"], "contradict each other"),
+        (["--plain"], "for endpoints that cannot force"),
         (["--benchmarks", "aime99"], "known by name are aime24"),
     ],
 )
