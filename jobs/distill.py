@@ -19,7 +19,6 @@ from pydantic import Field
 
 from actors import rate_limiter
 from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, Pool, outcome_table, stream
-from jobs import capacity
 from jobs.progress import Progress
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
@@ -108,7 +107,9 @@ def run(options: DistillOptions, context: Context) -> Outcome:
         num_recorded = tally.num_done
         waiting = questions.filter(pa.array([key not in tally for key in questions["question_id"].to_pylist()]))
         if waiting.num_rows:
-            with ray_session(*capacity.of_distill(options)):
+            if ledger is not None:
+                print(_outlook(spec, num_recorded, waiting.num_rows), file=sys.stderr)
+            with ray_session():
                 stopped = _ask(options, spec, waiting, tally, ledger)
             if ledger is not None:
                 ledger.compact()
@@ -117,6 +118,13 @@ def run(options: DistillOptions, context: Context) -> Outcome:
         num_traces = _write(context.staging, questions, spool)
     facts = {"num_recorded": num_recorded, "num_asked": waiting.num_rows, "reasons": tally.reasons()}
     return Outcome(questions.num_rows, num_traces, tally.dropped(), round(tally.cost_usd, 6), facts)
+
+
+def _outlook(spec: TeacherSpec, num_recorded: int, num_waiting: int) -> str:
+    """What is about to be asked, and what that is likely to cost."""
+    line = f"distill: {num_recorded} recorded, {num_waiting} to ask"
+    costs = [num_waiting * service.expected_usd for service in spec.services.values() if service.is_priced]
+    return f"{line}, about ${max(costs):,.2f}" if costs else line
 
 
 def _ask(
