@@ -123,14 +123,23 @@ def _evaluation_figures(
         own = "scaling" if len(benchmarks) == 1 else f"scaling_{name}"
         drawn[own] = curves.scaling_curve(part, [*published, *(beneath if own == "scaling" else ())])
     if any(len(curves.parallel_lines(model, part)) > 1 for model, part in summary.items()):
-        drawn["parallel"] = curves.parallel_curve(summary)
+        drawn["parallel"] = curves.parallel_curve(summary, _published(options, benchmarks, ("7", "4b")))
     if any("rejection_sampling" in part["methods"] for part in summary.values()):
-        published = paper.curves(figure="6") if "AIME24" in options.paper or "aime24" in benchmarks else ()
-        drawn["rejection"] = curves.rejection_curve(summary, published)
+        drawn["rejection"] = curves.rejection_curve(summary, _published(options, benchmarks, ("6",)))
     beside = {other.name: other.numbers for other in others if other.numbers}
     if beside:
         drawn["comparison"] = curves.comparison({**ours, **beside})
     return drawn
+
+
+def _published(
+    options: ReportOptions, benchmarks: Mapping[str, Any], figures: Sequence[str]
+) -> tuple[paper.Curve, ...]:
+    """Lines of the paper's `figures` about what was asked: its only benchmark, or what is to be laid under."""
+    own = [paper.NAMES[name] for name in benchmarks if name in paper.NAMES] if len(benchmarks) == 1 else []
+    names = {*own, *options.paper}
+    found = (curve for figure in figures for curve in paper.curves(figure=figure) if curve.benchmark in names)
+    return tuple(curve.per_question() for curve in found)
 
 
 def _data_figures(context: Context, manifests: Mapping[str, Manifest]) -> tuple[list[tuple[str, int, int]], Any]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from s1.evaluation import metrics
 
-THINKING = "thinking_tokens"  # mean of a response
+THINKING = "thinking_tokens"
 # What our benchmarks are called there.
 NAMES = {"aime24": "AIME24", "math500": "MATH500", "gpqa_diamond": "GPQA Diamond"}
 
@@ -26,10 +26,17 @@ class Curve:
     figure: str
     benchmark: str
     method: str
-    x: str  # thinking_tokens, or output_tokens_of_all_questions
+    x: str  # thinking_tokens of a response, or output_tokens_of_all_questions
     tokens: tuple[float, ...]
     accuracy_pct: tuple[float, ...]
     settings: tuple[str, ...] = ()
+
+    def per_question(self) -> Curve:
+        """The same over the tokens of one question, where the figure counts those of all."""
+        if self.x == THINKING:
+            return self
+        count = _values()["num_questions"][self.benchmark]
+        return replace(self, x=THINKING, tokens=tuple(tokens / count for tokens in self.tokens))
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,11 @@ def test_the_paper_s_points_lie_beneath(benchmark: str):
     assert next(iter(found)) == "paper, budget forcing"
 
 
-@pytest.mark.parametrize("figure", ["6", "7"])
+@pytest.mark.parametrize("figure", ["4a", "4b", "6", "7"])
 def test_the_paper_s_other_figures_can_be_drawn(figure: str):
     published = paper.curves(figure=figure)
-    draw = {"6": curves.rejection_curve, "7": curves.parallel_curve}[figure]
+    published = [curve.per_question() for curve in published]
+    draw = {"4a": curves.scaling_curve, "6": curves.rejection_curve}.get(figure, curves.parallel_curve)
     found = drawn(draw({"tuned": numbers()}, published))
     for curve in published:
         assert found[f"paper, {curve.method}"] == list(zip(curve.tokens, curve.accuracy_pct, strict=True))

@@ -89,3 +89,11 @@ def test_the_numbers_name_their_source():
     values = json.loads(Path(paper.__file__).with_name("paper.json").read_text())
     assert "2501.19393" in paper.source()
     assert set(values["source"]) == {"paper", "figures", "solved", "table3"}
+
+
+def test_tokens_of_all_questions_can_be_had_for_one():
+    sequential, voting = (curve.per_question() for curve in paper.curves(figure="4b"))
+    assert [round(tokens) for tokens in sequential.tokens] == [1742, 3232, 4643]  # as in figure 1
+    assert round(voting.tokens[-1]) == 41058
+    thinking = paper.curves(figure="6")[0]
+    assert thinking.per_question() == thinking
