@@ -16,10 +16,13 @@ from s1.curation.quota import Room
 
 # Gains are sums over this many rows, or over this many times the size; of more rows, over a sample.
 SAMPLE_ROWS, SAMPLE_ROWS_PER_PICK = 8192, 12
+# Of more rows than this, or than so many times the size, only a sample are candidates before the picks move.
+CANDIDATE_ROWS, CANDIDATE_ROWS_PER_PICK = 65_536, 64
 HISTORY_BYTES = 128 << 20
 _LOOK_AGAIN = 256  # candidates that are looked at together, at most
 _OF_ONE_AGE = 64
 _REFINE_ROUNDS = 4
+_NEIGHBOURS = 512  # rows of a neighbourhood that its rows are compared with, at most
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,28 @@ def facility_location(
 ) -> NDArray[np.int64]:
     """Picks that maximise the sum over rows of the cosine similarity to the nearest pick (0 at least), in greedy order.
 
-    Where there are many rows, gains are sums over a sample (the first rows: their order is random), while all rows stay
-    candidates; then every pick moves to the row that serves its neighbourhood best. With `quality`, the gain of a
-    candidate counts times its quality; with `room`, no group gives more rows than it has room for.
+    Where there are many rows, gains are sums over a sample (the first rows: their order is random); where there are
+    very many, the candidates are a larger sample; then every pick moves to the row that serves its neighbourhood best,
+    of all rows. With `quality`, the gain of a candidate counts times its quality; with `room`, no group gives more rows
+    than it has room for.
     """
     unit = unit_length(points)
     num_rows = num_sample_rows(len(unit), size)
     weight = np.ones(len(unit)) if quality is None else quality
     if num_rows == len(unit):
         return lazy_greedy(unit, everything(unit), weight, size, room)
-    own = np.where(np.arange(len(unit)) < num_rows, np.arange(len(unit)), -1)
+    candidates = unit[: num_candidates(len(unit), size)]
+    own = np.where(np.arange(len(candidates)) < num_rows, np.arange(len(candidates)), -1)
     sample = Sample(unit[:num_rows], own)
-    first = lazy_greedy(unit, sample, weight, size, room)
+    first = lazy_greedy(candidates, sample, weight[: len(candidates)], size, room)
     picks = _refine(unit, first, weight, None if room is None else room.groups)
     order = lazy_greedy(unit[picks], Sample(sample.rows, np.full(len(picks), -1)), weight[picks], size)
     return picks[order]
+
+
+def num_candidates(num_rows: int, size: int) -> int:
+    """Rows that can be picked before the picks move."""
+    return min(num_rows, max(CANDIDATE_ROWS, CANDIDATE_ROWS_PER_PICK * size))
 
 
 def everything(unit: Matrix) -> Sample:
@@ -87,7 +97,8 @@ def lazy_greedy(
             bound[top] = -np.inf
             gains.pick(top)
             if room is not None:
-                bound[room.take(top)] = -np.inf
+                closed = room.take(top)
+                bound[closed[closed < len(bound)]] = -np.inf
     return np.array(picks, dtype=np.int64)
 
 
@@ -205,7 +216,5 @@ def _refine(
 
 
 def _served(unit: Matrix) -> NDArray[np.float64]:
-    """How similar each of the rows is to all of them together."""
-    if len(unit) <= BLOCK_ROWS:
-        return np.maximum(unit @ unit.T, 0.0).sum(axis=1, dtype=np.float64)
-    return np.asarray(unit @ unit.sum(axis=0), dtype=np.float64)
+    """How similar each of the rows is to all of them together, or to the first of very many."""
+    return np.maximum(unit @ unit[:_NEIGHBOURS].T, 0.0).sum(axis=1, dtype=np.float64)

@@ -56,12 +56,14 @@ def stop(line: str, num_rows: int = 1) -> NoReturn:
 
 
 def read(reference: str, on_fault: Fault = stop) -> Iterator[Record]:
-    """Records of a path, or of `hub:owner/name[:split]`, in a stable order."""
+    """Records of a path, or of `hub:owner/name[/config][:split]`, in a stable order."""
     if reference.startswith(HUB):
         from s1.sources import hub
 
         name, _, split = reference.removeprefix(HUB).partition(":")
-        return hub.records(hub.Hub(name=name, split=split or "train"))
+        folders = name.split("/")
+        config = folders.pop() if len(folders) == 3 and folders[0] else None
+        return hub.records(hub.Hub(name="/".join(folders), config=config, split=split or "train"))
     fs, paths = find(reference)
     return (record for path in paths for record in _read_file(fs, path, on_fault))
 

@@ -23,15 +23,14 @@ from typing import Any
 
 from s1.curation.decontaminate import contaminated, normalised_words, words
 
-MODES = (
+MODES = (  # ngram, normalise, coverage
     (8, False, 0.0),
     (8, True, 0.0),
+    (10, True, 0.0),
     (13, True, 0.0),
+    (8, True, 0.2),
     (8, True, 0.3),
-    (8, True, 0.4),
     (8, True, 0.5),
-    (8, True, 0.6),
-    (8, True, 0.8),
 )
 
 

@@ -48,6 +48,8 @@ def test_facility_location_on_a_sample_is_as_good_as_on_all(monkeypatch: pytest.
     points = cloud(3000, num_clusters=60)
     greedy = value(points, select(points, 50, "facility_location"))
     monkeypatch.setattr(facility, "SAMPLE_ROWS", 500)
+    monkeypatch.setattr(facility, "CANDIDATE_ROWS", 1000)
+    monkeypatch.setattr(facility, "CANDIDATE_ROWS_PER_PICK", 20)
     picks = select(points, 50, "facility_location")
     assert len(set(picks.tolist())) == 50
     assert value(points, picks) >= 0.995 * greedy
@@ -78,6 +80,15 @@ def test_a_domain_gives_no_more_rows_than_its_quota(method: str):
     picks = select(points, 100, method, **arguments, quotas={"big": 30, "small": 20})
     counts = {name: int((domains[picks] == name).sum()) for name in ("big", "small", "other")}
     assert counts == {"big": 30, "small": 20, "other": 20}
+
+
+def test_quotas_hold_where_candidates_are_a_sample(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(facility, "SAMPLE_ROWS", 100)
+    monkeypatch.setattr(facility, "CANDIDATE_ROWS", 400)
+    monkeypatch.setattr(facility, "CANDIDATE_ROWS_PER_PICK", 8)
+    domains = np.array(["a", "b", "c"])[np.arange(900) % 3]
+    picks = select(cloud(900), 40, "facility_location", domains=domains, quotas={"a": 5})
+    assert (domains[picks] == "a").sum() <= 5 and len(set(picks.tolist())) == 40
 
 
 def test_the_last_picks_of_algorithm_1_can_follow_a_mix_of_domains():

@@ -34,13 +34,15 @@ def feature_rows(num_rows: int = 40) -> list[dict[str, Any]]:
     ]
 
 
-def put(run_dir: Path, rows: list[dict[str, Any]], fingerprint: str = "f" * 16) -> None:
+def put(
+    run_dir: Path, rows: list[dict[str, Any]], fingerprint: str = "f" * 16, facts: dict[str, Any] | None = None
+) -> None:
     """FEATURES in two files."""
     with Artifact(str(run_dir / "features")).staging() as staging:
         half = len(rows) // 2
         for number, part in enumerate((rows[:half], rows[half:])):
             staging.write_table(schema.to_table(part, schema.FEATURES), f"part-{number:05d}.parquet")
-        staging.commit(Manifest("featurize", fingerprint, {}, {}, "0", len(rows), len(rows)))
+        staging.commit(Manifest("featurize", fingerprint, {}, {}, "0", len(rows), len(rows), facts=facts or {}))
 
 
 def chosen(run_dir: Path) -> list[dict[str, Any]]:
@@ -123,3 +125,58 @@ def test_missing_embeddings_are_said_in_one_line(tmp_path: Path):
     put(tmp_path, rows)
     with pytest.raises(UserError, match="run featurize again"):
         execute(JOB, SelectOptions(), str(tmp_path))
+
+
+def test_quality_counts_beside_diversity(tmp_path: Path):
+    put(tmp_path, feature_rows(200))
+    lengths = {}
+    for weight in (0.0, 1.0, 8.0):
+        execute(JOB, SelectOptions(size=20, method="k_center", quality_weight=weight), str(tmp_path))
+        lengths[weight] = np.mean([row["trace_tokens"] for row in chosen(tmp_path)])
+    assert lengths[0.0] < lengths[1.0] < lengths[8.0]
+
+
+def test_questions_that_solvers_fail_at_are_preferred(tmp_path: Path):
+    rows = feature_rows(100)
+    for at, row in enumerate(rows):
+        row |= {"solver_attempts": 8, "solver_solved": 0 if at < 30 else 7}
+    put(tmp_path, rows)
+    options = SelectOptions(size=30, method="random", quality="difficulty", quality_weight=6.0)
+    execute(JOB, options, str(tmp_path))
+    assert sum(int(row["question_id"][1:]) < 30 for row in chosen(tmp_path)) >= 28
+
+
+def test_patterns_of_domains_have_quotas(tmp_path: Path):
+    put(tmp_path, feature_rows())
+    execute(JOB, SelectOptions(size=10, quotas={"A": 3, "*": 6}), str(tmp_path))
+    assert sorted(row["domain"] for row in chosen(tmp_path)) == ["a"] * 3 + ["b"] * 6
+    with pytest.raises(UserError, match=r"no domain matches 'algebra'; the domains are a, b"):
+        execute(JOB, SelectOptions(quotas={"algebra": 3}), str(tmp_path))
+
+
+def test_the_benchmarks_mix_comes_from_featurize(tmp_path: Path):
+    rows = feature_rows(200)
+    put(tmp_path, rows)
+    options = SelectOptions(size=40, method="s1", benchmark_picks=30)
+    with pytest.raises(UserError, match="does not know the domains of the test sets"):
+        execute(JOB, options, str(tmp_path))
+    put(tmp_path, rows, fingerprint="e" * 16, facts={"test_domains": {"a": 1, "z": 5}})
+    execute(JOB, options, str(tmp_path))
+    assert all(row["domain"] == "a" for row in chosen(tmp_path)[10:])
+    named = SelectOptions(size=40, method="s1", benchmark_picks=30, benchmark_domains={"b": 1})
+    execute(JOB, named, str(tmp_path))
+    assert all(row["domain"] == "b" for row in chosen(tmp_path)[10:])
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"quality_weight": 1, "method": "longest"}, "ranks by length alone"),
+        ({"benchmark_picks": 3}, "only method s1"),
+        ({"shards": 2, "method": "dpp"}, "must be one of k_center, facility_location"),
+        ({"shards": 2, "near_duplicates": 0.9}, "leave it out, or use shards=1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_said_first(tmp_path: Path, values: dict[str, Any], says: str):
+    with pytest.raises(UserError, match=says):
+        execute(JOB, SelectOptions.model_validate(values), str(tmp_path))
