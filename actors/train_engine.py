@@ -51,6 +51,8 @@ class TrainTask:
     attention: str
     activation_checkpointing: bool
     loss_chunk_tokens: int
+    samples: int
+    sample_tokens: int
     spike_factor: float
     save_steps: int
     threads: int
@@ -63,7 +65,6 @@ def build(task: TrainTask, *, universal: bool) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    from s1.training.attention import PACKED
     from s1.training.loss import SequenceMeanLoss
 
     # Its first use would compile a shared-memory extension, and need a compiler for it.
@@ -74,7 +75,7 @@ def build(task: TrainTask, *, universal: bool) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         models.resolve(task.model),
         dtype=torch.bfloat16 if task.precision == "bf16" else torch.float32,
-        attn_implementation=PACKED if task.packing else task.attention,
+        attn_implementation=attention(task),
     )
     if task.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -85,6 +86,13 @@ def build(task: TrainTask, *, universal: bool) -> Any:
     engine, *_ = deepspeed.initialize(model=SequenceMeanLoss(model), optimizer=optimizer, config=settings)
     del zero3
     return engine
+
+
+def attention(task: TrainTask) -> str:
+    """Name of the model's attention while it is trained."""
+    from s1.training.attention import PACKED
+
+    return PACKED if task.packing else task.attention
 
 
 def _parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ def train_loop(config: dict[str, Any]) -> None:
         last = step + 1 == task.steps
         if worker.held_out is not None and (last or worker.ends_epoch(step)):
             record["held_out_loss"] = worker.held_out_loss()
+            record |= {"samples": worker.samples()} if task.samples else {}
         records.append(record)
         stopping = worker.from_first(lambda: ray.get(journal.add.remote(records[-1])))
         leaving = ray.train.get_preemption_info() is not None
@@ -157,6 +158,36 @@ class Worker:
                 for ranks in self._passes(examples[start : start + self.task.batch_size]):
                     total += self._forward(ranks)
         return self._sum(total) / len(examples)
+
+    def samples(self) -> list[dict[str, str]]:
+        """What the model answers now to some held-out questions, greedily. Every rank generates the same."""
+        import torch
+        from transformers import AutoTokenizer
+
+        assert self.held_out is not None
+        tokenizer = AutoTokenizer.from_pretrained(models.resolve(self.task.model))
+        model = self.engine.module.model
+        model.eval()
+        model.set_attn_implementation("sdpa")  # of packs knows no cache
+        found: list[dict[str, str]] = []
+        for index in range(self.task.samples):
+            example = _example(self.held_out, index)
+            prompt = torch.tensor([example.input_ids[: example.num_prompt_tokens]], device=self.device)
+            with torch.no_grad():
+                ids = model.generate(
+                    prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    max_new_tokens=self.task.sample_tokens,
+                    do_sample=False,
+                    eos_token_id=self.task.stop_ids,
+                    pad_token_id=self.task.stop_ids[0],
+                    use_cache=True,
+                )
+            text = str(tokenizer.decode(ids[0, prompt.shape[1] :].tolist()))
+            found.append({"question_id": str(self.held_out["question_id"][index].as_py()), "text": text})
+        model.set_attn_implementation(train_engine.attention(self.task))
+        model.train()
+        return found
 
     def _passes(self, examples: list[Example]) -> list[list[list[Example]]]:
         """The examples of each forward pass and, inside it, each rank (or group of ranks)."""

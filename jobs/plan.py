@@ -18,7 +18,7 @@ from pydantic import Field
 from jobs import cli
 from jobs.runner import JobFlags, plan
 from jobs.select import SelectOptions
-from jobs.train_options import TrainOptions, check, planned, verdict
+from jobs.train_options import TrainOptions, check, planned, shape, verdict
 from s1 import schema
 from s1.artifacts import Artifact, join
 from s1.config import Config, validate
@@ -67,7 +67,7 @@ def training(options: TrainOptions, lengths: Sequence[int]) -> dict[str, Any]:
     fitting = [length for length in lengths if length <= options.block_size]
     if not fitting:
         raise UserError(f"all {len(lengths)} examples exceed block_size={options.block_size}; raise it")
-    return {**planner.report(planned(options, fitting)), "too_long": len(lengths) - len(fitting)}
+    return {**planner.report(planned(options, fitting, shape(options.model))), "too_long": len(lengths) - len(fitting)}
 
 
 def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[tuple[str, Sequence[str]]]) -> str:

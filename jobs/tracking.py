@@ -50,7 +50,8 @@ class Trackers:
         self._options = options
         self._seconds = 0.0
         self._peak = options.hardware.peak_tflops or DEVICES[options.hardware.device].peak_tflops
-        self._sinks: list[Sink] = [TensorBoard(context)]
+        self._tensorboard = TensorBoard(context)
+        self._sinks: list[Sink] = [self._tensorboard]
         makers = {"wandb": WandB, "mlflow": MLflow}
         self._sinks += [makers[name](options, context) for name in options.trackers]
 
@@ -73,6 +74,7 @@ class Trackers:
             values = self._derived(record)
             for sink in self._sinks:
                 sink.write({name: values[key] for name, key in CURVES.items() if key in values}, record["step"])
+            self._tensorboard.write_texts(record.get("samples", ()), record["step"])
             self.note = self._line(values)
 
     def _derived(self, record: Record) -> dict[str, float]:
@@ -117,6 +119,10 @@ class TensorBoard:
     def write(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def write_texts(self, samples: Sequence[dict[str, str]], step: int) -> None:
+        for number, sample in enumerate(samples):
+            self._writer.add_text(f"sample/{number} {sample['question_id']}", sample["text"], step)
 
     def restart(self, step: int) -> None:
         self._writer.close()

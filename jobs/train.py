@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.runner import Context, Job, Outcome, command
-from jobs.train_options import HOW, TrainOptions, check, check_packable, model_state, planned, shape, verdict
+from jobs.train_options import (
+    HOW,
+    TrainOptions,
+    check,
+    check_heads,
+    check_packable,
+    known_shape,
+    model_state,
+    planned,
+    verdict,
+)
 from s1 import models, schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.errors import UserError
@@ -52,15 +62,16 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     from s1.template import Template
     from s1.training.examples import COLUMNS, hold_out, render
 
-    export_folder = context.staging.local_path
     selection = context.inputs["selection"].read(schema.SELECTION, COLUMNS)
     folder = models.resolve(options.model)
-    _check_model(options, folder)
+    of = known_shape(str(folder))  # None: another kind of model, which is trained, but not planned or counted
+    _check_model(options, folder, of)
     template = Template(AutoTokenizer.from_pretrained(folder), options.template)
     rendered, too_long = render(selection, template, options.block_size, options.too_long)
     examples, held_out = hold_out(rendered, options.held_out, options.seed)
-    _check_plan(options, [len(ids) for ids in examples["input_ids"]])
-    task = _task(options, context, template, examples, held_out, str(export_folder))
+    if of is not None:
+        _check_plan(options, [len(ids) for ids in examples["input_ids"]], of)
+    task = _task(options, context, template, examples, held_out, of)
     with ray_session():
         curve = train(options, task, context)
     facts = _facts(options, curve)
@@ -77,7 +88,12 @@ def run(options: TrainOptions, context: Context) -> Outcome:
 
 
 def _task(
-    options: TrainOptions, context: Context, template: Template, examples: Table, held_out: Table, export_folder: str
+    options: TrainOptions,
+    context: Context,
+    template: Template,
+    examples: Table,
+    held_out: Table,
+    of: ModelShape | None,
 ) -> TrainTask:
     from actors.train_engine import TrainTask
 
@@ -86,13 +102,14 @@ def _task(
         *("model", "batch_size", "micro_batch_size", "micro_batch_tokens", "block_size", "packing", "seed"),
         *("sequence_parallel", "secondary_shards", "learning_rate", "weight_decay", "max_grad_norm", "precision"),
         *("zero_stage", "attention", "activation_checkpointing", "loss_chunk_tokens", "spike_factor", "save_steps"),
+        *("samples", "sample_tokens"),
     )
     return TrainTask(
         **{name: getattr(options, name) for name in same},
-        shape=_known_shape(options),
+        shape=of,
         examples=_store(examples, context, "examples"),
         held_out=_store(held_out, context, "held_out") if held_out.num_rows else None,
-        export_folder=export_folder,
+        export_folder=str(context.staging.local_path),
         stop_ids=sorted(template.stop_ids),
         steps=steps,
         warmup_steps=schedule.num_warmup_steps(steps, options.warmup_ratio),
@@ -101,33 +118,28 @@ def _task(
     )
 
 
-def _known_shape(options: TrainOptions) -> ModelShape | None:
-    try:
-        return shape(str(models.resolve(options.model)))
-    except UserError:
-        return None  # another kind of model: it is trained, but its operations are not counted
-
-
-def _check_plan(options: TrainOptions, lengths: Sequence[int]) -> None:
+def _check_plan(options: TrainOptions, lengths: Sequence[int], of: ModelShape) -> None:
     """Refuse a training whose memory is not enough, before a single worker is started."""
     hardware = options.hardware
     if hardware.device == "cpu" and not (hardware.tokens_per_s or hardware.peak_tflops):
         return  # nothing is known about this machine; Ray and its own memory decide
-    found = planner.report(planned(options, lengths))
+    found = planner.report(planned(options, lengths, of))
     line = verdict(found)
     if not found["fits"] and not options.ignore_plan:
         raise UserError(f"{found['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB: {line}; or go on with --ignore-plan")
     print(f"train: {line}; about {found['hours'] * 60:.0f} min, ${found['usd']:.2f}", file=sys.stderr)
 
 
-def _check_model(options: TrainOptions, folder: Path) -> None:
-    """Refuse a model that changes its logits after the head, where the loss does not look, or cannot be packed."""
+def _check_model(options: TrainOptions, folder: Path, of: ModelShape | None) -> None:
+    """Refuse a model that changes its logits after the head, where the loss does not look, or cannot be divided."""
     config = json.loads((folder / "config.json").read_text())
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if config.get(name) not in (None, 1, 1.0):
             raise UserError(f"{options.model}: {name}={config[name]} is not supported; choose a model without it")
     if options.packing:
         check_packable(options.model, config)
+    if of is not None:
+        check_heads(options, of)
 
 
 def _store(examples: Table, context: Context, name: str) -> str:

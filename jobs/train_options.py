@@ -14,7 +14,7 @@ from s1 import models
 from s1.config import Config
 from s1.errors import UserError
 from s1.template import STYLES, Style
-from s1.training.hardware import Hardware
+from s1.training.hardware import DEVICES, Hardware
 from s1.training.memory import Run
 from s1.training.plan import Training
 from s1.training.shapes import KNOWN, ModelShape, shape_from_config
@@ -66,6 +66,8 @@ class TrainOptions(Config):
     activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     loss_chunk_tokens: int = Field(4096, ge=1, description="Positions whose logits are in memory at a time.")
     held_out: int = Field(0, ge=0, description="Examples that are not trained on; their loss is taken every epoch.")
+    samples: int = Field(0, ge=0, description="Held-out questions that the model answers after every epoch.")
+    sample_tokens: int = Field(256, ge=1, description="Most tokens of such an answer, thinking included.")
     spike_factor: float = Field(
         4.0, ge=0, description="Stop at a loss so many times the median of the last 20 steps; 0: never."
     )
@@ -90,11 +92,31 @@ def check(options: TrainOptions) -> None:
     models.check(options.model)
     _check_tokenizer(options)
     _check_parallel(options)
+    _check_nodes(options)
+    if options.samples > options.held_out:
+        raise UserError(f"samples={options.samples} are drawn from held_out={options.held_out} examples; hold out more")
     if options.packing:
         _check_packing(options)
     for name in options.trackers:
         if find_spec(name) is None:
             raise UserError(f"trackers={name}: the package is not installed; run: pip install {name}")
+
+
+def _check_nodes(options: TrainOptions) -> None:
+    """GPUs of whole nodes, and sequences that are shared inside a node."""
+    if not options.gpus_per_worker:
+        return
+    per_node = options.hardware.per_node or DEVICES[options.hardware.device].per_node
+    if options.workers > per_node and options.workers % per_node:
+        raise UserError(
+            f"workers={options.workers} are not the GPUs of whole nodes, {per_node} of {options.hardware.device} each; "
+            f"take {options.workers // per_node * per_node}, or set hardware.per_node"
+        )
+    if per_node % options.sequence_parallel:
+        raise UserError(
+            f"sequence_parallel={options.sequence_parallel} would divide sequences between nodes of {per_node} GPUs; "
+            "take a divisor of that"
+        )
 
 
 def _check_packing(options: TrainOptions) -> None:
@@ -139,11 +161,27 @@ def _check_parallel(options: TrainOptions) -> None:
             raise UserError(f"workers={workers} is not divisible by {name}={value}; change one of them")
     if shards > 1 and options.zero_stage != 3:
         raise UserError(f"secondary_shards={shards} needs zero_stage=3, not {options.zero_stage}")
-    if size > 1 and (heads := shape(options.model).heads) % size:
+    known = known_shape(options.model)
+    if known is not None:  # else it is looked at when the model is there
+        check_heads(options, known)
+
+
+def check_heads(options: TrainOptions, of: ModelShape) -> None:
+    """UserError when the workers that share a sequence cannot share the model's attention heads."""
+    size = options.sequence_parallel
+    if of.heads % size:
         raise UserError(
-            f"sequence_parallel={size}: the {heads} attention heads of {options.model} are not divisible by it; "
-            f"possible are {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}"
+            f"sequence_parallel={size}: the {of.heads} attention heads of {options.model} are not divisible by it; "
+            f"possible are {', '.join(str(n) for n in range(1, of.heads + 1) if of.heads % n == 0)}"
         )
+
+
+def known_shape(ref: str) -> ModelShape | None:
+    """Shape of the model `ref`, as far as it can be seen now."""
+    try:
+        return shape(ref)
+    except UserError:
+        return None
 
 
 def shape(ref: str) -> ModelShape:
@@ -167,11 +205,11 @@ def model_state(ref: str) -> list[list[object]]:
     return [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
-def planned(options: TrainOptions, lengths: Sequence[int]) -> Training:
-    """What the planner is asked about `options` on examples of `lengths`."""
+def planned(options: TrainOptions, lengths: Sequence[int], of: ModelShape) -> Training:
+    """What the planner is asked about `options` on examples of `lengths` and a model of shape `of`."""
     return Training(
         run=Run(
-            shape=shape(options.model),
+            shape=of,
             workers=options.workers,
             zero_stage=options.zero_stage,
             precision=options.precision,

@@ -89,6 +89,8 @@ def task(model: str, shape: ModelShape, tokens: int, checkpointing: bool) -> Tra
         attention="sdpa",
         activation_checkpointing=checkpointing,
         loss_chunk_tokens=4096,
+        samples=0,
+        sample_tokens=1,
         spike_factor=0.0,
         save_steps=0,
         threads=os.cpu_count() or 1,

@@ -4,7 +4,9 @@
 
 Runs the real job with two workers (ZeRO-3) on a Ray cluster of two nodes on this machine and kills, at random moments,
 a worker, a node with everything on it, or the driver, which is then started again with the same command. Prints one
-JSON object; fails when a committed step is lost or the final loss is off by more than 1e-3.
+JSON object; fails when a committed step is lost or the final loss is off by more than 1e-3. With `--elastic` a lost
+node comes back only when the next one goes: the training goes on with one worker and takes the second one when it is
+there.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from training_cases import write_model, write_selection
 KINDS = ("worker", "node", "driver")
 
 
-def command(folder: Path, model: Path, steps: int) -> list[str]:
+def command(folder: Path, model: Path, steps: int, min_workers: int) -> list[str]:
     options = {
         "run-dir": str(folder),
         "model": str(model),
@@ -43,6 +45,7 @@ def command(folder: Path, model: Path, steps: int) -> list[str]:
         "precision": "fp32",
         "zero-stage": 3,
         "workers": 2,
+        "min-workers": min_workers,
         "threads-per-worker": 1,
         "save-steps": 5,
         "max-failures": 1000,
@@ -83,7 +86,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--elastic", action="store_true")
     given = parser.parse_args()
+    fewest = 1 if given.elastic else 2
     from ray.cluster_utils import Cluster
 
     rng = random.Random(given.seed)
@@ -101,7 +106,7 @@ def main() -> None:
         model = write_model(folder / "model")
         write_selection(folder / "disturbed", 64)
         write_selection(folder / "undisturbed", 64)
-        arguments = command(folder / "disturbed", model, given.steps)
+        arguments = command(folder / "disturbed", model, given.steps, fewest)
         process = start(arguments)
         at = 0
         for number in range(given.kills):
@@ -118,8 +123,11 @@ def main() -> None:
                 if victims:
                     rng.choice(victims).send_signal(signal.SIGKILL)
             elif kind == "node":
+                if len(nodes) < 2:
+                    nodes.append(cluster.add_node(**node))
                 cluster.remove_node(nodes.pop(rng.randrange(len(nodes))), allow_graceful=False)
-                nodes.append(cluster.add_node(**node))
+                if not given.elastic:
+                    nodes.append(cluster.add_node(**node))
             else:
                 process.kill()
                 process.wait()
@@ -131,7 +139,9 @@ def main() -> None:
                 raise SystemExit(f"step {at} was committed and is lost")
         if process.wait():
             raise SystemExit(f"the training failed with code {process.returncode}")
-        subprocess.run(command(folder / "undisturbed", model, given.steps), check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command(folder / "undisturbed", model, given.steps, fewest), check=True, stderr=subprocess.DEVNULL
+        )
         final, expected = loss(folder / "disturbed"), loss(folder / "undisturbed")
     cluster.shutdown()
     result = {"kills": done, "steps": given.steps, "final_loss": final, "undisturbed": expected}

@@ -33,7 +33,6 @@ from s1.training import batches, schedule
 MODEL = "embedded:smollm2-135m-instruct"
 BATCH, MICRO_BATCH, RATE, THREADS = 16, 8, 1e-4, 2
 OPTIONS = {
-    "model": MODEL,
     "epochs": "5",
     "batch-size": str(BATCH),
     "micro-batch-size": str(MICRO_BATCH),
@@ -105,7 +104,7 @@ def measure(command: list[str], curve: Path) -> dict[str, Any]:
     }
 
 
-def peer(folder: Path, steps: int, micro_batch: int, attention: str) -> None:
+def peer(folder: Path, model: str, steps: int, micro_batch: int, attention: str) -> None:
     """TRL's trainer on the selection in `folder`: writes the same records as the job into trl.json."""
     import torch
     from datasets import Dataset
@@ -118,7 +117,7 @@ def peer(folder: Path, steps: int, micro_batch: int, attention: str) -> None:
     from s1.training.examples import render
 
     torch.set_num_threads(THREADS)
-    tokenizer = AutoTokenizer.from_pretrained(models.resolve(MODEL))
+    tokenizer = AutoTokenizer.from_pretrained(models.resolve(model))
     table = Artifact(f"{folder}/selection").read(schema.SELECTION)
     examples = render(table, Template(tokenizer), 1024, "error")[0].to_pylist()
     order = [index for step in range(steps) for index in batches.batch(step, len(examples), BATCH, 0)]
@@ -136,15 +135,16 @@ def peer(folder: Path, steps: int, micro_batch: int, attention: str) -> None:
         ]
     )
 
-    def sequence_means(outputs: Any, labels: torch.Tensor, num_items_in_batch: object = None) -> torch.Tensor:
-        counted = labels[:, 1:] != -100
-        logits = outputs.logits[:, :-1].float().transpose(1, 2)
-        losses = functional.cross_entropy(logits, labels[:, 1:], reduction="none", ignore_index=-100)
-        return (losses.sum(1) / counted.sum(1)).sum() / BATCH
-
     class InOrder(SFTTrainer):
         def _get_train_sampler(self, dataset: Any = None) -> SequentialSampler:
             return SequentialSampler(data)
+
+        def compute_loss(self, model: Any, inputs: Any, *_: object, **__: object) -> torch.Tensor:
+            # Without TRL's own loss and metrics, which would only make it slower.
+            labels = inputs.pop("labels")[:, 1:]
+            logits = model(**inputs).logits[:, :-1].float().transpose(1, 2)
+            losses = functional.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
+            return (losses.sum(1) / (labels != -100).sum(1)).sum() / BATCH
 
     records: list[dict[str, float]] = []
 
@@ -181,11 +181,10 @@ def peer(folder: Path, steps: int, micro_batch: int, attention: str) -> None:
         model_init_kwargs={"attn_implementation": attention, "dtype": "float32"},
     )
     trainer = InOrder(
-        model=str(models.resolve(MODEL)),
+        model=str(models.resolve(model)),
         args=config,
         train_dataset=data,
         processing_class=tokenizer,
-        compute_loss_func=sequence_means,
         callbacks=[Clock()],
     )
     trainer.train()
@@ -197,6 +196,7 @@ def peer(folder: Path, steps: int, micro_batch: int, attention: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--attention", default="eager", help="of both; eager is the fastest on CPUs")
@@ -206,19 +206,32 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="after --: options of jobs.train")
     given = parser.parse_args()
     if given.as_peer:
-        peer(Path(given.as_peer), given.steps, given.peer_micro_batch, given.attention)
+        peer(Path(given.as_peer), given.model, given.steps, given.peer_micro_batch, given.attention)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_selection(folder, given.rows)
-        options = {**OPTIONS, "attention": given.attention, "max-steps": str(given.steps), "run-dir": name}
+        options = {
+            **OPTIONS,
+            "model": given.model,
+            "attention": given.attention,
+            "max-steps": str(given.steps),
+            "run-dir": name,
+        }
         command = [sys.executable, "-m", "jobs.train", *(f"--{key}={value}" for key, value in options.items())]
         result: dict[str, Any] = {
             "options": given.options,
             "job": measure([*command, *given.options], folder / "checkpoint" / "loss.json"),
         }
         if not given.no_peer:
-            numbers = ["--steps", str(given.steps), "--peer-micro-batch", str(given.peer_micro_batch)]
+            numbers = [
+                "--model",
+                given.model,
+                "--steps",
+                str(given.steps),
+                "--peer-micro-batch",
+                str(given.peer_micro_batch),
+            ]
             again = [sys.executable, __file__, "--as-peer", name, "--attention", given.attention, *numbers]
             result["trl"] = measure(again, folder / "trl.json")
             pairs = list(zip(result["job"]["losses"], result["trl"]["losses"], strict=True))

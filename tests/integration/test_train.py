@@ -123,7 +123,15 @@ def test_the_training_is_that_of_a_plain_loop(ray, model, tmp_path, workers, zer
 def test_the_checkpoint_loads_as_it_is(ray, model, tmp_path):
     run_dir = selection(tmp_path)
     options = TrainOptions(
-        **OPTIONS, model=str(model), epochs=4, micro_batch_size=4, held_out=2, hardware=Hardware(tokens_per_s=1000)
+        **OPTIONS,
+        model=str(model),
+        epochs=4,
+        packing=True,
+        activation_checkpointing=True,
+        held_out=2,
+        samples=1,
+        sample_tokens=8,
+        hardware=Hardware(tokens_per_s=1000),
     )
     manifest = execute(JOB, options, run_dir)
     folder = tmp_path / "checkpoint"
@@ -137,9 +145,11 @@ def test_the_checkpoint_loads_as_it_is(ray, model, tmp_path):
     assert manifest.rows_out == NUM_ROWS - 2 and manifest.dropped["held_out"] == 2 and manifest.facts["steps"] == 12
     records = curve(run_dir)
     fields = {"step", "loss", "learning_rate", "grad_norm", "tokens", "seconds", "tflops", "balance", "memory_gib"}
-    assert records[-1].keys() == {*fields, "held_out_loss"} and records[-2].keys() == fields
+    assert records[-1].keys() == {*fields, "held_out_loss", "samples"} and records[-2].keys() == fields
     held_out = [record["held_out_loss"] for record in records if "held_out_loss" in record]
     assert len(held_out) == 4 and held_out[-1] < held_out[0]
+    (sample,) = records[-1]["samples"]
+    assert sample["text"] and sample["question_id"]
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "transformers" and f"{records[-1]['loss']:.4f}" in card.text
     (events,) = (tmp_path / "tensorboard").iterdir()
@@ -164,7 +174,7 @@ def test_a_loss_that_is_not_a_number_names_the_questions(ray, model, tmp_path):
 
 def test_more_workers_than_the_machine_can_hold_are_refused(ray, model, tmp_path):
     options = TrainOptions(**OPTIONS | {"cpus_per_worker": 1000}, model=str(model))
-    with pytest.raises(UserError, match="workers=1 need 1000 CPUs"):
+    with pytest.raises(UserError, match=r"workers=1 needs 1 x \(1000 CPU"):
         execute(JOB, options, selection(tmp_path))
 
 

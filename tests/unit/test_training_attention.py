@@ -85,3 +85,21 @@ def test_an_attention_without_borders_would_leak_and_be_seen():
         return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, len(first) :]
 
     assert not torch.allclose(last([5, 6, 7, 8]), last([40, 41, 42, 43]), atol=1e-3)
+
+
+def test_a_model_that_is_trained_on_packs_can_answer_in_between():
+    model = tiny()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    before = SequenceMeanLoss(model)(pack(EXAMPLES, CPU)).item()
+    model.eval()
+    model.set_attn_implementation("sdpa")
+    prompt = torch.tensor([[1, 2, 3]])
+    ids = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False)
+    again = tiny(attention="sdpa").generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False
+    )
+    assert torch.equal(ids, again)
+    model.set_attn_implementation(PACKED)
+    model.train()
+    assert SequenceMeanLoss(model)(pack(EXAMPLES, CPU)).item() == pytest.approx(before)

@@ -89,6 +89,7 @@ def test_a_model_folder_that_is_not_there_is_refused(tmp_path):
         check(TrainOptions(model=str(tmp_path / "nowhere")))
 
 
+H100 = Hardware(device="h100")
 SMOL = "embedded:smollm2-135m-instruct"
 
 
@@ -102,6 +103,16 @@ SMOL = "embedded:smollm2-135m-instruct"
         ({"packing": True, "sequence_parallel": 2, "workers": 2}, "the 9 attention heads .* possible are 1, 3, 9"),
         ({"secondary_shards": 2, "workers": 2}, "secondary_shards=2 needs zero_stage=3, not 1"),
         ({"min_workers": 2}, "min_workers=2 is more than workers=1"),
+        ({"samples": 3, "held_out": 2}, "samples=3 are drawn from held_out=2"),
+        (
+            {"workers": 12, "gpus_per_worker": 1, "batch_size": 12, "hardware": H100},
+            "12 are not the GPUs of whole nodes",
+        ),
+        (
+            {"workers": 6, "gpus_per_worker": 1, "batch_size": 6, "hardware": H100, "packing": True}
+            | {"sequence_parallel": 3},
+            "would divide sequences between nodes of 8 GPUs",
+        ),
         ({"packing": True, "sequence_parallel": 3, "workers": 12, "batch_size": 12, "min_workers": 3}, "any size"),
     ],
 )

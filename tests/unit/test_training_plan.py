@@ -118,14 +118,14 @@ def test_an_impossible_training_is_told_the_cheapest_change_that_fits():
     options = TrainOptions(
         model="Qwen/Qwen2.5-32B-Instruct", workers=8, zero_stage=3, hardware=H100, save_steps=0, block_size=8121
     )
-    asked = planned(options, published("s1", 1000))
+    asked = planned(options, published("s1", 1000), QWEN)
     found = planner.report(asked)
     assert not found["fits"] and found["margin_gib"] < 0
     change = found["change"]
     assert change["options"] == {"activation_checkpointing": True}
     assert "the cheapest change: --activation-checkpointing (" in verdict(found)
     changed = options.model_copy(update=change["options"])
-    fitting = planner.report(planned(changed, published("s1", 1000)))
+    fitting = planner.report(planned(changed, published("s1", 1000), QWEN))
     assert (
         fitting["fits"]
         and fitting["usd"] == change["usd"]
@@ -136,7 +136,7 @@ def test_an_impossible_training_is_told_the_cheapest_change_that_fits():
 
 def test_a_model_that_no_change_makes_fit_is_told_so():
     options = TrainOptions(model="Qwen/Qwen2.5-32B-Instruct", hardware=Hardware(device="rtx-4090"))
-    found = planner.report(planned(options, [1000] * 16))
+    found = planner.report(planned(options, [1000] * 16, QWEN))
     assert found["change"] is None and "no change of memory options is enough" in verdict(found)
 
 
