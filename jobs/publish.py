@@ -88,6 +88,7 @@ def _tables(selection: Artifact, solutions: Mapping[str, str | None], rows_per_f
 
 def upload(options: PublishOptions, folder: str) -> str:
     """Put the folder into the repository; its address. UserError when the hub refuses."""
+    from httpx import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -97,7 +98,7 @@ def upload(options: PublishOptions, folder: str) -> str:
         api.upload_folder(
             repo_id=options.repo, repo_type="dataset", folder_path=folder, commit_message="Publish the selection"
         )
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, HTTPError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"repo={options.repo!r}: the hub does not take it ({reason}); check the name, the connection and HF_TOKEN"

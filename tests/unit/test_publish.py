@@ -1,6 +1,11 @@
+import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -125,3 +130,27 @@ def test_a_hub_that_does_not_take_it_is_one_line_and_nothing_is_committed(tmp_pa
     with pytest.raises(UserError, match="the hub does not take it"):
         execute(JOB, PublishOptions(repo="me/mine"), str(tmp_path))
     assert Artifact(str(tmp_path / "published")).manifest() is None
+
+
+def test_a_repository_of_the_hub_gets_the_same_files(tmp_path: Path):
+    put(tmp_path)
+    with hub_server.running() as server:
+        # The hub's client reads its address when it is imported: a process of its own.
+        subprocess.run(
+            [sys.executable, "-m", "jobs.publish", "--run-dir", str(tmp_path), "--repo", "me/mine"],
+            env={**os.environ, "HF_ENDPOINT": server.origin, "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"},
+            check=True,
+            timeout=120,
+        )
+    assert server.created == [{"name": "mine", "organization": "me", "visibility": "private", "type": "dataset"}]
+    folder = tmp_path / "published"
+    assert server.files == {name: (folder / name).read_bytes() for name in ("README.md", *_data_files(folder))}
+    rows = pq.read_table(io.BytesIO(server.files["data/train-00000-of-00001.parquet"])).to_pylist()
+    assert [row["attempt"] for row in rows] == ["Answer: 4", "Answer: 5"]
+    manifest = Artifact(str(folder)).manifest()
+    assert manifest is not None and manifest.facts["url"] == f"{server.origin}/datasets/me/mine"
+    assert "hf_none" not in (folder / "manifest.json").read_text()
+
+
+def _data_files(folder: Path) -> list[str]:
+    return [f"data/{path.name}" for path in (folder / "data").iterdir()]
