@@ -1,6 +1,7 @@
 """Laws of the machine inside an engine: logits of a batch, however an engine deals its rows, say what segments say."""
 
 import asyncio
+import math
 import random
 from types import SimpleNamespace
 
@@ -132,6 +133,27 @@ def test_an_end_comes_with_the_probability_that_sampling_gives_it(program, tempe
         assert (after.max().item() == FORCED_LOGIT) == expected
         if not expected:
             assert after[0, enders].isinf().all() and torch.equal(after[0].isinf().sum(), torch.tensor(len(enders)))
+
+
+@given(
+    st.lists(st.integers(-900, 900), min_size=3, max_size=12, unique=True),
+    st.floats(0.2, 3),
+    st.integers(-1, 12),
+    st.floats(0.05, 1),
+)
+def test_the_share_of_an_end_is_its_probability_among_what_top_k_and_top_p_leave(hundredths, temperature, top_k, top_p):
+    logits = [value / 100 for value in hundredths]
+    weights = {id: math.exp(value / temperature) for id, value in enumerate(logits)}
+    order = sorted(weights, key=lambda id: -weights[id])[: top_k if top_k > 0 else None]
+    total, kept, mass = sum(weights[id] for id in order), [], 0.0
+    for id in order:
+        if mass < top_p * total:
+            kept.append(id)
+        mass += weights[id]
+    share = Drawing(temperature, top_k, top_p, 0).share(torch.tensor(logits), [0, 2])
+    expected = sum(weights[id] for id in kept if id in (0, 2)) / sum(weights[id] for id in kept)
+    on_the_edge = any(abs(sum(weights[id] for id in order[:num]) / total - top_p) < 1e-5 for num in range(len(order)))
+    assert on_the_edge or abs(share - expected) < 1e-4
 
 
 @given(st.integers(0, 2**63 - 1))
