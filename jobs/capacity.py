@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jobs.distill import DistillOptions
     from jobs.evaluation_options import EvaluateOptions
     from jobs.featurize import FeaturizeOptions
+    from jobs.select import SelectOptions
     from jobs.train_options import TrainOptions
 
 
@@ -67,6 +68,11 @@ def of_featurize(options: FeaturizeOptions) -> tuple[Demand, ...]:
     return (graders, *([solvers] if solver.models else []), encoders)
 
 
+def of_select(options: SelectOptions) -> tuple[Demand, ...]:
+    """The shards, when there are several."""
+    return (Demand("select", "shards", options.shards, options.shard_cpus),) if options.shards > 1 else ()
+
+
 def of_train(options: TrainOptions) -> tuple[Demand, ...]:
     """The training workers, or as many as it goes on with."""
     option, count = ("min_workers", options.min_workers) if options.min_workers else ("workers", options.workers)
@@ -74,12 +80,12 @@ def of_train(options: TrainOptions) -> tuple[Demand, ...]:
 
 
 def of_evaluate(options: EvaluateOptions) -> tuple[Demand, ...]:
-    """Replicas of all models together; nothing when an endpoint serves them."""
+    """Replicas of all models together, or of one after the other offline; nothing when an endpoint serves them."""
     if options.endpoint is not None:
         return ()
     serve = options.serve
     gpus = serve.engine.tensor_parallel_size if serve.engine.device == "gpu" else 0
-    replicas = len(options.models) * serve.num_replicas
+    replicas = serve.num_replicas * (1 if options.offline else len(options.models))
     return (Demand("evaluate", "serve.num_replicas", replicas, serve.num_cpus, gpus),)
 
 
@@ -89,6 +95,7 @@ BOOTSTRAP_FILE = Path("~/ray_bootstrap_config.yaml")
 _OF: dict[str, Callable[[Any], tuple[Demand, ...]]] = {
     "distill": of_distill,
     "featurize": of_featurize,
+    "select": of_select,
     "train": of_train,
     "evaluate": of_evaluate,
 }

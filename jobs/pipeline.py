@@ -96,9 +96,9 @@ def run(options: PipelineOptions) -> list[Manifest]:
             needed = job is not collect.JOB and (options.force or up_to_date(plan(job, stage, options.run_dir)) is None)
             if waiting and needed:
                 print("starting Ray", file=sys.stderr)
-                stack.enter_context(ray_session())
                 # What a later stage will never get is told before the first one has cost anything.
-                capacity.check(capacity.of_stages((left.name, its) for left, its in stages[number - 1 :]))
+                asked = capacity.of_stages((left.name, its) for left, its in stages[number - 1 :])
+                stack.enter_context(ray_session(*asked))
                 waiting = False
             print(f"[{number}/{len(STAGES)}] {job.name}", file=sys.stderr)
             manifests.append(execute(job, stage, options.run_dir, force=options.force))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+from jobs import capacity
+from jobs.capacity import Demand
 
 # Read by libraries when they are imported in a worker: their chatter would drown our progress lines.
 QUIET = {
@@ -34,8 +39,8 @@ def run_folder(run_dir: str) -> str:
 
 
 @contextmanager
-def ray_session() -> Generator[None]:
-    """Ray for the time of the block.
+def ray_session(*demands: Demand) -> Generator[None]:
+    """Ray for the time of the block; UserError when it can never give what is asked of it.
 
     Under `ray job submit`, or with RAY_ADDRESS set, this joins that cluster; otherwise it starts a local one and ends
     it again. A session that is open already is shared, so that the pipeline starts Ray once.
@@ -45,18 +50,37 @@ def ray_session() -> Generator[None]:
     import ray
 
     if ray.is_initialized():
+        capacity.check(demands)
         yield
         return
     address = os.environ.get("RAY_ADDRESS", "local")
-    ray.init(
-        address=address,
-        # A cluster that runs already decides about its dashboard itself.
-        include_dashboard=False if address == "local" else None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": {name: os.environ[name] for name in QUIET}},
-    )
+    with _without_lines_of("RAY_BACKEND_LOG_LEVEL"):
+        ray.init(
+            address=address,
+            # A cluster that runs already decides about its dashboard itself.
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {name: os.environ[name] for name in QUIET}},
+        )
     try:
+        capacity.check(demands)
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without_lines_of(words: str) -> Generator[None]:
+    """Keep back lines with `words` that native code writes to standard error within the block; show all others."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            os.write(2, b"".join(line for line in caught if words.encode() not in line))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from actors import selector
+from jobs import capacity
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from s1 import schema
@@ -228,7 +229,7 @@ def choose_sharded(options: SelectOptions, features: Artifact, rows: Sequence[Ro
         spread[left] = weights
     labels = None if names is None else [row.domain or "" for row in rows]
     table = selector.Table(keep, lengths, spread, labels)
-    with ray_session():
+    with ray_session(*capacity.of_select(options)):
         return selector.select(
             options.method,
             features_files(features),

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs import capacity
 from jobs.runner import Context, Job, Outcome, command
 from jobs.train_options import (
     HOW,
@@ -72,7 +73,7 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     if of is not None:
         _check_plan(options, [len(ids) for ids in examples["input_ids"]], of)
     task = _task(options, context, template, examples, held_out, of)
-    with ray_session():
+    with ray_session(*capacity.of_train(options)):
         curve = train(options, task, context)
     facts = _facts(options, curve)
     context.staging.write_bytes(CURVE, json.dumps(curve).encode())

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import capacity
 from jobs.progress import Progress
 from jobs.runner import Context
 from jobs.tracking import Trackers
@@ -35,7 +34,6 @@ def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Reco
 
     from actors.journal import Journal
 
-    capacity.check(capacity.of_train(options))
     actor: Any = ray.remote(num_cpus=0)(Journal)
     journal = actor.remote()
     with Trackers(options, context) as trackers, _asked_to_go() as gone:
