@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +14,25 @@ from s1.curation.decontaminate import Index
 from s1.grading.verify import correct
 from s1.template import Template
 
-CONTAMINATED = "contaminated"
+CONTAMINATED = "contaminated"  # the question touches a test question
+TRACE_CONTAMINATED = "trace_contaminated"  # its thinking or attempt does
+
+
+@dataclass(frozen=True)
+class TestItems:
+    """Test questions, what each is called, and when a text touches one."""
+
+    names: list[str]
+    questions: list[str]
+    ngram: int = 8
+    normalise: bool = False
+    coverage: float = 0.0
+
+    def index(self) -> Index:
+        """The index that texts are looked up in."""
+        return Index(self.questions, self.ngram, self.normalise, self.coverage)
+
+
 # Grading a response waits for a process most of the time.
 _THREADS = 4
 
@@ -21,28 +40,35 @@ _THREADS = 4
 class TraceGrader:
     """Judges traces on a worker; takes and gives Arrow tables."""
 
-    def __init__(self, student: str, test_questions: list[str], ngram: int, normalise: bool) -> None:
+    def __init__(self, student: str, tests: TestItems) -> None:
         from transformers import AutoTokenizer
 
         self._template = Template(AutoTokenizer.from_pretrained(str(models.resolve(student))), "think-tags")
-        self._index = Index(test_questions, ngram, normalise)
+        self._names, self._index = tests.names, tests.index()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """question_id, quality_issues, trace_correct and trace_tokens of every row."""
+        """question_id, what is wrong, which test questions are touched, trace_correct and trace_tokens of every row."""
         rows: list[dict[str, Any]] = batch.to_pylist()
         faults = [quality.issues(row) for row in rows]
-        hits = self._index.touched([row["question"] or "" for row in rows])
-        for names, hit in zip(faults, hits.tolist(), strict=True):
-            if hit >= 0:
-                names.append(CONTAMINATED)
+        by_question = self._touched([row["question"] or "" for row in rows])
+        by_trace = self._touched([f"{row['thinking'] or ''}\n{row['attempt'] or ''}" for row in rows])
+        for names, question, trace in zip(faults, by_question, by_trace, strict=True):
+            names += [CONTAMINATED] if question else []
+            names += [TRACE_CONTAMINATED] if trace else []
         return pa.table(
             {
                 "question_id": batch["question_id"],
                 "quality_issues": pa.array(faults, pa.list_(pa.string())),
+                "question_touches": pa.array(by_question, pa.string()),
+                "trace_touches": pa.array(by_trace, pa.string()),
                 "trace_correct": _verdicts(rows, "attempt"),
                 "trace_tokens": pa.array([self._num_tokens(row) for row in rows], pa.int64()),
             }
         )
+
+    def _touched(self, texts: list[str]) -> list[str | None]:
+        """Names of the test questions that the texts touch."""
+        return [self._names[at] if at >= 0 else None for at in self._index.touched(texts).tolist()]
 
     def _num_tokens(self, row: dict[str, Any]) -> int:
         """Tokens of thinking and attempt, of the student's tokenizer."""

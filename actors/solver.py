@@ -1,6 +1,6 @@
 """The solver on Ray Data: a model answers every question without further ado; what it solves is too easy to teach.
 
-Greedy, the model's plain chat template, no thinking asked for (paper, section 2.2).
+The model's plain chat template, no thinking asked for (paper, section 2.2); greedy, or several sampled attempts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from s1 import models
 from s1.config import Config
@@ -27,6 +27,9 @@ class SolverOptions(Config):
     prompt: str = Field(
         default="{question}\nAnswer with the final result only.", description="What is asked; {question} is put in."
     )
+    attempts: PositiveInt = Field(default=1, description="Attempts of every model at every question.")
+    temperature: NonNegativeFloat = Field(default=0.0, description="Sampling temperature; 0: greedy, one attempt.")
+    seed: int = Field(default=0, description="Seed of sampled attempts.")
     max_tokens: PositiveInt = Field(default=24, description="Tokens of an attempt.")
     max_model_len: PositiveInt = Field(
         default=1024, description="Tokens of prompt and attempt; longer prompts are not asked."
@@ -84,18 +87,24 @@ class Solver:
         # Only its way to tokenise is used, so the style does not matter.
         self._template = Template(self._engine.get_tokenizer(), "think-tags")
         self._sampling = SamplingParams(
-            temperature=0.0, max_tokens=options.max_tokens, stop_token_ids=sorted(self._template.stop_ids)
+            n=options.attempts,
+            temperature=options.temperature,
+            seed=options.seed,
+            max_tokens=options.max_tokens,
+            stop_token_ids=sorted(self._template.stop_ids),
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """The batch with a column `solver_attempt`; null where the prompt is too long for the model."""
+        """The batch with a column `solver_attempt`, a row for every attempt; null where the prompt is too long."""
         prompts = [self._prompt(question) for question in batch["question"].to_pylist()]
         room = self.options.max_model_len - self.options.max_tokens
         fitting = [at for at, prompt in enumerate(prompts) if len(prompt) <= room]
-        attempts: list[str | None] = [None] * len(prompts)
-        for at, text in zip(fitting, self._generate([prompts[at] for at in fitting]), strict=True):
-            attempts[at] = text
-        return batch.append_column("solver_attempt", pa.array(attempts, pa.string()))
+        found: list[list[str | None]] = [[None] for _ in prompts]
+        for at, texts in zip(fitting, self._generate([prompts[at] for at in fitting]), strict=True):
+            found[at] = list(texts)
+        rows = [at for at, texts in enumerate(found) for _ in texts]
+        attempts = [text for texts in found for text in texts]
+        return batch.take(pa.array(rows, pa.int64())).append_column("solver_attempt", pa.array(attempts, pa.string()))
 
     def _prompt(self, question: str) -> list[int]:
         """Ids of the chat prompt; nothing in a question becomes a control token."""
@@ -108,9 +117,9 @@ class Solver:
         asked = self.options.prompt.replace("{question}", question)
         return self._template.control(before) + self._template.plain(asked) + self._template.control(after)
 
-    def _generate(self, prompts: Sequence[list[int]]) -> list[str]:
+    def _generate(self, prompts: Sequence[list[int]]) -> list[list[str]]:
         if not prompts:
             return []
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = self._engine.generate(requests, self._sampling, use_tqdm=False)
-        return [output.outputs[0].text.strip() for output in outputs]
+        return [[attempt.text.strip() for attempt in output.outputs] for output in outputs]

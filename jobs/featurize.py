@@ -10,29 +10,32 @@ solver is only asked about rows without a fault.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from actors.embedder import Embedder, EmbedderOptions
-from actors.grader import CONTAMINATED, TraceGrader, grade_attempts
+from actors.grader import CONTAMINATED, TRACE_CONTAMINATED, TestItems, TraceGrader, grade_attempts
 from actors.solver import Solver, SolverOptions
+from jobs import asking, capacity, domains, judging
+from jobs.domains import DomainOptions
+from jobs.judging import JudgeOptions
 from jobs.progress import Progress
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from s1 import models, schema
-from s1.artifacts import Artifact, Manifest
+from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config
 from s1.curation.difficulty import solved
 from s1.errors import UserError
 from s1.sources import mapping, records
 
-ROWS_PER_FILE = 10_000
+ROWS_PER_FILE = 4_096
 TEXT_COLUMNS = ["question_id", "question", "answer", "source", "metadata", "thinking", "attempt", "finish_reason"]
 SOLVER_COLUMNS = ["question_id", "question", "answer", "source", "metadata"]
 Row = dict[str, Any]
@@ -53,8 +56,13 @@ class FeaturizeOptions(Config):
         default=8, description="Words in a row that a question must not share with a test question."
     )
     normalise: bool = Field(
-        default=False, description="Compare words without punctuation, LaTeX spacing and Unicode variants."
+        default=False, description="Compare words, numbers and signs, without LaTeX spacing and Unicode variants."
     )
+    coverage: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the shorter text that the shared words must make up."
+    )
+    domains: DomainOptions = Field(default=DomainOptions(), description="Where the column domain comes from.")
+    judge: JudgeOptions = Field(default=JudgeOptions(), description="A model that judges what no rule decides.")
     grader_workers: PositiveInt = Field(default=1, description="Workers that judge the traces.")
     grader_cpus: float = Field(default=0.5, gt=0, description="CPUs that Ray sets aside for each of them.")
 
@@ -70,6 +78,13 @@ def check(options: FeaturizeOptions) -> None:
             f"solver.max_tokens={options.solver.max_tokens}: leaves no room for a prompt within "
             f"max_model_len={options.solver.max_model_len}"
         )
+    if options.solver.attempts > 1 and not options.solver.temperature:
+        raise UserError(
+            f"solver.attempts={options.solver.attempts}: at temperature 0 all are the same; give --solver.temperature"
+        )
+    domains.check(options.domains)
+    if options.judge.enabled:
+        asking.check(options.judge, "judge.openai")
     for path in options.test_sets:
         if not path.startswith(records.HUB):
             records.find(path)
@@ -89,37 +104,60 @@ def run(options: FeaturizeOptions, context: Context) -> Outcome:
     """Measure, then write the rows of TRACES with what was measured, in their order."""
     traces = context.inputs["traces"]
     ids = unique_ids(traces)
-    test_questions = [question for path in options.test_sets for question in read_test_set(path)]
-    with ray_session():
-        features = grade_traces(options, traces, len(ids), test_questions)
+    tests = test_items(options)
+    ledger_uri = join(context.run_dir, "_ledger")
+    found: Row = {}
+    with ray_session(*capacity.of_featurize(options)):
+        features = grade_traces(options, traces, len(ids), tests)
         questions = traces.read(schema.TRACES, columns=SOLVER_COLUMNS)
-        for key, values in attempt_questions(options.solver, without_faults(questions, features)).items():
+        solutions = judging.references(context.inputs["questions"]) if options.judge.enabled else {}
+        if options.judge.enabled:
+            found["judged_traces"] = judging.judge_traces(options.judge, traces, features, solutions, ledger_uri)
+        attempted: Iterable[Row] = attempt_questions(options.solver, without_faults(questions, features))
+        if options.judge.enabled:
+            attempted = list(attempted)
+            found["judged_attempts"] = judging.judge_attempts(
+                options.judge, attempted, questions, solutions, ledger_uri
+            )
+        for key, values in summed_up(attempted).items():
             features[key].update(values)
         for key, vector in embed(options.embedder, questions.select(["question_id", "question"])):
             features[key]["embedding"] = vector
+        asked = dict(zip(ids, questions["question"].to_pylist(), strict=True))
+        encode = partial(encoded, options.embedder)
+        found |= domains.label(options.domains, features, asked, tests.questions, encode, ledger_uri)
+    found |= facts(options, features, len(tests.names))
+    paid = [value["cost_usd"] for value in found.values() if isinstance(value, dict) and "cost_usd" in value]
     write(context, traces, features)
-    return Outcome(len(ids), len(ids), facts=facts(options, features, len(test_questions)))
+    return Outcome(len(ids), len(ids), cost_usd=round(sum(paid), 6), facts=found)
 
 
 def unique_ids(traces: Artifact) -> list[str]:
-    """Keys of the table, in order. UserError when one is there twice."""
+    """Keys of the table, in order. UserError when one is there twice, or when a file cannot be read to its end."""
     ids: list[str] = traces.read(schema.TRACES, columns=["question_id"])["question_id"].to_pylist()
     if not ids:
         raise UserError(f"{traces.uri}: has no rows; distill more questions")
     (key, times), *_ = Counter(ids).most_common(1)
     if times > 1:
         raise UserError(f"{traces.uri}: question_id {key!r} is there {times} times; keep one trace for each question")
+    for _ in traces.batches(schema.TRACES):
+        pass  # a damaged file is told by its name, before a worker meets it
     return ids
 
 
-def read_test_set(path: str) -> Iterator[str]:
-    """Questions of one test set."""
-    for record in records.read(path):
-        yield mapping.to_question(record, mapping.Fields(), path).question
+def test_items(options: FeaturizeOptions) -> TestItems:
+    """All questions of the test sets; a name is the file or data set, and the row."""
+    names: list[str] = []
+    questions: list[str] = []
+    for path in options.test_sets:
+        for record in records.read(path):
+            names.append(f"{record.file.rpartition('/')[2]}:{record.row}")
+            questions.append(mapping.to_question(record, mapping.Fields(), path).question)
+    return TestItems(names, questions, options.ngram, options.normalise, options.coverage)
 
 
-def grade_traces(options: FeaturizeOptions, traces: Artifact, num_rows: int, tests: list[str]) -> dict[str, Row]:
-    """quality_issues, trace_correct and trace_tokens by question id."""
+def grade_traces(options: FeaturizeOptions, traces: Artifact, num_rows: int, tests: TestItems) -> dict[str, Row]:
+    """What is wrong with a trace, whether it is right and how long it is, by question id."""
     import ray
 
     # The long texts go from the files to the workers; they never pass through here.
@@ -131,7 +169,7 @@ def grade_traces(options: FeaturizeOptions, traces: Artifact, num_rows: int, tes
     ).select_columns(TEXT_COLUMNS)
     graded = texts.map_batches(
         TraceGrader,
-        fn_constructor_args=(options.student, tests, options.ngram, options.normalise),
+        fn_constructor_args=(options.student, tests),
         batch_size=64,
         batch_format="pyarrow",
         num_cpus=options.grader_cpus,
@@ -141,23 +179,36 @@ def grade_traces(options: FeaturizeOptions, traces: Artifact, num_rows: int, tes
 
 
 def without_faults(questions: pa.Table, features: Mapping[str, Row]) -> pa.Table:
-    """Rows of `questions` that nothing rules out yet."""
-    return questions.filter(
-        pa.array([not features[key]["quality_issues"] for key in questions["question_id"].to_pylist()], pa.bool_())
-    )
+    """Rows of `questions` that nothing rules out yet. A trace that touches a test question may be allowed later."""
+    faults = [
+        set(features[key]["quality_issues"]) - {TRACE_CONTAMINATED} for key in questions["question_id"].to_pylist()
+    ]
+    return questions.filter(pa.array([not names for names in faults], pa.bool_()))
 
 
-def attempt_questions(options: SolverOptions, questions: pa.Table) -> dict[str, Row]:
-    """solver, solver_attempt and solver_correct by question id: the attempt that was right, else the last one."""
-    best: dict[str, Row] = {}
-    verdicts: dict[str, list[bool | None]] = {}
+def attempt_questions(options: SolverOptions, questions: pa.Table) -> Iterator[Row]:
+    """Attempts of all solvers as they come: question_id, solver, solver_attempt and solver_correct."""
     for model in options.models if questions.num_rows else ():
         for row in attempts(options, model, questions):
-            key = row["question_id"]
-            if not any(verdicts.setdefault(key, [])):
-                best[key] = {"solver": model, "solver_attempt": row["solver_attempt"]}
-            verdicts[key].append(row["solver_correct"])
-    return {key: {**values, "solver_correct": solved(verdicts[key])} for key, values in best.items()}
+            yield {**row, "solver": model}
+
+
+def summed_up(attempted: Iterable[Row]) -> dict[str, Row]:
+    """Columns of FEATURES about the solvers by question id: the attempt that was right, else the last one."""
+    best: dict[str, Row] = {}
+    verdicts: dict[str, list[bool | None]] = {}
+    for row in attempted:
+        key = row["question_id"]
+        if not any(verdicts.setdefault(key, [])):
+            best[key] = {name: row[name] for name in ("solver", "solver_attempt")}
+        verdicts[key].append(row["solver_correct"])
+    return {key: {**values, **verdict_columns(verdicts[key])} for key, values in best.items()}
+
+
+def verdict_columns(verdicts: Sequence[bool | None]) -> Row:
+    """Columns of FEATURES that sum up the attempts of all solvers at one question."""
+    known = [verdict for verdict in verdicts if verdict is not None]
+    return {"solver_correct": solved(verdicts), "solver_attempts": len(known), "solver_solved": sum(known)}
 
 
 def attempts(options: SolverOptions, model: str, questions: pa.Table) -> Iterator[Row]:
@@ -178,7 +229,9 @@ def attempts(options: SolverOptions, model: str, questions: pa.Table) -> Iterato
     return rows(graded, f"featurize: solver {model}", questions.num_rows)
 
 
-def embed(options: EmbedderOptions, questions: pa.Table) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def embed(
+    options: EmbedderOptions, questions: pa.Table, label: str = "embeddings"
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """question_id and embedding; as arrays, because lists of numbers take eight times the memory."""
     import ray
 
@@ -192,9 +245,16 @@ def embed(options: EmbedderOptions, questions: pa.Table) -> Iterator[tuple[str, 
         compute=ray.data.ActorPoolStrategy(size=options.num_workers),
         runtime_env={"env_vars": options.environment()},
     )
-    for table in tables(embedded, "featurize: embeddings", questions.num_rows):
+    for table in tables(embedded, f"featurize: {label}", questions.num_rows):
         vectors = np.asarray(table["embedding"].combine_chunks().flatten(), dtype=np.float32)
         yield from zip(table["question_id"].to_pylist(), vectors.reshape(table.num_rows, -1), strict=True)
+
+
+def encoded(options: EmbedderOptions, texts: Sequence[str], label: str) -> NDArray[np.float32]:
+    """Embeddings of texts, (N, D), in their order."""
+    table = pa.table({"question_id": [str(at) for at in range(len(texts))], "question": list(texts)})
+    vectors = {int(key): vector for key, vector in embed(options, table, label)}
+    return np.stack([vectors[at] for at in range(len(texts))])
 
 
 def blocks(table: pa.Table, block_rows: int) -> Any:
@@ -226,13 +286,9 @@ def tables(dataset: Any, label: str, num_rows: int) -> Iterator[pa.Table]:
 
 def write(context: Context, traces: Artifact, features: Mapping[str, Row]) -> None:
     """FEATURES, file by file: the traces are never in memory as a whole."""
-    number = 0
-    for path in traces.parquet_paths(schema.TRACES):
-        with traces.fs.open_input_file(path) as source:
-            for batch in pq.ParquetFile(source).iter_batches(ROWS_PER_FILE):
-                merged = [_merged(row, features) for row in batch.to_pylist()]
-                context.staging.write_table(schema.to_table(merged, schema.FEATURES), f"part-{number:05d}.parquet")
-                number += 1
+    for number, batch in enumerate(traces.batches(schema.TRACES, rows=ROWS_PER_FILE)):
+        merged = [_merged(row, features) for row in batch.to_pylist()]
+        context.staging.write_table(schema.to_table(merged, schema.FEATURES), f"part-{number:05d}.parquet")
 
 
 def _merged(trace: Row, features: Mapping[str, Row]) -> Row:
@@ -247,9 +303,11 @@ def facts(options: FeaturizeOptions, features: Mapping[str, Row], num_test_quest
     return {
         "issues": dict(Counter(name for row in features.values() for name in row["quality_issues"]).most_common()),
         "contaminated": sum(CONTAMINATED in row["quality_issues"] for row in features.values()),
+        "test_questions_touched": touched_items(features),
         "num_test_questions": num_test_questions,
         "trace_wrong": sum(row["trace_correct"] is False for row in features.values()),
         "solvers": list(options.solver.models),
+        "solver_attempts": sum(row.get("solver_attempts") or 0 for row in features.values()),
         "solver_asked": sum("solver_attempt" in row for row in features.values()),
         "solved": sum(verdict is True for verdict in verdicts),
         "trace_tokens_median": tokens[len(tokens) // 2],
@@ -257,15 +315,25 @@ def facts(options: FeaturizeOptions, features: Mapping[str, Row], num_test_quest
     }
 
 
+def touched_items(features: Mapping[str, Row], most: int = 50) -> dict[str, dict[str, int]]:
+    """Test questions that are touched most, by how many questions and by how many traces."""
+    columns = {"questions": "question_touches", "traces": "trace_touches"}
+    counts = {
+        name: Counter(row[column] for row in features.values() if row[column]) for name, column in columns.items()
+    }
+    return {name: dict(count.most_common(most)) for name, count in counts.items()}
+
+
 JOB = Job(
     name="featurize",
     summary=(__doc__ or "").strip(),
     options=FeaturizeOptions,
-    inputs=("traces",),
+    inputs=("traces", "questions"),
     output="features",
     run=run,
     check=check,
     describe=describe,
+    needs=lambda options: ("traces", "questions") if options.judge.enabled else ("traces",),
     outside=lambda options: [records.state(path) for path in options.test_sets],
 )
 

@@ -60,15 +60,19 @@ TRACES = _schema(
 
 FEATURES = _schema(
     "FEATURES",
-    1,
+    2,
     *_QUESTION,
     ("metadata", STRING),
     *_TRACE,
     ("quality_issues", pa.list_(STRING)),  # empty: nothing wrong
+    ("question_touches", STRING),  # test question that the question shares words with: file:row; null for none
+    ("trace_touches", STRING),  # the same for thinking and attempt
     ("trace_correct", BOOL),  # the teacher's attempt agrees with the reference; null without a reference
     ("solver", STRING),
     ("solver_attempt", STRING),
     ("solver_correct", BOOL),  # null without a reference
+    ("solver_attempts", INT),  # attempts of all solvers that have a verdict
+    ("solver_solved", INT),  # and how many of them were right
     ("trace_tokens", INT),  # thinking and attempt
     ("embedding", pa.list_(pa.float32())),  # unit length
 )

@@ -1,0 +1,102 @@
+"""Ask a model short questions whose replies have to be read: bounded requests, limits and ledger as for a teacher.
+
+A reply that cannot be read is asked for again in other words, so that the ledger does not give the same one back; after
+`rounds` requests it stays unread. Too many that stay unread end the job: then the model is not fit for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from actors import rate_limiter
+from actors.teacher_pool import QUESTION_COLUMNS, Pool, stream
+from jobs.progress import Progress
+from jobs.teacher_watch import Watch
+from s1.config import Config
+from s1.errors import UserError
+from s1.teachers import registry, service
+from s1.teachers.openai import OpenAI
+from s1.teachers.protocol import Status
+from s1.teachers.registry import TeacherOptions
+
+Value = TypeVar("Value")
+Prompt = Callable[[int], str]  # number of the request, from 1 -> what is asked
+_ANSWERED = frozenset({Status.OK, Status.MALFORMED})  # a model that does not think is no fault here
+
+
+class AskOptions(Config):
+    """Whom to ask, and how often."""
+
+    openai: OpenAI = Field(default=OpenAI(), description="The endpoint: any that speaks OpenAI's chat completions.")
+    pool: Pool = Field(default=Pool(), description="Workers on Ray.")
+    rounds: PositiveInt = Field(default=3, description="Requests for a reply that can be read, the first one included.")
+    max_unread: float = Field(
+        default=0.02, ge=0, le=1, description="Share of replies that may stay unread before the job ends."
+    )
+    max_usd: NonNegativeFloat | None = Field(default=None, description="Most that the requests of this run may cost.")
+
+
+@dataclass(frozen=True)
+class Answers(Generic[Value]):
+    """What was read, by key, and what was asked in vain."""
+
+    found: dict[str, Value]
+    num_unread: int
+    cost_usd: float
+
+
+def check(options: AskOptions, name: str) -> None:
+    """Raise UserError when the endpoint cannot be asked. Asks nobody."""
+    service.check(options.openai, name)
+
+
+def ask(
+    options: AskOptions,
+    prompts: Mapping[str, Prompt],
+    read: Callable[[str], Value | None],
+    ledger_uri: str,
+    label: str,
+) -> Answers[Value]:
+    """What `read` makes of the replies. Needs a Ray session.
+
+    UserError when more than `max_unread` stay unread, or when the asking stops; what was paid for is in the ledger.
+    """
+    found: dict[str, Value] = {}
+    cost_usd = 0.0
+    for number in range(1, options.rounds + 1):
+        waiting = {key: prompt(number) for key, prompt in prompts.items() if key not in found}
+        if not waiting:
+            break
+        for row in _replies(options, waiting, ledger_uri, label, cost_usd):
+            cost_usd += row["cost_usd"] or 0.0
+            value = read(row["attempt"] or "") if row["status"] in _ANSWERED else None
+            if value is not None:
+                found[row["question_id"]] = value
+    num_unread = len(prompts) - len(found)
+    if num_unread > options.max_unread * len(prompts):
+        raise UserError(
+            f"{label}: {num_unread} of {len(prompts)} replies of {options.openai.model} could not be read after "
+            f"{options.rounds} requests; choose another model, or set max_unread={num_unread / len(prompts):.2g}"
+        )
+    return Answers(found, num_unread, cost_usd)
+
+
+def _replies(
+    options: AskOptions, prompts: Mapping[str, str], ledger_uri: str, label: str, spent_usd: float
+) -> Iterator[dict[str, Any]]:
+    spec = registry.spec(TeacherOptions(teacher="openai", openai=options.openai))
+    columns = {name: [None] * len(prompts) for name in QUESTION_COLUMNS}
+    columns |= {"question_id": list(prompts), "question": list(prompts.values())}
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    limiter = rate_limiter.start(spec.services, table.num_rows, options.max_usd, spent_usd)
+    with Progress(label, table.num_rows, "replies") as bar, Watch(limiter, bar) as watch:
+        for row in stream(table, spec, ledger_uri, options.pool, limiter):
+            if row["status"] == Status.UNASKED:
+                raise UserError(f"{label}: stopped ({row['detail']}); what was finished is kept, run again to go on")
+            yield row
+        watch.numbers()
