@@ -29,8 +29,13 @@ from serve.events import (
     Report,
     Segment,
 )
+from serve.pace import paced
 
 Item = TypeVar("Item")
+
+# One stream shows every token of any model that runs here; 32 streams are sent about eight times a second each.
+_INTERVAL_PER_STREAM_S = 0.004
+_LONGEST_INTERVAL_S = 0.25
 
 
 class ForcedEngine:
@@ -46,13 +51,14 @@ class ForcedEngine:
         self.engine = VllmEngine(folder, options, self.template)
         longest_token = max(map(len, self.template.tokenizer.get_vocab()))
         self._max_chars = self.engine.context_tokens * longest_token
+        self._streams = 0
 
     async def whole(self, request: Generation) -> AsyncGenerator[Event, None]:
         """Whether `request` is rejected, or accepted; then every completion as a whole."""
         added: list[list[Added]] = [[] for _ in range(request.n)]
         reports: dict[int, Report] = {}
         prompt_tokens = 0
-        async with aclosing(self.stream(request)) as events:
+        async with aclosing(self._events(request)) as events:
             async for event in events:
                 if isinstance(event, Added):
                     added[event.choice].append(event)
@@ -67,6 +73,19 @@ class ForcedEngine:
 
     async def stream(self, request: Generation) -> AsyncGenerator[Event, None]:
         """What happens to `request`, as it happens: rejected, or accepted and completed."""
+        self._streams += 1
+        try:
+            async with aclosing(paced(self._events(request), self._interval_s)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._streams -= 1
+
+    def _interval_s(self) -> float:
+        """Between two texts of one stream: so many streams together send at most some hundred texts a second."""
+        return min(_LONGEST_INTERVAL_S, self._streams * _INTERVAL_PER_STREAM_S)
+
+    async def _events(self, request: Generation) -> AsyncGenerator[Event, None]:
         try:
             prompt = self._render(request)
             program = compile_policy(

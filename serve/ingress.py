@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from serve.calls import follow
+from serve.calls import follow, streaming
 from serve.events import Accepted, Added, Completed, Event, Finished, Progress, Rejected, Report
 from serve.failures import Failure, Refused, failure
 from serve.keys import KeyRing
@@ -67,9 +67,9 @@ class Ingress:
     """
 
     def __init__(self, engines: Mapping[str, Any], sampler: Any | None, options: FrontOptions) -> None:
-        self.engines = {name: engine.options(stream=True) for name, engine in engines.items()}
+        self.engines = {name: streaming(engine) for name, engine in engines.items()}
         self.health_of = dict(engines)
-        self.sampler = None if sampler is None else sampler.options(stream=True)
+        self.sampler = None if sampler is None else streaming(sampler)
         self.options = options
         self.keys = KeyRing(options.api_keys)
         self.metrics = Metrics(engines)

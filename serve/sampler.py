@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from serve import votes
+from serve.calls import streaming
 from serve.events import Accepted, Choice, Completed, Event, Generation, Progress, Rejected
 
 Method = Literal["majority", "best_of"]
@@ -21,7 +22,7 @@ class Sampler:
     """`engines`: model id -> handle of its deployment."""
 
     def __init__(self, engines: Mapping[str, Any]) -> None:
-        self.engines = {name: engine.options(stream=True) for name, engine in engines.items()}
+        self.engines = {name: streaming(engine) for name, engine in engines.items()}
 
     async def sample(self, model: str, request: Generation, n: int, method: Method) -> AsyncGenerator[Event, None]:
         """`n` generations of `request`: rejected, or accepted; the progress with every end; the one that answers.

@@ -65,6 +65,7 @@ def main() -> None:
 @contextlib.contextmanager
 def ours(folder: Path, options: argparse.Namespace) -> Generator[str]:
     """The application of serve.app."""
+    os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")  # as docs/serving.md says for `ray start`
     from jobs.ray_session import ray_session
     from serve.app import AppOptions, deployed
 

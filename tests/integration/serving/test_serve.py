@@ -11,6 +11,8 @@ import pytest
 
 from serving.asking import ENDLESS, HEADERS, ONGOING, ask, body
 
+LONG = {"stream": True, "max_tokens": 120, "budget_forcing": {"min_tokens": 120}}
+
 
 @pytest.fixture(scope="module")
 def engine(url):
@@ -81,7 +83,8 @@ def test_a_full_queue_pushes_back_and_everybody_is_answered(url):
 
 def test_a_client_that_goes_away_frees_the_engine(client, engine):
     with client.stream("POST", "/v1/chat/completions", json=body(**ENDLESS)) as response:
-        assert any("reasoning" in line for line in response.iter_lines())
+        lines = response.iter_lines()  # kept: without it the client hangs up
+        assert any("reasoning" in line for line in lines)
         assert engine.num_requests.remote().result() == 1
     wait_until_idle(engine)
     with pytest.raises(httpx.ReadTimeout):
@@ -129,7 +132,7 @@ def test_what_has_begun_is_finished_when_the_service_is_taken_down(client):
     from ray import serve
 
     (name,) = serve.status().applications
-    with client.stream("POST", "/v1/chat/completions", json=body(**{**ENDLESS, "max_tokens": 120})) as response:
+    with client.stream("POST", "/v1/chat/completions", json=body(**LONG)) as response:
         lines = response.iter_lines()
         assert any("reasoning" in line for line in lines)
         closing = threading.Thread(target=serve.delete, args=(name,))

@@ -1,0 +1,82 @@
+"""A stream that sends less often the more streams there are.
+
+A message between two processes costs far more than the token in it: on a machine whose cores are all at work, telling
+every token by itself takes a good part of them away from the model. Text that comes in the meantime is sent together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+
+from serve.events import Added, Event, Segment
+
+
+async def paced(events: AsyncGenerator[Event, None], interval_s: Callable[[], float]) -> AsyncGenerator[Event, None]:
+    """`events`, but text within `interval_s()` of the text before it waits, and is joined with what waits too.
+
+    The first text, everything that is no text, and the end go out at once. Closing it closes `events`; a failure of
+    `events` comes after all that came before it.
+    """
+    waiting: list[Event] = []
+    news = asyncio.Event()
+
+    async def read() -> None:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    waiting.append(event)
+                    news.set()
+        finally:
+            news.set()
+
+    reader = asyncio.create_task(read())
+    clock = asyncio.get_running_loop().time
+    last_text = float("-inf")
+    try:
+        while not reader.done() or waiting:
+            await news.wait()
+            left = last_text + interval_s() - clock()
+            if left > 0 and not reader.done():
+                await asyncio.wait([reader], timeout=left)
+            if not reader.done():
+                news.clear()
+            batch = joined(waiting)
+            waiting.clear()
+            for event in batch:
+                if isinstance(event, Added):
+                    last_text = clock()
+                yield event
+        await reader
+    finally:
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+
+
+def joined(events: list[Event]) -> list[Event]:
+    """`events` with neighbouring pieces of one completion as one piece."""
+    result: list[Event] = []
+    for event in events:
+        before = result[-1] if result else None
+        if isinstance(event, Added) and isinstance(before, Added) and before.choice == event.choice:
+            result[-1] = replace(
+                event,
+                reasoning=before.reasoning + event.reasoning,
+                content=before.content + event.content,
+                segments=_joined_segments(before.segments + event.segments),
+            )
+        else:
+            result.append(event)
+    return result
+
+
+def _joined_segments(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Neighbours of one kind as one."""
+    result: list[Segment] = []
+    for segment in segments:
+        if result and (result[-1].forced, result[-1].part) == (segment.forced, segment.part):
+            segment = replace(segment, text=result.pop().text + segment.text)
+        result.append(segment)
+    return tuple(result)

@@ -1,0 +1,103 @@
+import asyncio
+from contextlib import aclosing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.events import Accepted, Added, Finished, Report, Segment
+from serve.pace import joined, paced
+
+REPORT = Report(1, 0, 0, 1, 0, None, "natural", None, "stop")
+PIECES = st.builds(
+    lambda choice, text, forced: Added(choice, text, "", (Segment(text, forced, "thinking"),), 1, 0, 0),
+    st.integers(0, 2),
+    st.text(max_size=3),
+    st.booleans(),
+)
+
+
+def text(word):
+    return Added(0, word, "", (Segment(word, False, "thinking"),), 1, 0, 0)
+
+
+def collected(events, interval_s):
+    async def collect():
+        async with aclosing(paced(events, lambda: interval_s)) as stream:
+            return [event async for event in stream]
+
+    return asyncio.run(collect())
+
+
+@given(st.lists(PIECES | st.just(Accepted(3)) | st.builds(Finished, st.integers(0, 2), st.just(REPORT))))
+def test_joining_loses_nothing_and_changes_no_order(events):
+    result = joined(events)
+    for choice in range(3):
+        before = [event for event in events if isinstance(event, Added) and event.choice == choice]
+        after = [event for event in result if isinstance(event, Added) and event.choice == choice]
+        assert "".join(event.reasoning for event in before) == "".join(event.reasoning for event in after)
+        marks = [[(s.forced, c) for e in side for s in e.segments for c in s.text] for side in (before, after)]
+        assert marks[0] == marks[1]
+    assert [e for e in events if not isinstance(e, Added)] == [e for e in result if not isinstance(e, Added)]
+    assert joined(result) == result
+
+
+def test_the_first_text_and_the_end_go_out_at_once_and_the_rest_together():
+    async def source():
+        yield Accepted(3)
+        yield text("a")
+        await asyncio.sleep(0.01)
+        for word in "bcdef":
+            yield text(word)
+            await asyncio.sleep(0)
+        yield Finished(0, REPORT)
+
+    # Were the end not told at once, this would take a minute.
+    accepted, first, rest, finished = collected(source(), interval_s=60)
+    assert (accepted, first.reasoning, rest.reasoning) == (Accepted(3), "a", "bcdef")
+    assert finished == Finished(0, REPORT)
+
+
+def test_without_an_interval_every_text_goes_out_by_itself():
+    async def source():
+        for word in "abc":
+            yield text(word)
+            await asyncio.sleep(0.01)
+
+    assert [event.reasoning for event in collected(source(), interval_s=0)] == ["a", "b", "c"]
+
+
+def test_a_failure_comes_after_what_came_before_it():
+    async def source():
+        yield text("a")
+        yield text("b")
+        raise ConnectionError("lost")
+
+    seen = []
+
+    async def collect():
+        async for event in paced(source(), lambda: 60):
+            seen.append(event.reasoning)
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(collect())
+    assert "".join(seen) == "ab"
+
+
+def test_closing_it_closes_what_it_reads():
+    closed = asyncio.Event()
+
+    async def source():
+        try:
+            yield text("a")
+            await asyncio.sleep(3600)
+        finally:
+            closed.set()
+
+    async def close_early():
+        stream = paced(source(), lambda: 0)
+        assert (await anext(stream)).reasoning == "a"
+        await stream.aclose()
+        return closed.is_set()
+
+    assert asyncio.run(close_early())
