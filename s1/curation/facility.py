@@ -15,7 +15,7 @@ from s1.curation.coverage import BLOCK_ROWS, Matrix, nearest, one_thread, unit_l
 from s1.curation.quota import Room
 
 # Gains are sums over this many rows, or over this many times the size; of more rows, over a sample.
-SAMPLE_ROWS, SAMPLE_ROWS_PER_PICK = 8192, 12
+SAMPLE_ROWS, SAMPLE_ROWS_PER_PICK = 8192, 8
 # Of more rows than this, or than so many times the size, only a sample are candidates before the picks move.
 CANDIDATE_ROWS, CANDIDATE_ROWS_PER_PICK = 65_536, 64
 HISTORY_BYTES = 128 << 20

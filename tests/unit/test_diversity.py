@@ -54,7 +54,7 @@ def test_facility_location_on_a_sample_is_as_good_as_on_all(monkeypatch: pytest.
     assert len(set(picks.tolist())) == 50
     assert value(points, picks) >= 0.995 * greedy
     # In greedy order: a prefix is a good selection itself.
-    assert value(points, picks[:10]) >= 0.95 * value(points, select(points, 10, "facility_location"))
+    assert value(points, picks[:10]) >= 0.9 * value(points, select(points, 10, "facility_location"))
 
 
 def test_facility_location_picks_the_same_with_little_memory(monkeypatch: pytest.MonkeyPatch):
