@@ -146,7 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, reply: Reply) -> None:
         content = reply.payload if isinstance(reply.payload, bytes) else json.dumps(reply.payload).encode()
         self.send_response(reply.status)
-        for name, value in {"Content-Length": str(len(content)), **reply.headers}.items():
+        usual = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        for name, value in {**usual, **reply.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)

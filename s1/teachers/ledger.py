@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -78,6 +79,7 @@ class Ledger:
         self.fs, self.path = resolve(uri)
         self._places: dict[str, _Place] = {}
         self._files: set[str] = set()
+        self._refreshing = threading.Lock()
         self._writer: _Writer | None = None
 
     def __len__(self) -> int:
@@ -87,22 +89,22 @@ class Ledger:
         return key in self._places
 
     def refresh(self) -> None:
-        """Take in what other writers have finished since the last time."""
-        while True:
-            files = {info.path for info in _files(self.fs, self.path)}
-            new = sorted(files - self._files)
-            try:
-                found = [(path, _column(self.fs, path, "key")) for path in new]
-            except FileNotFoundError:
-                continue  # merged into another file since it was listed
-            break
-        gone = self._files - files
-        if gone:
-            self._places = {key: place for key, place in self._places.items() if place.path not in gone}
-        for path, keys in found:
-            for row, key in enumerate(keys):
-                self._places.setdefault(key, _Place(path, row))
-        self._files = files
+        """Take in what other writers have finished since the last time. Threads may call this and `get` at once."""
+        with self._refreshing:
+            while True:
+                files = {info.path for info in _files(self.fs, self.path)}
+                new = sorted(files - self._files)
+                try:
+                    found = [(path, _column(self.fs, path, "key")) for path in new]
+                except FileNotFoundError:
+                    continue  # merged into another file since it was listed
+                break
+            # Put in place as a whole: a record that has moved is missing at no moment.
+            places = {key: place for key, place in self._places.items() if place.path in files}
+            for path, keys in found:
+                for row, key in enumerate(keys):
+                    places.setdefault(key, _Place(path, row))
+            self._places, self._files = places, files
 
     def get(self, key: str) -> TraceOutcome | None:
         """The recorded outcome of a request, or None."""
@@ -110,19 +112,21 @@ class Ledger:
 
     def find(self, keys: Iterable[str]) -> Iterator[tuple[str, TraceOutcome]]:
         """The recorded outcomes among `keys`, file by file: one group of rows in memory at a time."""
-        wanted = {key for key in keys if key in self._places}
-        while wanted:
-            by_path: dict[str, list[str]] = {}
+        wanted = set(keys)
+        while True:
+            by_path: dict[str, list[tuple[int, str]]] = {}
             for key in wanted:
-                by_path.setdefault(self._places[key].path, []).append(key)
+                place = self._places.get(key)
+                if place is not None:
+                    by_path.setdefault(place.path, []).append((place.row, key))
             try:
-                for path, found in sorted(by_path.items()):
-                    for key, outcome in self._read(path, found):
+                for path, rows in sorted(by_path.items()):
+                    for key, outcome in self._read(path, sorted(rows)):
                         wanted.discard(key)
                         yield key, outcome
+                return
             except FileNotFoundError:  # merged into another file
                 self.refresh()
-                wanted &= self._places.keys()
 
     async def record(self, key: str, question: str, outcome: TraceOutcome) -> None:
         """Make one outcome durable; when this returns, no crash takes it away. OSError when it cannot be written."""
@@ -152,8 +156,8 @@ class Ledger:
             reason = " ".join(str(error).split())
             raise UserError(f"{self.uri}: the ledger cannot be written ({reason}); choose another --ledger") from error
 
-    def _read(self, path: str, keys: list[str]) -> Iterator[tuple[str, TraceOutcome]]:
-        rows = sorted((self._places[key].row, key) for key in keys)
+    def _read(self, path: str, rows: list[tuple[int, str]]) -> Iterator[tuple[str, TraceOutcome]]:
+        """The records of a file at `rows`, which are sorted."""
         with self.fs.open_input_file(path) as source:
             file = pq.ParquetFile(source)
             start, waiting = 0, iter(rows)

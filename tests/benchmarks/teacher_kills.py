@@ -86,12 +86,21 @@ def one_round(kind: str, seed: int, num_questions: int, concurrency: int, mean_s
         folder = Path(name)
         lines = (json.dumps({"question": f"What is {number}?"}) for number in range(num_questions))
         (folder / "questions.jsonl").write_text("\n".join(lines))
-        run = ["--run-dir", str(folder / "run"), "--source", "files", "--path", str(folder / "questions.jsonl")]
+        run = [
+            "--run-dir",
+            str(folder / "run"),
+            "--source",
+            "files",
+            "--path",
+            str(folder / "questions.jsonl"),
+            "--num-test",
+            "0",
+        ]
         subprocess.run([sys.executable, "-m", "jobs.collect", *run], check=True, stderr=subprocess.DEVNULL)
         arguments = command(folder, server.base_url, concurrency)
         driver = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
         found = psutil.Process(driver.pid)
-        server.wait_for(draw.randrange(2, num_questions - concurrency), timeout_s=120)
+        assert server.wait_for(draw.randrange(2, num_questions - concurrency), timeout_s=120)
         time.sleep(draw.random() * mean_s)
         family = [found, *found.children(recursive=True)]
         os.kill(target(kind, found).pid, signal.SIGKILL)

@@ -95,7 +95,7 @@ class LimitedService:
             "good_answers_per_minute": round(60 * len(self.answered) / whole, 1),
             "refused": self.refused,
             "lost": lost,
-            "paid_twice": sum(count - 1 for count in server.paid.values()),
+            "paid_twice": sum(max(0, count - 1) for count in server.paid.values()),
         }
 
 
@@ -112,9 +112,8 @@ def ours(num_questions: int, seed: int) -> dict[str, Any]:
         path = Path(folder) / "questions.jsonl"
         path.write_text("\n".join(json.dumps({"question": f"What is {n}?"}) for n in range(num_questions)))
         run = ["--run-dir", f"{folder}/run"]
-        subprocess.run(
-            [sys.executable, "-m", "jobs.collect", *run, "--source", "files", "--path", str(path)], check=True
-        )
+        collect = ["--source", "files", "--path", str(path), "--num-test", "0"]
+        subprocess.run([sys.executable, "-m", "jobs.collect", *run, *collect], check=True)
         flags = {
             "teacher": "openai",
             "openai.model": "m",

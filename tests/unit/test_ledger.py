@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -250,3 +251,17 @@ def test_an_object_store_holds_it_as_well(bucket: str):
     assert dict(reader.find("abc")) == dict.fromkeys("abc", PAID)  # from where they are now
     assert set(pq.read_table(reader.path, filesystem=reader.fs)["key"].to_pylist()) == set("abc")
     assert len(reader.fs.get_file_info(pafs.FileSelector(reader.path))) == 1
+
+
+def test_a_record_that_is_moved_is_missing_at_no_moment(tmp_path):
+    record(Ledger(str(tmp_path)), "a")
+    record(Ledger(str(tmp_path)), "b")
+    reader = Ledger(str(tmp_path))
+    reader.refresh()
+    Ledger(str(tmp_path)).compact()
+    missing = 0
+    with ThreadPoolExecutor(2) as pool:
+        refreshing = [pool.submit(reader.refresh) for _ in range(50)]
+        while not all(done.done() for done in refreshing):
+            missing += "a" not in reader or reader.get("b") != PAID
+    assert missing == 0
