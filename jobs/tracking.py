@@ -34,8 +34,8 @@ class Sink(Protocol):
 
     def write(self, values: dict[str, float], step: int) -> None: ...
 
-    def restart(self, step: int) -> None:
-        """Points from `step` on will be written again."""
+    def restart(self) -> None:
+        """All points will be written again."""
         ...
 
     def close(self) -> None: ...
@@ -66,7 +66,7 @@ class Trackers:
         """Write the `records` that are new; there are `count` in all, fewer than before after a restart."""
         if count < self.shown:
             for sink in self._sinks:
-                sink.restart(1)
+                sink.restart()
             self._seconds = 0.0
         self.shown = count
         for record in records:
@@ -109,12 +109,13 @@ class TensorBoard:
 
     def __init__(self, context: Context) -> None:
         self._folder = Artifact(join(context.run_dir, "tensorboard", f"train-{context.identity}")).path
-        self._writer = self._open(None)
+        self._writer = self._open()
 
-    def _open(self, purge_step: int | None) -> Any:
+    def _open(self) -> Any:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        return SummaryWriter(self._folder, purge_step=purge_step, flush_secs=10)
+        # What an earlier attempt has written is written again.
+        return SummaryWriter(self._folder, purge_step=1, flush_secs=10)
 
     def write(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():
@@ -124,9 +125,9 @@ class TensorBoard:
         for number, sample in enumerate(samples):
             self._writer.add_text(f"sample/{number} {sample['question_id']}", sample["text"], step)
 
-    def restart(self, step: int) -> None:
+    def restart(self) -> None:
         self._writer.close()
-        self._writer = self._open(step)
+        self._writer = self._open()
 
     def close(self) -> None:
         self._writer.close()
@@ -145,7 +146,7 @@ class WandB:
     def write(self, values: dict[str, float], step: int) -> None:
         self._run.log(values, step=step)
 
-    def restart(self, step: int) -> None:
+    def restart(self) -> None:
         """Steps that were logged stay; the service ignores them the second time."""
 
     def close(self) -> None:
@@ -166,7 +167,7 @@ class MLflow:
     def write(self, values: dict[str, float], step: int) -> None:
         self._mlflow.log_metrics(values, step=step)
 
-    def restart(self, step: int) -> None:
+    def restart(self) -> None:
         """Points of a step that was seen before are kept beside the new ones."""
 
     def close(self) -> None:

@@ -97,6 +97,11 @@ def check(options: TrainOptions) -> None:
         raise UserError(f"samples={options.samples} are drawn from held_out={options.held_out} examples; hold out more")
     if options.packing:
         _check_packing(options)
+    if options.attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise UserError(
+            "attention=flash_attention_2: the package flash_attn is not installed; run: pip install flash-attn, or "
+            "take sdpa, which uses torch's own FlashAttention on GPUs"
+        )
     for name in options.trackers:
         if find_spec(name) is None:
             raise UserError(f"trackers={name}: the package is not installed; run: pip install {name}")
@@ -104,8 +109,8 @@ def check(options: TrainOptions) -> None:
 
 def _check_nodes(options: TrainOptions) -> None:
     """GPUs of whole nodes, and sequences that are shared inside a node."""
-    if not options.gpus_per_worker:
-        return
+    if not options.gpus_per_worker or options.hardware.device == "cpu":
+        return  # nothing is known about the nodes
     per_node = options.hardware.per_node or DEVICES[options.hardware.device].per_node
     if options.workers > per_node and options.workers % per_node:
         raise UserError(
@@ -129,7 +134,7 @@ def _check_packing(options: TrainOptions) -> None:
     file = Path(options.model).expanduser() / "config.json"
     if not file.is_file():
         return  # a model of the hub or an embedded one: looked at when it is there
-    check_packable(options.model, json.loads(file.read_text()))
+    check_packable(options.model, _config(file))
 
 
 def check_packable(ref: str, config: Mapping[str, Any]) -> None:
@@ -191,9 +196,18 @@ def shape(ref: str) -> ModelShape:
         return KNOWN[name]
     file = Path(ref).expanduser() / "config.json"
     if ref and file.is_file():
-        return shape_from_config(json.loads(file.read_text()), ref)
+        return shape_from_config(_config(file), ref)
     models.check(ref)
     raise UserError(f"model {ref!r}: its shape is not known here; known are {', '.join(KNOWN)}, and any folder")
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(
+            f"{file}: not the configuration of a model ({error}); give a folder in Hugging Face layout"
+        ) from error
 
 
 def model_state(ref: str) -> list[list[object]]:

@@ -123,11 +123,11 @@ def test_options_that_do_not_fit_each_other_are_one_line(values, says):
     check(TrainOptions(model=SMOL, packing=True, sequence_parallel=3, workers=12, batch_size=12))
 
 
-def test_a_tracker_that_is_not_installed_is_named():
-    missing = [name for name in ("wandb", "mlflow") if find_spec(name) is None]
-    for name in missing:
-        with pytest.raises(UserError, match=f"pip install {name}"):
-            check(TrainOptions(trackers=(name,)))
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr("jobs.train_options.find_spec", lambda _: None)
+    for values, name in (({"trackers": ("wandb",)}, "wandb"), ({"attention": "flash_attention_2"}, "flash-attn")):
+        with pytest.raises(UserError, match=f"run: pip install {name}"):
+            check(TrainOptions(**values))
 
 
 @pytest.mark.parametrize(
@@ -169,3 +169,9 @@ def test_another_model_in_the_same_folder_is_another_training(tmp_path):
     before = model_state(str(tmp_path))
     (tmp_path / "config.json").write_text("{} ")
     assert before != model_state(str(tmp_path)) and model_state("owner/name") == []
+
+
+def test_a_broken_configuration_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not the configuration of a model"):
+        check(TrainOptions(model=str(tmp_path), packing=True, template="think-tags"))
