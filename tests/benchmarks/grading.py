@@ -75,17 +75,17 @@ def _alone(gold: str, prediction: str) -> bool | None:
 def hostile() -> None:
     seconds: dict[str, float] = {}
     for name, text in HOSTILE.items():
-        started = time.monotonic()
-        assert not equivalent("7", text), name
-        equivalent(text, "x^2+1")
-        seconds[name] = time.monotonic() - started
+        # Once as what was answered, once as the reference.
+        for gold, prediction in (("7", text), (text, "x^2+1")):
+            started = time.monotonic()
+            assert not equivalent(gold, prediction), name
+            seconds[name] = max(seconds.get(name, 0.0), time.monotonic() - started)
         assert equivalent("$x+1$", "$1+x$"), f"{name}: the worker does not answer any more"
     slowest = max(seconds, key=lambda name: seconds[name])
-    # Each was passed twice: as a prediction and as a reference.
     summary: dict[str, Any] = {
         "hostile_answers": len(seconds),
         "slowest": slowest,
-        "slowest_s_of_two_questions": round(seconds[slowest], 2),
+        "slowest_s": round(seconds[slowest], 2),
     }
     print(json.dumps(summary), flush=True)
 
