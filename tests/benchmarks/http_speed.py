@@ -3,10 +3,10 @@
     python tests/benchmarks/http_speed.py
     python tests/benchmarks/http_speed.py --concurrency 8 32 --rounds 2 --forced
 
-Both servers run on this machine, one after the other, with the same weights, type, threads and limits, and get the
-same prompts for the same numbers of streamed tokens from the same client. Rounds alternate (ours first, then the peer,
-then the peer first), so that a machine that slows down does not favour one. --forced makes ours end the thinking at
-half of the tokens and write an answer. Prints a JSON object for each server and round, and the ratios last.
+Both servers stand on this machine at the same time, with the same weights, type, threads and limits, and are loaded in
+turn, --rounds times, with the same prompts for the same numbers of streamed tokens by the same client: what else the
+machine does meets both. --forced makes ours end the thinking at half of the tokens and write an answer. Prints a JSON
+object for each server, concurrency and round (with the CPU time of its processes for each token), and the ratios last.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 MODEL = "embedded:smollm2-135m-instruct"
 CONTEXT = 1024
 SEQUENCES = 64
@@ -41,25 +43,19 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 32], help="streams at a time")
     parser.add_argument("--requests", type=int, default=96, help="requests at the highest concurrency")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of every completion")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", choices=("ours", "peer"), help="one of the two, without ratios")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--forced", action="store_true", help="ours: a forced end at half of the tokens")
     options = parser.parse_args()
 
     from s1 import models
 
     folder = models.resolve(options.model)
-    servers = {"ours": ours, "peer": peer}
     rows: list[Row] = []
-    for number in range(options.rounds):
-        order = list(servers) if number % 2 == 0 else list(servers)[::-1]
-        for name in order:
-            if options.only in (None, name):
-                with servers[name](folder, options) as url:
-                    rows += asyncio.run(measure(name, url, options))
-    if options.only is None:
-        for concurrency in options.concurrency:
-            print(json.dumps(compared(rows, concurrency)), flush=True)
+    with peer(folder, options) as (peer_url, process), ours(folder, options) as our_url:
+        urls = {"ours": our_url, "peer": peer_url}
+        rows = asyncio.run(measure(urls, process.pid, options))
+    for concurrency in options.concurrency:
+        print(json.dumps(compared(rows, concurrency)), flush=True)
 
 
 @contextlib.contextmanager
@@ -88,8 +84,8 @@ def ours(folder: Path, options: argparse.Namespace) -> Generator[str]:
 
 
 @contextlib.contextmanager
-def peer(folder: Path, options: argparse.Namespace) -> Generator[str]:
-    """`vllm serve`, with the environment that our own replicas get."""
+def peer(folder: Path, options: argparse.Namespace) -> Generator[tuple[str, subprocess.Popen[bytes]]]:
+    """`vllm serve`, with the environment that our own replicas get, and its process."""
     from serve.engine import EngineOptions
 
     port = free_port()
@@ -105,7 +101,7 @@ def peer(folder: Path, options: argparse.Namespace) -> Generator[str]:
     )
     try:
         wait_for(port, process)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield f"http://127.0.0.1:{port}/v1", process
     finally:
         process.terminate()
         try:
@@ -132,21 +128,37 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.2)
 
 
-async def measure(name: str, url: str, options: argparse.Namespace) -> list[Row]:
-    """One row for each concurrency."""
+async def measure(urls: dict[str, str], peer_pid: int, options: argparse.Namespace) -> list[Row]:
+    """One row for each server, concurrency and round."""
     import aiohttp
 
     rows: list[Row] = []
     limit = max(options.concurrency)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await load(session, url, name, options, limit, limit)  # warm
-        for concurrency in options.concurrency:
-            total = max(8, options.requests * concurrency // limit)
-            row = {"server": name, "concurrency": concurrency}
-            row |= await load(session, url, name, options, concurrency, total)
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+        for name, url in urls.items():
+            await load(session, url, name, options, limit, limit)  # warm
+        for number in range(options.rounds):
+            for concurrency in options.concurrency:
+                total = max(8, options.requests * concurrency // limit)
+                for name in list(urls)[:: 1 if number % 2 == 0 else -1]:
+                    before = cpu_seconds(peer_pid)[name]
+                    row = {"server": name, "concurrency": concurrency, "round": number}
+                    row |= await load(session, urls[name], name, options, concurrency, total)
+                    used = cpu_seconds(peer_pid)[name] - before
+                    rows.append({**row, "cpu_ms_a_token": round(1000 * used / row["tokens"], 3)})
+                    print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def cpu_seconds(peer_pid: int) -> dict[str, float]:
+    """CPU time of the processes of either server so far."""
+    peers = {peer_pid, *(process.pid for process in psutil.Process(peer_pid).children(recursive=True))}
+    used = {"ours": 0.0, "peer": 0.0}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used["peer" if process.pid in peers else "ours"] += times.user + times.system
+    return used
 
 
 async def load(
@@ -208,17 +220,20 @@ def has_text(delta: dict[str, Any]) -> bool:
 
 
 def compared(rows: Sequence[Row], concurrency: int) -> Row:
-    """Ratio of the tokens a second and difference of the medians, over all rounds."""
+    """Ratio of the tokens a second and difference of the medians: the median of the rounds."""
 
-    def mean(server: str, key: str) -> float:
-        return statistics.mean(
-            row[key] for row in rows if row["server"] == server and row["concurrency"] == concurrency
-        )
+    def values(server: str, key: str) -> list[float]:
+        chosen = (row for row in rows if (row["server"], row["concurrency"]) == (server, concurrency))
+        return [row[key] for row in sorted(chosen, key=lambda row: row["round"])]
+
+    def pairs(key: str) -> list[tuple[float, float]]:
+        return list(zip(values("ours", key), values("peer", key), strict=True))
 
     return {
         "concurrency": concurrency,
-        "tokens_per_s_ratio": round(mean("ours", "tokens_per_s") / mean("peer", "tokens_per_s"), 3),
-        "added_first_token_ms": round(mean("ours", "first_token_ms") - mean("peer", "first_token_ms"), 1),
+        "tokens_per_s_ratio": round(statistics.median(a / b for a, b in pairs("tokens_per_s")), 3),
+        "added_first_token_ms": round(statistics.median(a - b for a, b in pairs("first_token_ms")), 1),
+        "cpu_ratio": round(statistics.median(a / b for a, b in pairs("cpu_ms_a_token")), 3),
     }
 
 
