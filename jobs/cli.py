@@ -22,8 +22,11 @@ PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "laptop"
 
 _BOX = re.compile(r"[─│╭╮╰╯]|-{8,}")
+# Of one field, or (`whole`) of several together.
 _VIOLATION = re.compile(
-    r"validation errors? for (?P<model>\S+) (?P<key>\S+) (?P<rule>.+?) \[type=.*?input_value=(?P<value>.+?), "
+    r"validation errors? for (?P<model>\S+) "
+    r"(?:Value error, (?P<whole>.+?)|(?P<key>\S+) (?:Value error, )?(?P<rule>.+?)) "
+    r"\[type=.*?input_value=(?P<value>.+?), "
 )
 Result = TypeVar("Result")
 
@@ -125,6 +128,8 @@ def _one_line(box: str, prog: str, option: Callable[[str, str], str]) -> str:
     found = _VIOLATION.search(" ".join(text))
     if found is None:
         return " ".join(text) + tail
+    if found["whole"]:
+        return found["whole"] + tail
     return f"{option(found['model'], found['key'])}={found['value']}: {found['rule']}{tail}"
 
 
