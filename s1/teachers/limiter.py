@@ -14,7 +14,7 @@ from s1.teachers.limits import Breaker, Budget, Concurrency, Pace
 from s1.teachers.service import Service
 
 LEASE_S = 10.0  # a holder that is silent for longer is dead
-_BURST_S = 1.0
+_BURST_S = 0.5  # services count by the second: less than one leaves room for jitter
 _MEANS_COUNT = 50  # so many results outweigh the expectation that the settings carry
 
 

@@ -63,7 +63,8 @@ class Concurrency:
     before the cut say nothing more. Single failures, which every service has, change nothing.
     """
 
-    FIRST = 16
+    # Failures come back sooner than answers: a low start would be cut before the first answer is there.
+    FIRST = 64
     FACTOR = 0.7
     TOLERATED = 0.2  # share of a round that may fail
 
