@@ -208,7 +208,8 @@ def _endpoint(options: EvaluateOptions, context: Context) -> Generator[Endpoint]
     from serve.app import AppOptions, deployed
 
     asked, serving = _models(options, context)
-    application = AppOptions.model_validate({**dict(serving), "models": asked})
+    # Every sample is a request of its own: the sampler's process would only take memory.
+    application = AppOptions.model_validate({**dict(serving), "models": asked, "sampler_replicas": 0})
     with ray_session(*capacity.of_evaluate(options)), contextlib.ExitStack() as stack:
         _quiet_serve()
         with _starting() as on_wait:
