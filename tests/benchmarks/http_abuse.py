@@ -172,7 +172,7 @@ async def malformed(url: str, options: argparse.Namespace) -> Row:
 
 def engines() -> set[int]:
     """Processes of the replicas and their engines."""
-    names = ("EngineCore", "ForcedEngine", "Ingress", "Sampler")
+    names = ("EngineCore", "ServeReplica")
     found = set[int]()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -336,12 +336,11 @@ async def kill(url: str, options: argparse.Namespace) -> Row:
         streams = [asyncio.create_task(follow(client, url, event)) for event in begun]
         await asyncio.gather(*(event.wait() for event in begun))
         victim = next(p for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name())
-        before = engines()
         victim.parent().kill()
         killed = time.monotonic()
         ends = await asyncio.gather(*streams)
         lost = [(at - killed, error) for at, error in ends if error is not None]
-        whole = await whole_again(client, url, before)
+        whole = await whole_again(client, url, victim.pid)
     return {
         "streams": len(ends),
         "lost": len(lost),
@@ -369,12 +368,17 @@ async def follow(client: Any, url: str, begun: asyncio.Event) -> tuple[float, Ro
     return time.monotonic(), last
 
 
-async def whole_again(client: Any, url: str, before: set[int]) -> float:
-    """When as many engines run as before and a request is answered."""
+async def whole_again(client: Any, url: str, victim: int) -> float:
+    """When Serve runs two replicas, neither of them with the engine `victim`, and a request is answered."""
+    from ray import serve
+
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         await asyncio.sleep(0.5)
-        if len(engines()) >= len(before) and (await ask(client, url))[0] == 200:
+        (application,) = serve.status().applications.values()
+        states = application.deployments["engine-base"].replica_states
+        cores = [p.pid for p in psutil.Process().children(recursive=True) if "EngineCore" in p.name()]
+        if states == {"RUNNING": 2} and len(cores) == 2 and victim not in cores and (await ask(client, url))[0] == 200:
             return time.monotonic()
     raise TimeoutError("the service was not whole again after 300 s")
 
