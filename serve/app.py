@@ -130,7 +130,7 @@ class AppOptions(Config):
 
 def build(options: AppOptions) -> "Application":
     """The application, for `serve run` and `serve deploy`. Arguments are the fields of AppOptions."""
-    # Read by Serve's HTTP proxy on a Ray that is started after this, as `serve run` does: streams cost it half as much.
+    # Read by Serve's HTTP proxy on a Ray that is started after this, as `serve run` does: streams cost it less.
     os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")
     from ray import serve
 

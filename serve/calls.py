@@ -25,7 +25,7 @@ class Events(Protocol):
 def streaming(handle: Any) -> Any:
     """The handle for calls whose results come one by one.
 
-    They come straight from the replica: by way of Ray's object store every one costs more than twice the time.
+    They come straight from the replica: by way of Ray's object store every one would be an object of its own.
     """
     return handle.options(stream=True, _by_reference=False)
 
