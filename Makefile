@@ -4,7 +4,11 @@ RUN := $(VENV)/bin/python
 # PyTorch's CPU build is not on the main registry; a machine that carries the wheel finds it by itself.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test lint clean
+# Real questions and traces that three of the benchmarks read.
+DATA ?= ../shared/data
+BENCHMARKS := $(patsubst tests/benchmarks/%.py,bench/%,$(wildcard tests/benchmarks/*.py))
+
+.PHONY: setup demo test lint bench $(BENCHMARKS) clean
 
 setup: $(VENV)/.ready
 
@@ -36,6 +40,13 @@ lint: setup
 
 test: lint $(VENV)/.browser
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest
+
+# All measurements one after the other, some hours; `make bench/selection_speed` is one of them. `make -k bench` goes on
+# after one that ends badly. `python tests/benchmarks/NAME.py --help` has the options.
+bench: $(BENCHMARKS)
+
+$(BENCHMARKS): bench/%: setup
+	HF_HUB_OFFLINE=1 $(RUN) tests/benchmarks/$*.py $(if $(filter curation_memory decontamination grading,$*),--data $(DATA))
 
 clean:
 	rm -rf $(VENV) runs
