@@ -37,8 +37,11 @@ OUTCOMES = pa.schema(
     ]
 )
 QUESTION_COLUMNS = [field.name for field in fields(Question)]
-# Ray Data keeps four batches of an asynchronous function under way in one task.
-_BATCHES_UNDER_WAY = 4
+# A task of Ray Data ends with its slowest question. Tasks of a few questions, more of them at once than have to be
+# under way, keep a worker busy all the same; what costs nothing comes in larger ones.
+_TASK_ROWS = 8
+_FREE_TASK_ROWS = 256
+_TASKS_PER_NEEDED = 3
 
 
 class Pool(Config):
@@ -161,9 +164,10 @@ def stream(
     context = DataContext.get_current()
     context.enable_progress_bars = False  # ours says more
     context.max_errored_blocks = 0
-    batch_rows = max(1, -(-2 * pool.concurrency // _BATCHES_UNDER_WAY))
+    task_rows = _TASK_ROWS if spec.is_paid else _FREE_TASK_ROWS
     # Blocks are what workers share out among themselves, and what is done again when one dies.
-    block_rows = min(_BATCHES_UNDER_WAY * batch_rows, max(1, -(-questions.num_rows // pool.num_workers)))
+    block_rows = min(task_rows, max(1, -(-questions.num_rows // pool.num_workers)))
+    num_tasks = -(-_TASKS_PER_NEEDED * pool.concurrency // block_rows) if spec.is_paid else 2
     selected = questions.select(QUESTION_COLUMNS)
     blocks = [selected.slice(start, block_rows) for start in range(0, selected.num_rows, block_rows)]
     traced = ray.data.from_arrow(blocks).map_batches(
@@ -174,9 +178,13 @@ def stream(
             "concurrency": pool.concurrency,
             "limiter": limiter,
         },
-        batch_size=batch_rows,
+        batch_size=block_rows,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=min(pool.num_workers, len(blocks)), max_tasks_in_flight_per_actor=2),
+        compute=ActorPoolStrategy(
+            size=min(pool.num_workers, len(blocks)),
+            max_tasks_in_flight_per_actor=num_tasks + 1,
+            max_concurrent_calls_per_actor=num_tasks,
+        ),
         num_cpus=pool.num_cpus,
         num_gpus=spec.num_gpus if pool.num_gpus is None else pool.num_gpus,
     )

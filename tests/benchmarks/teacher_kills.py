@@ -75,7 +75,11 @@ def target(kind: str, driver: psutil.Process) -> psutil.Process:
     if kind == "driver":
         return driver
     for child in driver.children(recursive=True):
-        if (kind == "raylet" and child.name() == "raylet") or any("TeacherWorker" in part for part in child.cmdline()):
+        try:
+            name, titles = child.name(), child.cmdline()
+        except psutil.NoSuchProcess:  # it has just ended
+            continue
+        if name == "raylet" if kind == "raylet" else any("TeacherWorker" in title for title in titles):
             return child
     raise RuntimeError(f"no {kind} to kill")
 
@@ -166,24 +170,22 @@ def main() -> None:
     parser.add_argument("--mean-s", type=float, default=0.4)
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
     options = parser.parse_args()
-    broken = 0
-    for kind in options.kinds:
-        rounds: list[dict[str, Any]] = []
-        for number in range(options.rounds):
-            seed = options.seed + number
-            rounds.append(one_round(kind, seed, options.questions, options.concurrency, options.mean_s))
-            print(json.dumps(rounds[-1]), flush=True)
-        broken += sum(not is_good(found) for found in rounds)
+    rounds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
+    for seed in range(options.seed, options.seed + options.rounds):
+        for kind, found in rounds.items():
+            found.append(one_round(kind, seed, options.questions, options.concurrency, options.mean_s))
+            print(json.dumps(found[-1]), flush=True)
+    for kind, found in rounds.items():
         summary = {
             "kind": kind,
-            "rounds": len(rounds),
-            "good": sum(map(is_good, rounds)),
-            "paid_twice": sum(found["paid_twice"] for found in rounds),
-            "under_way": sum(found["under_way"] for found in rounds),
-            "paid": options.questions * len(rounds),
+            "rounds": len(found),
+            "good": sum(map(is_good, found)),
+            "paid_twice": sum(each["paid_twice"] for each in found),
+            "under_way": sum(each["under_way"] for each in found),
+            "paid": options.questions * len(found),
         }
         print(json.dumps(summary), flush=True)
-    raise SystemExit(1 if broken else 0)
+    raise SystemExit(0 if all(is_good(each) for found in rounds.values() for each in found) else 1)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from chain_model import write_chain_model
 from teacher_server import Reply, candidate, completion, google_error, refusal, teaching
 
+from actors import rate_limiter
 from jobs import collect, distill
 from jobs.collect import CollectOptions
 from jobs.distill import DistillOptions
@@ -21,6 +23,7 @@ from jobs.runner import execute
 from s1 import schema
 from s1.artifacts import Artifact
 from s1.errors import UserError
+from s1.teachers.numbers import Finished
 
 FAMILIES = {"products": {"count": 30, "min_digits": 2, "max_digits": 2}, "syllogism": {"count": 6}}
 
@@ -70,36 +73,12 @@ def distill_process(run_dir: Path, base_url: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
 
 
-def test_a_killed_driver_goes_on_without_paying_twice(tmp_path):
-    texts = [f"question {number}" for number in range(120)]
+def test_a_run_that_is_interrupted_and_then_killed_goes_on_without_paying_twice(tmp_path):
+    texts = [f"question {number}" for number in range(160)]
     collect_texts(tmp_path, texts)
 
     def script(*_: object) -> Reply:
-        time.sleep(0.1)
-        return completion("hm", "7")
-
-    with teaching(script) as server:
-        driver = distill_process(tmp_path, server.base_url)
-        assert server.wait_for(40, timeout_s=90)
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-        assert server.goes_quiet(timeout_s=30), "requests go on after the driver's death"
-        assert server.finished.total() < len(texts)
-        again = distill_process(tmp_path, server.base_url)
-        _, log = again.communicate(timeout=200)
-        assert again.returncode == 0, log.decode()
-        # Whoever was under way at the kill may have been paid in vain; nobody else is asked twice.
-        assert server.asked.total() <= len(texts) + 8
-        assert set(server.asked) == set(texts)
-    assert [row["question"] for row in traces(tmp_path)] == texts
-
-
-def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(tmp_path):
-    texts = [f"question {number}" for number in range(120)]
-    collect_texts(tmp_path, texts)
-
-    def script(*_: object) -> Reply:
-        time.sleep(0.2)
+        time.sleep(0.15)
         return completion("hm", "7")
 
     with teaching(script) as server:
@@ -108,13 +87,26 @@ def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(tmp_path):
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
         _, log = driver.communicate(timeout=60)
         assert driver.returncode == 130, log.decode()
+        assert b"distill: 0 recorded, 160 to ask" in log
         assert b"paid request(s) under way are waited for" in log
         assert b"interrupted: what was finished is kept; run the same command again to go on" in log
-        assert 20 <= server.paid.total() < len(texts)
-        again = distill_process(tmp_path, server.base_url)
-        _, log = again.communicate(timeout=200)
-        assert again.returncode == 0, log.decode()
-        assert server.paid == dict.fromkeys(texts, 1), "what was under way was paid for again"
+        num_paid = server.paid.total()
+        assert 20 <= num_paid < len(texts)
+
+        driver = distill_process(tmp_path, server.base_url)
+        assert server.wait_for(num_paid + 30, timeout_s=90)
+        assert server.paid.most_common(1)[0][1] == 1, "what was under way at the interruption was paid for again"
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.communicate()
+        assert server.goes_quiet(timeout_s=30), "requests go on after the driver's death"
+        assert server.paid.total() < len(texts)
+
+        driver = distill_process(tmp_path, server.base_url)
+        _, log = driver.communicate(timeout=200)
+        assert driver.returncode == 0, log.decode()
+        # Whoever was under way at the kill may have been paid in vain; nobody else is asked twice.
+        assert server.paid.total() <= len(texts) + 8
+        assert set(server.paid) == set(texts)
     assert [row["question"] for row in traces(tmp_path)] == texts
 
 
@@ -246,6 +238,25 @@ def test_gemini_writes_summaries_within_its_limits(ray, tmp_path, monkeypatch):
     assert {(row["trace_kind"], row["model_version"]) for row in rows} == {("summary", "gemini-test-001")}
     assert (len(rows), manifest.dropped) == (20, {"blocked": 1})
     assert manifest.cost_usd == pytest.approx(20 * 0.02)
+
+
+def test_the_numbers_of_the_progress_line_are_metrics_of_ray(ray):
+    import ray as session
+
+    limiter = rate_limiter.start({}, 10, None, 2.5)
+    session.get(limiter.renew.remote("worker", Finished({"ok": 3, "blocked": 1}, tokens=120)))
+    node = session.nodes()[0]
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    wanted = {"ok": 3.0, "failed": 1.0, "left": 6.0, "tokens": 120.0, "cost_usd": 2.5}
+    found: dict[str, float] = {}
+    end = time.monotonic() + 60
+    while found != wanted and time.monotonic() < end:
+        session.get(limiter.publish.remote())
+        lines = httpx.get(address).text.splitlines()
+        values = {name: [line for line in lines if line.startswith(f"ray_s1_distill_{name}{{")] for name in wanted}
+        found = {name: float(text[0].split()[-1]) for name, text in values.items() if text}
+        time.sleep(0.2)
+    assert found == wanted
 
 
 def test_a_bad_key_stops_the_job_at_once_and_keeps_what_was_there(ray, tmp_path):
