@@ -31,11 +31,14 @@ def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Reco
     UserError when the training stops by itself; exit code 143 after SIGTERM, with a checkpoint of the last step.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from actors.journal import Journal
 
-    actor: Any = ray.remote(num_cpus=0)(Journal)
-    journal = actor.remote()
+    # Beside this process: a worker node that is lost must not take the record of the steps along.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(Journal)
+    journal = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     with Trackers(options, context) as trackers, _asked_to_go() as gone:
         _follow(_trainer(options, task, context, journal), journal, task.steps, trackers, gone)
     records, stopped = ray.get(journal.result.remote())
