@@ -50,6 +50,7 @@ class TrainTask:
     zero_stage: Literal[1, 2, 3]
     attention: str
     activation_checkpointing: bool
+    offload_activations: bool
     loss_chunk_tokens: int
     samples: int
     sample_tokens: int
@@ -78,12 +79,16 @@ def build(task: TrainTask, *, universal: bool) -> Any:
         attn_implementation=attention(task),
     )
     if task.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Only the reentrant kind keeps the inputs of layers where they can be sent to the host.
+        kind = {"use_reentrant": task.offload_activations}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kind)
     model.train()
     optimizer = torch.optim.AdamW(
         _parameter_groups(model, task.weight_decay), lr=task.learning_rate, betas=task.betas, fused=True
     )
-    engine, *_ = deepspeed.initialize(model=SequenceMeanLoss(model), optimizer=optimizer, config=settings)
+    engine, *_ = deepspeed.initialize(
+        model=SequenceMeanLoss(model, offload=task.offload_activations), optimizer=optimizer, config=settings
+    )
     del zero3
     return engine
 

@@ -99,7 +99,8 @@ def _memory_lines(found: dict[str, Any]) -> list[str]:
         f"    together {found['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB",
         f"    with a sequence of block_size={block['block_size']}: {block['peak_gib']:.1f} GiB, "
         f"{'fits' if block['fits'] else 'does not fit'}",
-        f"  host memory of a node at load: {found['host_gib_at_load']:.1f} GiB",
+        f"  host memory of a node: {found['host_gib_at_load']:.1f} GiB at load, {found['host_gib_in_steps']:.1f} GiB "
+        "of activations while it trains",
     ]
 
 

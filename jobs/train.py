@@ -102,7 +102,15 @@ def _task(
     same = (
         *("model", "batch_size", "micro_batch_size", "micro_batch_tokens", "block_size", "packing", "seed"),
         *("sequence_parallel", "secondary_shards", "learning_rate", "weight_decay", "max_grad_norm", "precision"),
-        *("zero_stage", "attention", "activation_checkpointing", "loss_chunk_tokens", "spike_factor", "save_steps"),
+        *(
+            "zero_stage",
+            "attention",
+            "activation_checkpointing",
+            "offload_activations",
+            "loss_chunk_tokens",
+            "spike_factor",
+            "save_steps",
+        ),
         *("samples", "sample_tokens"),
     )
     return TrainTask(

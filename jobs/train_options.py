@@ -64,6 +64,7 @@ class TrainOptions(Config):
         "sdpa", description="Kernel of the attention; eager is the fastest one for short sequences on CPUs."
     )
     activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    offload_activations: bool = Field(False, description="Keep the checkpointed activations in host memory.")
     loss_chunk_tokens: int = Field(4096, ge=1, description="Positions whose logits are in memory at a time.")
     held_out: int = Field(0, ge=0, description="Examples that are not trained on; their loss is taken every epoch.")
     samples: int = Field(0, ge=0, description="Held-out questions that the model answers after every epoch.")
@@ -93,6 +94,10 @@ def check(options: TrainOptions) -> None:
     _check_tokenizer(options)
     _check_parallel(options)
     _check_nodes(options)
+    if options.offload_activations and not options.activation_checkpointing:
+        raise UserError(
+            "offload_activations keeps checkpointed activations on the host; add --activation-checkpointing"
+        )
     if options.samples > options.held_out:
         raise UserError(f"samples={options.samples} are drawn from held_out={options.held_out} examples; hold out more")
     if options.packing:
@@ -229,6 +234,7 @@ def planned(options: TrainOptions, lengths: Sequence[int], of: ModelShape) -> Tr
             precision=options.precision,
             attention=options.attention,
             activation_checkpointing=options.activation_checkpointing,
+            offload_activations=options.offload_activations,
             loss_chunk_tokens=options.loss_chunk_tokens,
             batch_size=options.batch_size,
             micro_batch_size=options.micro_batch_size,

@@ -6,11 +6,13 @@ Shapes: B rows, T tokens of a row, N loss positions in all, D hidden size, V voc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -106,9 +108,11 @@ def _columns(examples: Sequence[Example], length: int, counts: bool) -> tuple[Te
 class SequenceMeanLoss(nn.Module):
     """A causal language model with the loss on top; the head sees the loss positions only."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, offload: bool = False) -> None:
+        """With `offload`, what the forward pass keeps for the backward pass waits in host memory."""
         super().__init__()
         self.model = model
+        self.offload = offload
 
     def forward(self, batch: Batch) -> Tensor:
         """Sum over the batch's sequences of the mean cross-entropy of the tokens that count; scalar.
@@ -117,7 +121,9 @@ class SequenceMeanLoss(nn.Module):
         trace never holds its (N, V) logits. Under ZeRO-3 every use of the head is a collective operation: ranks must
         agree on the number of chunks.
         """
-        outputs = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **batch.attention)
+        on_gpu = batch.input_ids.device.type == "cuda"
+        with save_on_cpu(pin_memory=on_gpu) if self.offload else nullcontext():
+            outputs = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **batch.attention)
         hidden = outputs.last_hidden_state[batch.counted]  # (N, D)
         padding = _rounded(max(1, len(hidden)), POSITIONS_PER_DOUBLING, hidden.device) - len(hidden)
         tensors = (

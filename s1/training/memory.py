@@ -41,6 +41,7 @@ class Run:
     packing: bool = False
     sequence_parallel: int = 1
     secondary_shards: int = 1
+    offload_activations: bool = False
 
     @property
     def width(self) -> int:
@@ -81,6 +82,19 @@ def _layer_bytes(run: Run, longest_tokens: int) -> int:
     return residual_and_norms + attention + scores + 4 * shape.intermediate * run.width
 
 
+def _layer_input(run: Run, tokens: int) -> int:
+    """What activation checkpointing keeps of one layer for `tokens` on a worker."""
+    return run.shape.hidden * run.width * tokens
+
+
+def host_bytes_in_steps(run: Run, per_node: int, pass_tokens: int) -> float:
+    """Host memory of a node that holds offloaded activations."""
+    if not run.offload_activations:
+        return 0.0
+    tokens = -(-pass_tokens // run.sequence_parallel)
+    return float(min(per_node, run.workers) * run.shape.layers * _layer_input(run, tokens))
+
+
 def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, float]:
     """Bytes of one worker at its peak, by component.
 
@@ -91,7 +105,7 @@ def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, flo
     layer = _layer_bytes(run, longest_tokens) * tokens
     logits = min(tokens, run.loss_chunk_tokens) * run.shape.vocabulary * LOGIT_BYTES
     if run.activation_checkpointing:
-        kept = run.shape.layers * run.shape.hidden * run.width * tokens
+        kept = (1 if run.offload_activations else run.shape.layers) * _layer_input(run, tokens)
     else:
         kept, layer = run.shape.layers * layer, 0
     parameters = run.shape.num_parameters

@@ -72,6 +72,9 @@ def report(training: Training) -> dict[str, Any]:
         "change": None if fits else cheapest_change(training),
         "components": {name: round(size / GIB, 2) for name, size in components.items()},
         "host_gib_at_load": round(memory.host_bytes_at_load(run, hardware.resolved().per_node) / GIB, 2),
+        "host_gib_in_steps": round(
+            memory.host_bytes_in_steps(run, hardware.resolved().per_node, passes.longest_pass) / GIB, 2
+        ),
         "longest_tokens": max(training.lengths),
         "pass_tokens": passes.longest_pass,
         "at_block_size": {

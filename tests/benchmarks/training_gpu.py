@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,27 @@ from s1.training.loss import pack
 from s1.training.memory import GIB, Run, components
 from s1.training.shapes import KNOWN, ModelShape
 
-# Shape, tokens, activation checkpointing: the first is the one whose MFU counts, the others are for the memory.
+
+@dataclass(frozen=True)
+class Case:
+    """One sequence of `tokens` a step."""
+
+    shape: ModelShape
+    tokens: int
+    checkpointing: bool
+    offload: bool = False
+
+
+# The first is the one whose MFU counts, the others are for the memory.
 CASES = [
-    ("Qwen/Qwen2.5-1.5B-Instruct", 16384, False),
-    ("Qwen/Qwen2.5-1.5B-Instruct", 16384, True),
-    ("Qwen/Qwen2.5-0.5B-Instruct", 16384, False),
-    ("Qwen/Qwen2.5-3B-Instruct", 16384, True),
+    Case(KNOWN["Qwen/Qwen2.5-1.5B-Instruct"], 16384, checkpointing=False),
+    Case(KNOWN["Qwen/Qwen2.5-1.5B-Instruct"], 16384, checkpointing=True),
+    Case(KNOWN["Qwen/Qwen2.5-1.5B-Instruct"], 32768, checkpointing=True, offload=True),
+    Case(KNOWN["Qwen/Qwen2.5-0.5B-Instruct"], 16384, checkpointing=False),
+    Case(KNOWN["Qwen/Qwen2.5-3B-Instruct"], 16384, checkpointing=True),
 ]
-TINY = [(ModelShape(2, 64, 128, 4, 2, 16, 1000, tied=True, qkv_bias=True), 512, True)]
+SMALL = ModelShape(2, 64, 128, 4, 2, 16, 1000, tied=True, qkv_bias=True)
+TINY = [Case(SMALL, 512, checkpointing=True), Case(SMALL, 512, checkpointing=True, offload=True)]
 
 
 def write_model(shape: ModelShape, folder: Path) -> str:
@@ -62,7 +76,7 @@ def write_model(shape: ModelShape, folder: Path) -> str:
     return str(folder)
 
 
-def task(model: str, shape: ModelShape, tokens: int, checkpointing: bool) -> TrainTask:
+def task(model: str, shape: ModelShape, tokens: int, checkpointing: bool, offload: bool) -> TrainTask:
     return TrainTask(
         model=model,
         shape=shape,
@@ -88,6 +102,7 @@ def task(model: str, shape: ModelShape, tokens: int, checkpointing: bool) -> Tra
         zero_stage=1,
         attention="sdpa",
         activation_checkpointing=checkpointing,
+        offload_activations=offload,
         loss_chunk_tokens=4096,
         samples=0,
         sample_tokens=1,
@@ -97,11 +112,12 @@ def task(model: str, shape: ModelShape, tokens: int, checkpointing: bool) -> Tra
     )
 
 
-def measure(shape: ModelShape, tokens: int, checkpointing: bool, steps: int, peak_tflops: float) -> dict[str, Any]:
-    """Train on one sequence of `tokens` for some steps."""
+def measure(case: Case, steps: int, peak_tflops: float) -> dict[str, Any]:
+    """Train on one sequence for some steps."""
+    shape, tokens, checkpointing, offload = case.shape, case.tokens, case.checkpointing, case.offload
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        asked = task(write_model(shape, Path(folder)), shape, tokens, checkpointing)
+        asked = task(write_model(shape, Path(folder)), shape, tokens, checkpointing, offload)
         engine = train_engine.build(asked, universal=False)
     rng = random.Random(0)
     example = Example([rng.randrange(shape.vocabulary) for _ in range(tokens)], 64)
@@ -117,13 +133,27 @@ def measure(shape: ModelShape, tokens: int, checkpointing: bool, steps: int, pea
         parts.append(timed)
     mean = {name: statistics.mean(timed[name] for timed in parts[1:]) for name in parts[0]}
     seconds = sum(mean.values())
-    run = Run(shape, 1, 1, "bf16", "sdpa", checkpointing, asked.loss_chunk_tokens, 1, 1, None, packing=True)
+    run = Run(
+        shape,
+        1,
+        1,
+        "bf16",
+        "sdpa",
+        checkpointing,
+        asked.loss_chunk_tokens,
+        1,
+        1,
+        None,
+        packing=True,
+        offload_activations=offload,
+    )
     predicted = {name: round(size / GIB, 2) for name, size in components(run, tokens, tokens).items() if size}
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "parameters": shape.num_parameters,
         "tokens": tokens,
         "activation_checkpointing": checkpointing,
+        "offload_activations": offload,
         "loss": round(float(loss.detach()), 4),
         "tokens_per_s": round(tokens / seconds, 1),
         "tflops": round(shape.flops(tokens) / seconds / 1e12, 3),
@@ -168,9 +198,9 @@ def main() -> None:
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    cases = TINY if given.tiny else [(KNOWN[name], tokens, checkpointing) for name, tokens, checkpointing in CASES]
-    for shape, tokens, checkpointing in cases if given.case is None else [cases[given.case]]:
-        found = measure(shape, tokens, checkpointing, given.steps, given.peak_tflops or known_peak())
+    cases = TINY if given.tiny else CASES
+    for case in cases if given.case is None else [cases[given.case]]:
+        found = measure(case, given.steps, given.peak_tflops or known_peak())
         print(json.dumps(found), flush=True)
     torch.distributed.destroy_process_group()
 

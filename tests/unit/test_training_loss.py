@@ -62,3 +62,14 @@ def test_loss_and_gradients_are_those_of_one_sequence_at_a_time(model, num_chunk
 def test_a_batch_that_does_not_count_has_no_gradient(model):
     found = gradients(model, SequenceMeanLoss(model)(collate(EXAMPLES[:1], CPU, counts=False)))
     assert all(not gradient.any() for gradient in found.values())
+
+
+def test_activations_that_wait_on_the_host_change_nothing(model):
+    expected = plain(model)
+    wanted = gradients(model, expected)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    model.train()
+    loss = SequenceMeanLoss(model, offload=True)(collate(EXAMPLES, CPU, num_chunks=2))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, gradient in gradients(model, loss).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-5)

@@ -16,7 +16,16 @@ from s1.training import plan as planner
 from s1.training.duration import communication_seconds, epoch
 from s1.training.hardware import Hardware
 from s1.training.lengths import published, spread
-from s1.training.memory import GIB, Run, components, host_bytes_at_load, peak_gib, states, step_gradients
+from s1.training.memory import (
+    GIB,
+    Run,
+    components,
+    host_bytes_at_load,
+    host_bytes_in_steps,
+    peak_gib,
+    states,
+    step_gradients,
+)
 from s1.training.shapes import KNOWN, ModelShape, shape_from_config
 
 QWEN = KNOWN["Qwen/Qwen2.5-32B-Instruct"]
@@ -201,3 +210,10 @@ def test_hardware_without_a_speed_is_refused():
 def test_examples_beyond_the_block_are_not_planned():
     with pytest.raises(UserError, match="all 1 examples exceed block_size=100"):
         training(TrainOptions(block_size=100, hardware=H100), [200])
+
+
+def test_offloaded_activations_move_from_the_gpu_to_the_host():
+    kept, sent = (components(run(16, offload_activations=offload), 32768, 32768) for offload in (False, True))
+    moved = kept["activations"] - sent["activations"]
+    assert moved == 63 * 5120 * 2 * 32768
+    assert host_bytes_in_steps(run(16, offload_activations=True), 8, 32768) == 8 * 64 * 5120 * 2 * 32768
