@@ -1,14 +1,20 @@
-"""Both drivers on the real model in the real engine."""
+"""Both drivers in the real engine: on the embedded model, and on one that says what the test wants."""
 
 import asyncio
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
+from chain_model import write_chain_model
 
 from s1 import models
 from s1.forcing import BudgetPolicy, compile_policy
+from s1.forcing.machine import ended_by, replay
 from s1.template import Template
 from serve.engine import EngineOptions, Sampling, VllmEngine
 
+CONTEXT = 256
+GREEDY = Sampling(temperature=0)
 QUESTIONS = [
     "What is 12 times 7?",
     "Name three rivers.",
@@ -21,61 +27,184 @@ POLICIES = {
     "cap 0": BudgetPolicy(max_thinking_tokens=0, max_answer_tokens=12),
     "wait twice": BudgetPolicy(num_ignore=2, max_thinking_tokens=60, ignore_str=("Wait", "Hmm, let me see.")),
     "at least 30": BudgetPolicy(min_thinking_tokens=30, max_thinking_tokens=40, before_end="Time is up."),
+    "grace": BudgetPolicy(max_thinking_tokens=40, grace_tokens=30, max_answer_tokens=12),
 }
 
 
-@pytest.fixture(scope="module")
-def parts():
+class Parts:
     """Engine, template and a loop that lives as long as they do."""
+
+    def __init__(self, engine, template, runner):
+        self.engine, self.template, self.runner = engine, template, runner
+
+    def complete(self, questions, policy, sampling=GREEDY, driver=None, choices=1, max_tokens=100):
+        """For every question and choice: the tokens, the final state, the program."""
+
+        async def one(question, choice):
+            prompt = self.template.render_prompt(question)
+            program = compile_policy(
+                policy, self.template, prompt_tokens=len(prompt), context_tokens=CONTEXT, max_tokens=max_tokens
+            )
+            steps = [step async for step in self.engine.run(program, prompt, sampling, choice, driver)]
+            return [token for step in steps for token in step.tokens], steps[-1].state, program
+
+        async def everything():
+            return await asyncio.gather(*(one(question, choice) for question in questions for choice in range(choices)))
+
+        return self.runner.run(everything())
+
+    def plain(self, prompt, max_tokens, stop_ids):
+        """What the engine says by itself."""
+
+        async def collect():
+            outputs = self.engine.generate(prompt, GREEDY, seed=None, max_tokens=max_tokens, stop_ids=stop_ids)
+            return [id async for output in outputs for id in output.outputs[0].token_ids]
+
+        return self.runner.run(collect())
+
+
+@contextmanager
+def started(folder, **values):
     from transformers import AutoTokenizer
 
     # In full precision: a segment computes the tokens before it together, a single pass one by one, and bfloat16
     # rounds the two differently.
-    options = EngineOptions(driver="in-engine", dtype="float32", max_model_len=256, max_num_seqs=64)
+    options = EngineOptions(dtype="float32", max_model_len=CONTEXT, max_num_seqs=64, **values)
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
         for name, value in options.environment().items():
             patch.setenv(name, value)
-        folder = models.resolve("embedded:smollm2-135m-instruct")
         template = Template(AutoTokenizer.from_pretrained(folder))
 
         async def start():
             return VllmEngine(folder, options, template)
 
         engine = runner.run(start())
-        yield engine, template, runner
-        engine.close()
+        try:
+            yield Parts(engine, template, runner)
+        finally:
+            engine.close()
 
 
-def complete(parts, questions, policy, sampling, driver, choices=1):
-    engine, template, runner = parts
+@pytest.fixture(scope="module")
+def embedded():
+    with started(models.resolve("embedded:smollm2-135m-instruct"), driver="in-engine") as parts:
+        yield parts
 
-    async def one(question, choice):
-        prompt = template.render_prompt(question)
-        program = compile_policy(policy, template, prompt_tokens=len(prompt), context_tokens=256, max_tokens=100)
-        steps = [step async for step in engine.run(program, prompt, sampling, choice, driver)]
-        return [token for step in steps for token in step.tokens], steps[-1].state
 
-    async def everything():
-        return await asyncio.gather(*(one(question, choice) for question in questions for choice in range(choices)))
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A model that thinks " one two", ends its thinking, and does so again in its answer, as it ends nothing itself."""
+    folder = tmp_path_factory.mktemp("chain")
+    write_chain_model(folder, "Wait", "answer", "\n", " one", " two", "<|im_start|>", then="answer", padding=3)
+    return folder
 
-    return runner.run(everything())
+
+@pytest.fixture(scope="module")
+def forcing_chain(chain):
+    with started(chain, driver="in-engine") as parts:
+        yield parts
+
+
+@pytest.fixture(scope="module")
+def plain_chain(chain):
+    with started(chain, driver="segments") as parts:
+        yield parts
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_both_drivers_give_the_same_tokens_under_greedy_decoding(parts, name):
-    greedy = Sampling(temperature=0)
-    segments = complete(parts, QUESTIONS, POLICIES[name], greedy, "segments")
-    in_engine = complete(parts, QUESTIONS, POLICIES[name], greedy, "in-engine")
-    assert in_engine == segments
+def test_both_drivers_give_the_same_tokens_under_greedy_decoding(embedded, name):
+    segments = embedded.complete(QUESTIONS, POLICIES[name], driver="segments")
+    in_engine = embedded.complete(QUESTIONS, POLICIES[name], driver="in-engine")
+    assert [result[:2] for result in in_engine] == [result[:2] for result in segments]
 
 
-def test_sampled_ends_come_as_often_in_both_drivers(parts):
-    """A model that is not sure when to stop: the mean length of its thinking is the same within the noise."""
-    hot = Sampling(temperature=1.5, seed=3)
+@pytest.mark.parametrize("name", POLICIES)
+def test_both_drivers_agree_on_a_model_that_ends_its_thinking_itself(forcing_chain, plain_chain, name):
+    """Each in the engine that it is for; the head's padding, which the model likes best, is never sampled."""
+    segments = plain_chain.complete(["Go."], POLICIES[name])
+    in_engine = forcing_chain.complete(["Go."], POLICIES[name])
+    [(tokens, state, program)] = in_engine
+    assert [result[:2] for result in in_engine] == [result[:2] for result in segments]
+    assert all(token.id < forcing_chain.template.num_tokens for token in tokens)
+    assert replay(program, [(token.id, token.forced) for token in tokens]) == state
+    ends = {"cap 12": "natural", "cap 0": "budget", "none": "natural", "grace": "natural"}
+    assert ended_by(program, state) == ends.get(name, ended_by(program, state))
+    assert state.rounds == {"wait twice": 2}.get(name, state.rounds)
+
+
+def test_without_a_policy_a_model_that_opens_its_answer_itself_says_what_plain_vllm_says(forcing_chain, plain_chain):
+    prompt = plain_chain.template.render_prompt("Go.")
+    said = plain_chain.plain(prompt, 40, plain_chain.template.stop_ids)
+    for parts in (forcing_chain, plain_chain):
+        # What the template writes after an end of the thinking is what the model says there.
+        [(tokens, state, _)] = parts.complete(["Go."], BudgetPolicy(), max_tokens=40)
+        assert [token.id for token in tokens] == said
+        assert state.forced_tokens == len(parts.template.answer_open)
+
+
+def test_without_a_policy_every_sampled_token_is_plain_vllms(embedded):
+    for question, (tokens, state, program) in zip(
+        QUESTIONS, embedded.complete(QUESTIONS, BudgetPolicy(), max_tokens=60), strict=True
+    ):
+        prompt, ids = embedded.template.render_prompt(question), [token.id for token in tokens]
+        ends = program.stop_ids | {*program.delimiter}
+        said = embedded.plain(prompt, 60, ends)
+        thinking = [token.id for token in tokens if token.part == "thinking"]
+        assert thinking == said[: len(thinking)] and (len(said) == 60 or said[-1] in ends)
+        if state.ended_by:
+            answer = ids.index(program.delimiter[0], len(thinking)) + 1 + len(program.answer_open)
+            assert ids[answer:] == embedded.plain([*prompt, *ids[:answer]], 60 - answer, program.stop_ids)
+
+
+def test_a_delimiter_of_several_tokens_is_taken_back_as_a_whole(plain_chain):
+    template = plain_chain.template
+    prompt = template.render_prompt("Go.")
+    program = compile_policy(
+        BudgetPolicy(num_ignore=1), template, prompt_tokens=len(prompt), context_tokens=CONTEXT, max_tokens=30
+    )
+    program = replace(program, delimiter=tuple(template.control(" two<|im_start|>")))
+
+    async def collect():
+        return [step async for step in plain_chain.engine.run(program, prompt, GREEDY)]
+
+    steps = plain_chain.runner.run(collect())
+    thinking = [token.id for step in steps for token in step.tokens if token.part == "thinking"]
+    assert template.decode(thinking) == " oneWaitanswer\n one"
+    assert (steps[-1].state.rounds, ended_by(program, steps[-1].state)) == (1, "natural")
+
+
+@pytest.mark.parametrize("driver", ["segments", "in-engine"])
+def test_a_prompt_that_almost_fills_the_context_reduces_the_budget_and_stays_within_it(embedded, driver):
+    policy = BudgetPolicy(max_thinking_tokens=1000, min_thinking_tokens=500, num_ignore=3)
+    question = "Tell me. " * 60
+    num_prompt = len(embedded.template.render_prompt(question))
+    [(tokens, state, program)] = embedded.complete([question], policy, driver=driver, max_tokens=None)
+    assert 200 < num_prompt < CONTEXT and len(tokens) == state.position <= CONTEXT - num_prompt == program.room
+    assert ended_by(program, state) == "context"
+    assert state.thinking_tokens == program.max_thinking < 1000
+
+
+@pytest.mark.parametrize("driver", ["segments", "in-engine"])
+def test_choices_differ_from_each_other_and_come_again_with_their_seed(embedded, driver):
+    policy = BudgetPolicy(max_thinking_tokens=16, num_ignore=1, max_answer_tokens=8)
+
+    def choices():
+        results = embedded.complete(QUESTIONS[:1], policy, Sampling(temperature=1, seed=5), driver, choices=3)
+        assert all(state.thinking_tokens <= 16 for _, state, _ in results)
+        return [[token.id for token in tokens] for tokens, _, _ in results]
+
+    first = choices()
+    assert len({tuple(ids) for ids in first}) == 3 and choices() == first
+
+
+@pytest.mark.parametrize("top_p", [1, 0.8])
+def test_sampled_ends_come_as_often_in_both_drivers(embedded, top_p):
+    """A model that is not sure when to stop: the mean number of ends is the same within the noise."""
+    hot = Sampling(temperature=1.5, top_p=top_p, seed=3)
     policy = BudgetPolicy(max_thinking_tokens=24, num_ignore=1, max_answer_tokens=1)
     means = {}
     for driver in ("segments", "in-engine"):
-        results = complete(parts, QUESTIONS, policy, hot, driver, choices=10)
-        assert all(state.thinking_tokens <= 24 for _, state in results)
-        means[driver] = sum(state.rounds for _, state in results) / len(results)
-    assert abs(means["segments"] - means["in-engine"]) < 0.35
+        results = embedded.complete(QUESTIONS, policy, hot, driver, choices=16)
+        assert all(state.thinking_tokens <= 24 for _, state, _ in results)
+        means[driver] = sum(state.rounds for _, state, _ in results) / len(results)
+    assert abs(means["segments"] - means["in-engine"]) < 0.3
