@@ -1,0 +1,75 @@
+"""The same questions through Ray Serve and on Ray Data, to the real model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.evaluate import JOB
+from jobs.evaluation_options import EvaluateOptions
+from jobs.ray_session import ray_session
+from jobs.runner import execute
+from s1 import schema
+from s1.artifacts import Artifact, Manifest
+
+QUESTIONS = [f"What is {number} + {number + 3}?" for number in range(11, 16)]
+# Longer than the context: counted, and no reason to stop.
+QUESTIONS.append("Add up these numbers: " + ", ".join(["17"] * 400))
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    rows = [{"question": text, "answer": "25"} for text in QUESTIONS]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Artifact(str(folder / "checkpoint")).staging() as staging:
+        config = {"model": "embedded:smollm2-135m-instruct", "template": "s1"}
+        staging.commit(Manifest("train", "t", config, {}, "0", 1, 1))
+    return folder
+
+
+def evaluate(run_dir: Path, **more: Any) -> list[dict[str, Any]]:
+    options = EvaluateOptions.model_validate(
+        {
+            "models": ("base",),
+            "benchmarks": (str(run_dir / "sums.jsonl"),),
+            "budgets": (8,),
+            "natural_max_tokens": 40,
+            "max_answer_tokens": 12,
+            # In full precision: in bfloat16 the answers depend on what else is in the batch.
+            "serve": {"engine": {"dtype": "float32", "max_model_len": 512, "max_num_seqs": 16}},
+            **more,
+        }
+    )
+    execute(JOB, options, str(run_dir))
+    return Artifact(str(run_dir / "generations")).read(schema.GENERATIONS).to_pylist()
+
+
+def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What does not depend on the way or the time."""
+    return [{name: value for name, value in row.items() if name != "latency_s"} for row in rows]
+
+
+def test_serve_and_ray_data_give_the_same_answers_under_greedy_decoding(run_dir: Path):
+    with ray_session():
+        served = evaluate(run_dir)
+        offline = evaluate(
+            run_dir,
+            offline=True,
+            parallel={
+                "tree": (3,),
+                "reward": "s1.evaluation.scorers:few_repetitions",
+                "step_tokens": 8,
+                "max_steps": 2,
+            },
+        )
+    tree = [row for row in offline if row["method"] == "tree_search"]
+    forced = [row for row in offline if row["method"] == "budget_forcing"]
+    assert len(served) == 3 * len(QUESTIONS)
+    assert told(forced) == told(served)
+    assert any(row["thinking"] for row in served)
+    long = [row for row in served if row["question"] == QUESTIONS[-1]]
+    assert {(row["ended_by"], row["correct"], row["total_tokens"]) for row in long} == {("overflow", False, 0)}
+    fits = [row for row in tree if row["question"] != QUESTIONS[-1]]
+    assert all(row["thinking_tokens"] <= 16 and row["num_tries"] >= 4 for row in fits)
