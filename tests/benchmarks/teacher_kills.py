@@ -124,7 +124,8 @@ def one_round(kind: str, seed: int, num_questions: int, concurrency: int, mean_s
             ended_at = time.monotonic() if kind == "raylet" else killed_at
             time.sleep(QUIET_AFTER_S + 2)
             late = sum(at > ended_at + QUIET_AFTER_S for at in script.arrived)
-        _, left = psutil.wait_procs(family, timeout=20)
+        left = _running(psutil.wait_procs(family, timeout=20)[1])
+        names_left = [process.name() for process in left]
         for process in left:
             process.kill()
         returncode = driver.returncode
@@ -137,11 +138,23 @@ def one_round(kind: str, seed: int, num_questions: int, concurrency: int, mean_s
             "under_way": under_way,
             "paid_twice": server.paid.total() - num_questions,
             "late_requests": late,
-            "processes_left": len(left),
+            "processes_left": names_left,
             "hung": hung,
             "exit_code": returncode,
             "table": _table(folder, server, num_questions),
         }
+
+
+def _running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that are not dead: a container may have nobody who buries the others."""
+    alive: list[psutil.Process] = []
+    for process in processes:
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return alive
 
 
 def _table(folder: Path, server: TeacherServer, num_questions: int) -> str:
