@@ -19,6 +19,7 @@ from pydantic import Field
 
 from actors import rate_limiter
 from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, Pool, outcome_table, stream
+from jobs import capacity
 from jobs.progress import Progress
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
@@ -109,7 +110,7 @@ def run(options: DistillOptions, context: Context) -> Outcome:
         if waiting.num_rows:
             if ledger is not None:
                 print(_outlook(spec, num_recorded, waiting.num_rows), file=sys.stderr)
-            with ray_session():
+            with ray_session(*capacity.of_distill(options)):
                 stopped = _ask(options, spec, waiting, tally, ledger)
             if ledger is not None:
                 ledger.compact()
