@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from s1.config import Config
 from s1.errors import UserError
+from s1.teachers.registry import TeacherSpec
 
 if TYPE_CHECKING:
     from jobs.distill import DistillOptions
@@ -56,7 +57,8 @@ class Nodes:
 def of_distill(options: DistillOptions) -> tuple[Demand, ...]:
     """The pool of teachers."""
     pool = options.pool
-    return (Demand("distill", "pool.num_workers", pool.num_workers, pool.num_cpus, pool.num_gpus or 0),)
+    gpus = TeacherSpec(options).num_gpus if pool.num_gpus is None else pool.num_gpus
+    return (Demand("distill", "pool.num_workers", pool.num_workers, pool.num_cpus, gpus),)
 
 
 def of_featurize(options: FeaturizeOptions) -> tuple[Demand, ...]:

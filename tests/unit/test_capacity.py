@@ -1,5 +1,7 @@
 """Whether a cluster can ever give what a stage asks for."""
 
+import importlib.metadata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,18 @@ def test_what_an_endpoint_or_no_solver_leaves_out_is_not_asked_for():
         "embedder.num_workers",
         "workers",
     ]
+
+
+def test_a_local_teacher_asks_for_the_gpus_that_share_its_model(monkeypatch):
+    teacher = ("--distill.teacher", "vllm", "--distill.vllm.tensor-parallel-size", "8")
+    assert of("s1", *teacher, "--distill.pool.num-gpus", "4")[0].gpus == 4
+    assert of("s1", *teacher)[0].gpus == 0  # the build for CPUs is installed
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    assert of("s1", *teacher)[0].gpus == 8
+
+
+def not_installed(name: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(name)
 
 
 def of(preset: str, *flags: str) -> tuple[Demand, ...]:
