@@ -16,7 +16,7 @@ from s1.evaluation import metrics
 
 THINKING = "thinking_tokens"
 # What our benchmarks are called there.
-NAMES = {"aime24": "AIME24", "math500": "MATH500", "gpqa_diamond": "GPQA Diamond"}
+NAMES = {"aime24": "AIME24", "aime25": "AIME25", "math500": "MATH500", "gpqa_diamond": "GPQA Diamond"}
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,19 @@ def table3() -> tuple[Row, ...]:
     return tuple(_row(values) for values in _values()["table3"])
 
 
-def table(name: str) -> dict[str, dict[str, float]]:
-    """Table 1, 2 or 4 (`table1` …): row -> benchmark -> accuracy in percent."""
+def table(name: str) -> dict[str, dict[str, float | None]]:
+    """Table 1, 2, 4 to 8 or 12 to 14 (`table1` …): row -> column -> number; None where the paper prints none.
+
+    A column that is a benchmark's name holds accuracies in percent.
+    """
     values = _values()[name]
     return {row: dict(zip(values["columns"], cells, strict=True)) for row, cells in values["rows"].items()}
+
+
+def trace_lengths(data_set: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How long the traces of `s1K` or `s1K-1.1` are: edges of N bins in tokens (N + 1), traces in each (N)."""
+    values = _values()["trace_lengths"]
+    return tuple(values["edges_tokens"]), tuple(values["traces"][data_set])
 
 
 def _row(values: dict[str, Any]) -> Row:

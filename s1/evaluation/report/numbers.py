@@ -175,7 +175,7 @@ def methods(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def beside_paper(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Ours below the paper's tables 1 and 4, for the benchmarks of both: columns, and rows in percent.
+    """Ours below the paper's tables 1, 4 and 5, for the benchmarks of both: columns, and rows in percent.
 
     Nothing when none of the benchmarks is one of the paper's.
     """
@@ -183,9 +183,11 @@ def beside_paper(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> t
     if not names:
         return [], []
     rows: list[dict[str, Any]] = []
-    for title in ("table1", "table4"):
-        for row, accuracy in paper.table(title).items():
-            rows.append({"source": f"paper, {title[:-1]} {title[-1]}", "row": row, **_chosen(accuracy, names)})
+    for number in (1, 5, 4):
+        for row, accuracy in paper.table(f"table{number}").items():
+            found = {name: accuracy.get(name) for name in names.values()}
+            if any(value is not None for value in found.values()):
+                rows.append({"source": f"paper, table {number}", "row": row, **found})
     for label, setting in _shared_settings(benchmarks).items():
         for model in dict.fromkeys(model for part in benchmarks.values() for model in part):
             found = {
@@ -199,10 +201,6 @@ def beside_paper(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> t
                 row = {"source": "this run", "row": f"{model}, {label}"}
                 rows.append(row | {name: found.get(name) for name in names.values()})
     return ["source", "row", *names.values()], rows
-
-
-def _chosen(accuracy: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float | None]:
-    return {name: accuracy.get(name) for name in names.values()}
 
 
 def _shared_settings(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, str]:
