@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from jobs import termination
 from s1.config import Config, ConfigT, read_preset, validate
 from s1.errors import UserError
 
@@ -32,15 +33,18 @@ Result = TypeVar("Result")
 
 
 def main(run: Callable[[], Result]) -> Result:
-    """Call `run`; a UserError becomes one line and exit code 2, Ctrl-C exit code 130."""
+    """Call `run`; a UserError becomes one line and exit code 2, Ctrl-C exit code 130, SIGTERM 143."""
+    termination.end_on_sigterm()
     try:
         return run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+        terminated = termination.was_terminated()
+        how = "terminated" if terminated else "interrupted"
+        print(f"{how}: what was finished is kept; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(termination.EXIT_CODE if terminated else 130) from None
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

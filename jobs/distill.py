@@ -26,6 +26,7 @@ from jobs.runner import Context, Job, Outcome, command
 from jobs.spool import POSITION, Spool
 from jobs.tally import Tally
 from jobs.teacher_watch import Watch
+from jobs.termination import terminate
 from s1 import schema
 from s1.artifacts import Manifest, Staging, join
 from s1.errors import UserError
@@ -144,8 +145,7 @@ def _ask(
                 tally.add(row)
             numbers = watch.numbers()
         if watch.signal == signal.SIGTERM:
-            print("terminated: what was finished is kept; run the same command again to go on", file=sys.stderr)
-            raise SystemExit(143)
+            terminate()
         if watch.signal is not None:
             raise KeyboardInterrupt
         return numbers.stopped

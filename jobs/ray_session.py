@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jobs import capacity
 from jobs.capacity import Demand
+from jobs.termination import end_on_sigterm
 
 # Read by libraries when they are imported in a worker: their chatter would drown our progress lines.
 QUIET = {
@@ -63,6 +64,7 @@ def ray_session(*demands: Demand) -> Generator[None]:
             logging_level=logging.ERROR,
             runtime_env={"env_vars": {name: os.environ[name] for name in QUIET}},
         )
+    end_on_sigterm()
     try:
         capacity.check(demands)
         yield

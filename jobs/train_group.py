@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.progress import Progress
 from jobs.runner import Context
+from jobs.termination import EXIT_CODE
 from jobs.tracking import Trackers
 from jobs.train_options import TrainOptions
 from s1.artifacts import Artifact
@@ -21,8 +22,6 @@ from s1.errors import UserError
 if TYPE_CHECKING:
     from actors.journal import Record
     from actors.train_engine import TrainTask
-
-STOPPED_BY_SIGTERM = 143
 
 
 def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Record]:
@@ -49,7 +48,7 @@ def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Reco
             f"train: stopped by SIGTERM after step {len(records)}, which is kept; run the same command again to go on",
             file=sys.stderr,
         )
-        raise SystemExit(STOPPED_BY_SIGTERM)
+        raise SystemExit(EXIT_CODE)
     return records
 
 

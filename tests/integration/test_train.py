@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobs.ray_session import ray_session
 from jobs.runner import execute
+from jobs.termination import EXIT_CODE
 from jobs.train import JOB
-from jobs.train_group import STOPPED_BY_SIGTERM
 from jobs.train_options import TrainOptions
 from s1 import schema
 from s1.artifacts import Artifact
@@ -243,7 +243,7 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     threading.Thread(target=notice, daemon=True).start()
     with pytest.raises(SystemExit) as exit_:
         execute(JOB, alone, disturbed)
-    assert exit_.value.code == STOPPED_BY_SIGTERM
+    assert exit_.value.code == EXIT_CODE
     execute(JOB, alone, disturbed)
 
     losses, expected = plain_loop(options, disturbed)
