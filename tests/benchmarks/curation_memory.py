@@ -14,16 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 from decontamination import corpus
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from process_tree import watched
 
 ENCODER, STUDENT = "embedded:minilm", "embedded:smollm2-135m-instruct"
 
@@ -57,40 +56,6 @@ def commands(folder: Path, data: Path, size: int) -> dict[str, list[str]]:
     return {name: [sys.executable, "-m", f"jobs.{name}", *run_dir, *extra] for name, extra in arguments.items()}
 
 
-def tree_bytes(root: psutil.Process) -> int:
-    """Proportional set size of a process and all below it."""
-    total = 0
-    for process in (root, *root.children(recursive=True)):
-        try:
-            total += int(process.memory_full_info().pss)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue  # it has just ended
-    return total
-
-
-def watched(command: list[str]) -> dict[str, Any]:
-    """Run a command; its seconds, and the peak memory of its tree of processes."""
-    started = time.monotonic()
-    process = subprocess.Popen(command)
-    peak, ended = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        root = psutil.Process(process.pid)
-        while not ended.wait(0.5):
-            if root.is_running():
-                peak = max(peak, tree_bytes(root))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    code = process.wait()
-    ended.set()
-    thread.join()
-    if code:
-        raise SystemExit(f"{' '.join(command)}: exit code {code}")
-    return {"seconds": round(time.monotonic() - started, 1), "peak_gb": round(peak / 1e9, 2)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -103,7 +68,8 @@ def main() -> None:
         write_inputs(folder, options.data.absolute(), options.rows, options.words)
         results: dict[str, dict[str, Any]] = {}
         for job, command in commands(folder, options.data.absolute(), options.size).items():
-            results[job] = watched(command)
+            seconds, peak = watched(command, lambda line, _: print(line, file=sys.stderr))
+            results[job] = {"seconds": round(seconds, 1), "peak_gb": round(peak / 1e9, 2)}
             print(json.dumps({"job": job, **results[job]}), flush=True)
         summary = {
             "rows": options.rows,
