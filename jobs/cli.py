@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from jobs import termination
-from s1.config import Config, ConfigT, read_preset, validate
+from s1.config import Config, ConfigT, preset_names, read_preset, validate
 from s1.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -82,6 +82,11 @@ def parse(
     return validate(cls, parsed.model_dump(), prog)
 
 
+def presets() -> list[str]:
+    """Names that `--preset` takes."""
+    return preset_names(PRESETS)
+
+
 def _take_preset(argv: Sequence[str]) -> tuple[str, list[str]]:
     preset, rest, index = DEFAULT_PRESET, [], 0
     args = list(argv)
@@ -95,7 +100,7 @@ def _take_preset(argv: Sequence[str]) -> tuple[str, list[str]]:
             index += 1
             preset = args[index]
         else:
-            raise UserError("--preset needs a name: laptop, s1 or s1.1")
+            raise UserError(f"--preset needs a name: {', '.join(presets())}")
         index += 1
     return preset, rest
 

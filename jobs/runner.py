@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-import tyro
 from pydantic import Field, create_model
 
 from jobs import cli
@@ -33,7 +32,7 @@ OptionsT = TypeVar("OptionsT", bound=Config)
 class JobFlags(Config):
     """Flags that every job takes beside its own options."""
 
-    preset: Annotated[str, tyro.conf.Suppress] = "laptop"
+    preset: str = Field("laptop", description=f"Values of all options that are not given: {', '.join(cli.presets())}.")
     run_dir: str = Field(
         "runs/laptop", description="Folder or URI (s3://…, gs://…) that holds the tables of this run, one folder each."
     )

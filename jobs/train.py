@@ -1,4 +1,7 @@
-"""`python -m jobs.train`: SELECTION → a fine-tuned model.
+"""Fine-tune the base model on the selected traces: SELECTION becomes a checkpoint.
+
+    python -m jobs.train --preset laptop
+    python -m jobs.train --preset s1 --workers 8 --dry-run
 
 Ray Train starts the workers, DeepSpeed shards the states; the result is a Hugging Face folder.
 """
@@ -182,7 +185,7 @@ def _facts(options: TrainOptions, curve: list[dict[str, Any]]) -> dict[str, Any]
 
 JOB = Job(
     name="train",
-    summary="Fine-tune the model on the selected traces: SELECTION → checkpoint (a Hugging Face folder).",
+    summary=str(__doc__),
     options=TrainOptions,
     inputs=("selection",),
     output="checkpoint",
