@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from jobs.progress import Progress
 from jobs.runner import Context, Job, Outcome, command
-from s1 import schema
+from s1 import extensions, schema
 from s1.artifacts import Manifest
 from s1.config import Config
 from s1.errors import UserError
@@ -25,6 +25,7 @@ from s1.sources.mapping import Fields, RawQuestion, to_question
 from s1.sources.records import Fault, Record
 from s1.sources.table import Collected, collect
 
+SOURCES = ("gym", "files", "hub", "paper")
 ROWS_PER_FILE = 50_000
 SET_ASIDE = "set_aside.txt"
 _MAX_LINES = 10_000  # of that file
@@ -33,8 +34,10 @@ _MAX_LINES = 10_000  # of that file
 class CollectOptions(Config):
     """What to collect."""
 
-    source: Literal["gym", "files", "hub", "paper"] = Field(
-        "gym", description="Where the questions come from; paper: the 16 sources of s1, from the hub."
+    source: Annotated[str, extensions.one_of("sources", SOURCES)] = Field(
+        "gym",
+        description="Where the questions come from: gym, files, hub, paper (the 16 sources of s1, from the hub), or "
+        "module:function of your own.",
     )
     seed: int = Field(0, description="Decides what is generated, sampled and held out.")
     num_test: int = Field(0, ge=0, description="Questions of every domain that are kept for the evaluation.")
@@ -58,7 +61,9 @@ class CollectOptions(Config):
 
 def check(options: CollectOptions) -> None:
     """Whether the source is there; a file is opened, its rows are read by `run`."""
-    if options.source == "gym":
+    if extensions.is_reference(options.source):
+        records.check(options.source)
+    elif options.source == "gym":
         tasks.check(options.gym)
     elif options.source == "files":
         if not options.path:
@@ -74,6 +79,8 @@ def check(options: CollectOptions) -> None:
 
 def describe(options: CollectOptions, _: Mapping[str, Manifest | None]) -> Sequence[str]:
     """One line: what is going to be read."""
+    if extensions.is_reference(options.source):
+        return [f"reads rows of {options.source}"]
     if options.source == "gym":
         counts = ", ".join(f"{name} {settings.get(tasks.COUNT)}" for name, settings in options.gym.items())
         return [f"generates: {counts}"]
@@ -165,6 +172,8 @@ def _questions(options: CollectOptions, on_fault: Fault) -> Iterator[RawQuestion
     if options.source == "hub":
         source = f"hub:{options.hub.name}"
         return _mapped(data_sets.records(options.hub), lambda _: source, options.fields, on_fault)
+    if options.source != "files":
+        return _mapped(records.read(options.source, on_fault), lambda _: options.source, options.fields, on_fault)
     found = records.read(options.path, on_fault)
     return _mapped(found, lambda record: f"files:{records.stem(record.file)}", options.fields, on_fault)
 
@@ -201,6 +210,13 @@ def _counted(raw: Iterator[RawQuestion], bar: Progress) -> Iterator[RawQuestion]
         yield question
 
 
+def outside(options: CollectOptions) -> object:
+    """State of the files, or of the code, that the questions come from."""
+    if options.source == "files":
+        return records.state(options.path)
+    return records.state(options.source) if extensions.is_reference(options.source) else None
+
+
 JOB = Job(
     name="collect",
     summary=(__doc__ or "").strip(),
@@ -210,7 +226,7 @@ JOB = Job(
     run=run,
     check=check,
     describe=describe,
-    outside=lambda options: records.state(options.path) if options.source == "files" else None,
+    outside=outside,
 )
 
 if __name__ == "__main__":

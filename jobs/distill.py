@@ -27,7 +27,7 @@ from jobs.spool import POSITION, Spool
 from jobs.tally import Tally
 from jobs.teacher_watch import Watch
 from jobs.termination import terminate
-from s1 import schema
+from s1 import extensions, schema
 from s1.artifacts import Manifest, Staging, join
 from s1.errors import UserError
 from s1.sources import records
@@ -63,9 +63,11 @@ def check(options: DistillOptions) -> None:
     for name in registry.chosen(options):
         service = registry.service(options, name)
         if service is not None and not service.is_priced:
+            prices = ("usd_per_million_input", "usd_per_million_output")
+            flags = [f"--{name}.{price.replace('_', '-')}" for price in prices]
+            give = f"{name}.service {' and '.join(prices)}" if extensions.is_reference(name) else " and ".join(flags)
             raise UserError(
-                f"max_usd={options.max_usd:g} cannot be kept without a price of {service.model!r}: give "
-                f"--{name}.usd-per-million-input and --{name}.usd-per-million-output"
+                f"max_usd={options.max_usd:g} cannot be kept without a price of {service.model!r}: give {give}"
             )
 
 
@@ -222,6 +224,14 @@ def _write(staging: Staging, questions: pa.Table, spool: Spool) -> int:
     return num_traces
 
 
+def outside(options: DistillOptions) -> object:
+    """State of the recorded traces, and of the code of a teacher of the user's."""
+    names = registry.chosen(options)
+    code = {name: extensions.state(name) for name in names if extensions.is_reference(name)}
+    recorded = records.state(options.recorded.path) if "recorded" in names else None
+    return [recorded, code] if code else recorded
+
+
 JOB = Job(
     name="distill",
     summary=(__doc__ or "").strip(),
@@ -231,7 +241,7 @@ JOB = Job(
     run=run,
     check=check,
     describe=describe,
-    outside=lambda options: records.state(options.recorded.path) if "recorded" in registry.chosen(options) else None,
+    outside=outside,
 )
 
 if __name__ == "__main__":

@@ -86,8 +86,7 @@ def check(options: FeaturizeOptions) -> None:
     if options.judge.enabled:
         asking.check(options.judge, "judge.openai")
     for path in options.test_sets:
-        if not path.startswith(records.HUB):
-            records.find(path)
+        records.check(path)
 
 
 def describe(options: FeaturizeOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:

@@ -25,7 +25,7 @@ from actors import selector
 from jobs import capacity
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
-from s1 import schema
+from s1 import extensions, schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config
 from s1.curation import coverage, difficulty, diversity
@@ -43,7 +43,10 @@ class SelectOptions(Config):
     """What is kept, and how it is chosen."""
 
     size: PositiveInt = Field(default=1000, description="Rows to choose; all that are left when there are fewer.")
-    method: diversity.Method = Field(default="facility_location", description="How the rows are chosen.")
+    method: diversity.Method = Field(
+        default="facility_location",
+        description=f"How the rows are chosen: {', '.join(diversity.METHODS)}, or module:function of your own.",
+    )
     seed: int = Field(default=0, description="Seed of the choice; the order of the rows does not matter.")
     ignore_issues: tuple[str, ...] = Field(default=(), description="Quality issues that are no reason to drop a row.")
     drop_solved: bool = Field(default=True, description="Drop what a solver solves.")
@@ -98,7 +101,8 @@ class Row:
 
 
 def check(options: SelectOptions) -> None:
-    """Raise UserError for options that do not go together."""
+    """Raise UserError for options that do not go together, and for a method that there is not."""
+    diversity.run_of(options.method)
     if options.quality_weight and options.method in ("s1", "longest"):
         raise UserError(
             f"quality_weight={options.quality_weight}: method {options.method} ranks by length alone; leave it out, or "
@@ -347,6 +351,7 @@ JOB = Job(
     run=run,
     check=check,
     describe=describe,
+    outside=lambda options: extensions.state(options.method) if extensions.is_reference(options.method) else None,
 )
 
 if __name__ == "__main__":

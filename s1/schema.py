@@ -25,7 +25,7 @@ _QUESTION = (
     ("question_id", STRING),
     ("question", STRING),
     ("answer", STRING),  # reference answer; null when the source has none
-    ("source", STRING),  # gym, files:<name>, hub:<name>
+    ("source", STRING),  # gym, files:<name>, hub:<name>, <module>:<function>
     ("domain", STRING),  # task family, subject or code; null when unknown
 )
 

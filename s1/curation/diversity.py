@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from s1 import extensions
 from s1.curation import coverage, determinantal, facility, farthest
 from s1.curation.quota import Room, walk
 from s1.errors import UserError
 
-Method = Literal["s1", "k_center", "facility_location", "dpp", "cluster", "random", "longest"]
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS = ("s1", "k_center", "facility_location", "dpp", "cluster", "random", "longest")
+Method = Annotated[str, extensions.one_of("methods", METHODS)]
 # More clusters than this cannot be told apart by the eye, nor by a k-means of a few rounds.
 MAX_CLUSTERS = 256
 
@@ -43,6 +44,9 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+
+Run = Callable[[Pool, int], NDArray[np.int64]]
 
 
 def select(
@@ -70,14 +74,14 @@ def select(
     - dpp: greedy MAP of a determinantal point process with an RBF kernel.
     - cluster: k-means, then the same number from each cluster.
     - random, longest: the baselines.
+    - module:function: a function of one's own, `(pool: Pool, size: int) -> indices into the pool`, best first.
 
     `quality` also weighs the gain of k_center, facility_location, dpp and random, and ranks the rows of a cluster. Of a
     domain in `quotas` no more rows are picked than it says, so that there may be fewer than `size`. The picks depend on
     the rows' content and the seed, not on their order; rows that are equal in everything are interchangeable. Raises
     UserError for a method or arrays that do not fit.
     """
-    if method not in METHODS:
-        raise UserError(f"method={method!r}: methods are {', '.join(METHODS)}")
+    choose = run_of(method)
     points = _points(embeddings)
     if size < 0:
         raise UserError(f"size={size}: must not be negative")
@@ -104,8 +108,35 @@ def select(
         benchmark={names[name]: weight for name, weight in (benchmark or {}).items() if name in names},
         benchmark_picks=benchmark_picks,
     )
-    picks = _RUN[method](pool, min(size, len(pool)))
+    size = min(size, len(pool))
+    picks = choose(pool, size) if method in METHODS else _checked(choose(pool, size), pool, size, method)
     return order[picks].astype(np.int64)
+
+
+def run_of(method: str) -> Run:
+    """The function behind a method. UserError when there is none."""
+    if method in METHODS:
+        return _RUN[method]
+    if not extensions.is_reference(method):
+        raise UserError(f"method={method!r}: methods are {', '.join(METHODS)}, or module:function of your own")
+    found: Any = extensions.load(method)
+    if not callable(found):
+        raise UserError(f"{method!r} must be a function of the pool and the number of rows that gives indices")
+    return cast(Run, found)
+
+
+def _checked(picks: ArrayLike, pool: Pool, size: int, method: str) -> NDArray[np.int64]:
+    """What a function of the user's has picked. UserError unless these are different rows, not too many."""
+    found = np.asarray(picks)
+    if found.ndim != 1 or (len(found) and not np.issubdtype(found.dtype, np.integer)):
+        raise UserError(f"{method} gave {found.dtype} of shape {found.shape}, must be one whole number for each pick")
+    distinct = len(np.unique(found))
+    if len(found) > size or distinct < len(found):
+        raise UserError(f"{method} gave {len(found)} picks of {distinct} rows, must be at most {size}, each row once")
+    outside = found[(found < 0) | (found >= len(pool))]
+    if len(outside):
+        raise UserError(f"{method} picked row {outside[0]}, the rows are 0 to {len(pool) - 1}")
+    return found.astype(np.int64)
 
 
 def _points(embeddings: ArrayLike) -> NDArray[np.float32]:
@@ -261,7 +292,7 @@ def _dpp(pool: Pool, size: int) -> NDArray[np.int64]:
     return determinantal.greedy_map(pool.embeddings, size, pool.quality, pool.room())
 
 
-_RUN: dict[str, Callable[[Pool, int], NDArray[np.int64]]] = {
+_RUN: dict[str, Run] = {
     "s1": _s1,
     "k_center": _k_center,
     "facility_location": _facility_location,

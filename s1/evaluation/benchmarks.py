@@ -1,4 +1,4 @@
-"""Benchmarks that a user brings: files, or data sets of the hub.
+"""Benchmarks that a user brings: files, data sets of the hub, or rows of a function.
 
 None of them is shipped: their licences differ, and some ask not to be published in plain text. What is known here is
 where each is found, how its records read and what an answer to it looks like.
@@ -74,7 +74,8 @@ class Benchmark:
 
 
 def parse(text: str) -> Benchmark:
-    """`aime24`, `aime24=my/copy.jsonl`, `questions.jsonl`, `quiz=questions.jsonl` or `hub:owner/name[:split]`.
+    """`aime24`, `aime24=my/copy.jsonl`, `questions.jsonl`, `quiz=questions.jsonl`, `hub:owner/name[:split]` or
+    `module:function`, each also behind `NAME=`.
 
     UserError when it is neither a known name nor anything that can be read.
     """
@@ -97,7 +98,7 @@ def check(text: str, fields: mapping.Fields) -> None:
     if found.reference is None or found.reference.startswith(records.HUB):
         return
     try:
-        records.find(found.reference)
+        records.check(found.reference)
     except UserError as error:
         known = ", ".join(SPECS)
         raise UserError(f"benchmark {text!r}: {error}; the benchmarks that are known by name are {known}") from error

@@ -2,7 +2,8 @@
 
 JSON lines, JSON, CSV and Parquet, each also gzipped; a file, a folder or a glob, local or any `pyarrow.fs` URI. What
 cannot be read ends in a UserError that names the file and, where there is one, the row (counted from 1); or, when the
-caller takes faults, it is told to the caller in these words, and reading goes on with what follows.
+caller takes faults, it is told to the caller in these words, and reading goes on with what follows. Rows of data sets
+of the hub and of a function of one's own are records too.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import csv
 import fnmatch
 import gzip
+import inspect
 import io
 import json
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn, Protocol, cast
@@ -22,6 +24,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from s1 import extensions
 from s1.artifacts import resolve
 from s1.errors import UserError
 
@@ -56,7 +59,9 @@ def stop(line: str, num_rows: int = 1) -> NoReturn:
 
 
 def read(reference: str, on_fault: Fault = stop) -> Iterator[Record]:
-    """Records of a path, or of `hub:owner/name[/config][:split]`, in a stable order."""
+    """Records of a path, of `hub:owner/name[/config][:split]` or of `module:function`, in a stable order."""
+    if extensions.is_reference(reference):
+        return _own(reference, on_fault)
     if reference.startswith(HUB):
         from s1.sources import hub
 
@@ -66,6 +71,36 @@ def read(reference: str, on_fault: Fault = stop) -> Iterator[Record]:
         return hub.records(hub.Hub(name="/".join(folders), config=config, split=split or "train"))
     fs, paths = find(reference)
     return (record for path in paths for record in _read_file(fs, path, on_fault))
+
+
+def check(reference: str) -> None:
+    """Raise UserError when there is nothing to read. Data sets of the hub are looked up when they are read."""
+    if extensions.is_reference(reference):
+        _function(reference)
+    elif not reference.startswith(HUB):
+        find(reference)
+
+
+def _function(reference: str) -> Callable[[], Iterable[Any]]:
+    """The function of `module:function`, which takes nothing and gives rows."""
+    found = extensions.load(reference)
+    if not inspect.isfunction(found) or inspect.iscoroutinefunction(found) or not _takes_nothing(found):
+        raise UserError(f"{reference!r} must be a function without arguments that gives rows, one dict after another")
+    return found
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+
+
+def _own(reference: str, on_fault: Fault) -> Iterator[Record]:
+    """Rows that a function of the user's gives."""
+    for row, values in enumerate(_function(reference)(), start=1):
+        if isinstance(values, dict):
+            yield Record(reference, row, cast(dict[str, Any], values))
+        else:
+            on_fault(f"{reference}: row {row}: is a {type(values).__name__}, must be a dict with named fields")
 
 
 def find(reference: str) -> tuple[pafs.FileSystem, list[str]]:
@@ -84,7 +119,12 @@ def find(reference: str) -> tuple[pafs.FileSystem, list[str]]:
 
 
 def state(reference: str) -> list[list[object]]:
-    """Name, size and time of every file that `reference` stands for: changes when one of them does."""
+    """Name, size and time of every file that `reference` stands for: changes when one of them does.
+
+    Of a function of one's own, the state of its code.
+    """
+    if extensions.is_reference(reference):
+        return [[reference, extensions.state(reference)]]
     if not reference or reference.startswith(HUB):
         return []
     fs, paths = find(reference)
@@ -122,7 +162,9 @@ def _format(path: str) -> str | None:
 
 
 def stem(path: str) -> str:
-    """Name of a file without folders and known endings: `data/gsm8k.jsonl.gz` is `gsm8k`."""
+    """Name of a file without folders and known endings: `data/gsm8k.jsonl.gz` is `gsm8k`. Of a function its name."""
+    if extensions.is_reference(path):
+        return path.partition(":")[2]
     name = path.rstrip("/").rpartition("/")[2].removesuffix(".gz")
     return name.removesuffix(_format(name) or "")
 

@@ -40,8 +40,8 @@ class Recorded(Config):
 
 def check(settings: Recorded) -> None:
     """Raise UserError when the file is not there. Hub data sets are looked up when they are read."""
-    if settings.path and not settings.path.startswith(records.HUB):
-        records.find(settings.path)
+    if settings.path:
+        records.check(settings.path)
 
 
 class RecordedTeacher:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, SecretStr
 
+from s1 import extensions
 from s1.config import Config
 from s1.teachers import gemini as google
 from s1.teachers import openai as endpoints
+from s1.teachers import own
 from s1.teachers import recorded as records
 from s1.teachers import service as services
 from s1.teachers import vllm as engines
@@ -17,13 +19,16 @@ from s1.teachers.protocol import Teacher
 from s1.teachers.service import Service
 from s1.teachers.worked import Worked, WorkedTeacher
 
-TeacherName = Literal["recorded", "worked", "vllm", "openai", "gemini"]
+TEACHERS = ("recorded", "worked", "vllm", "openai", "gemini")
+TeacherName = Annotated[str, extensions.one_of("teachers", TEACHERS)]
 
 
 class TeacherOptions(Config):
     """Which teacher, and the settings of every one of them."""
 
-    teacher: TeacherName = Field(default="worked", description="Who writes the traces.")
+    teacher: TeacherName = Field(
+        default="worked", description=f"Who writes the traces: {', '.join(TEACHERS)}, or module:Class of your own."
+    )
     then: TeacherName | None = Field(default=None, description="Who is asked for what the first one declines.")
     recorded: records.Recorded = Field(default=records.Recorded(), description="Traces that exist already.")
     worked: Worked = Field(default=Worked(), description="Steps that are correct by construction.")
@@ -56,6 +61,8 @@ class TeacherSpec:
 
     def identity(self, name: TeacherName) -> dict[str, Any] | None:
         """What shapes a paid answer beside the question; None for a teacher whose work costs nothing to repeat."""
+        if extensions.is_reference(name):
+            return own.identity(name)
         if name == "openai":
             return self.options.openai.identity()
         if name == "gemini":
@@ -75,6 +82,8 @@ class TeacherSpec:
     def build(self, name: TeacherName) -> Teacher:
         """One of the teachers, on the worker that uses it."""
         options = self.options
+        if extensions.is_reference(name):
+            return own.OwnTeacher(name, self.keys.get(name))
         if name == "openai":
             return endpoints.OpenAITeacher(options.openai, self.keys.get(name))
         if name == "gemini":
@@ -93,12 +102,17 @@ def chosen(options: TeacherOptions) -> tuple[TeacherName, ...]:
 
 def service(options: TeacherOptions, name: TeacherName) -> Service | None:
     """The settings of a teacher that asks a paid service; None for every other one."""
+    if extensions.is_reference(name):
+        return own.service(name)
     return {"openai": options.openai, "gemini": options.gemini}.get(name)
 
 
 def check(options: TeacherOptions) -> None:
     """Raise UserError when a chosen teacher lacks something. Starts nothing and asks nobody."""
     for name in chosen(options):
+        if extensions.is_reference(name):
+            own.check(name)
+            continue
         settings = service(options, name)
         if settings is not None:
             services.check(settings, name)
