@@ -53,6 +53,7 @@ def run(argv: Sequence[str]) -> None:
         hint = f"did you mean {near[0]}?" if near else "see s1 --help"
         raise UserError(f"unknown job {name!r}: jobs are {', '.join(JOBS)}; {hint}")
     sys.argv[1:] = arguments
+    sys.path.insert(0, "")  # as `python -m` has it: extensions of the user's lie in the working directory
     runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
 
 

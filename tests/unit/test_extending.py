@@ -2,8 +2,10 @@
 
 import asyncio
 import importlib
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +126,14 @@ def test_every_command_of_the_page_is_accepted(folder: Path, capsys: pytest.Capt
         else:
             runner.command(sys.modules[f"jobs.{name}"].JOB, argv)
     assert "reads rows of my_source:questions" in capsys.readouterr().out
+
+
+def test_the_command_s1_finds_them_in_the_working_directory(folder: Path):
+    command = [sys.executable, "-P", "-c", "from jobs.__main__ import main; main()"]
+    command += ["collect", "--source", "my_source:questions", "--dry-run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert "reads rows of my_source:questions" in done.stdout, done.stderr
 
 
 def test_another_code_is_another_plan(folder: Path):
