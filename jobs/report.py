@@ -21,6 +21,7 @@ from s1.config import Config
 from s1.errors import UserError
 from s1.evaluation import lm_eval, paper
 from s1.evaluation.report import compare, numbers
+from s1.evaluation.report.abstract import abstract
 from s1.evaluation.report.transcripts import transcripts
 from s1.evaluation.settings import NATURAL
 from s1.evaluation.summary import by_benchmark, gain, summarise, verdicts
@@ -63,10 +64,13 @@ def run(options: ReportOptions, context: Context) -> Outcome:
     html = page.render(
         page.Page(
             title=options.title,
-            subtitle=_subtitle(manifests),
+            subtitle=_subtitle(manifests, metrics["seconds"]),
+            main=main,
+            abstract=abstract(metrics, main),
             metrics=metrics,
             beside_paper=numbers.beside_paper(benchmarks),
-            evaluation=tuple(_figure(name, drawn) for name, drawn in evaluated.items()),
+            evaluation=tuple(_figure(name, drawn) for name, drawn in evaluated.items() if name != "methods"),
+            methods=_figure("methods", evaluated["methods"]) if "methods" in evaluated else None,
             figures=tuple(_figure(name, drawn) for name, drawn in data.items()),
             coverage=coverage,
             transcripts=transcripts(generations.to_pylist(), options.num_transcripts),
@@ -112,7 +116,7 @@ def _evaluation_figures(
     others: Sequence[compare.Other],
 ) -> dict[str, Any]:
     """Figures by name: the curve of all questions, then whatever else there is to draw."""
-    from s1.evaluation.report import curves
+    from s1.evaluation.report import curves, methods
 
     beneath = [curve for name in options.paper for curve in paper.curves(name, "1")]
     drawn: dict[str, Any] = {}
@@ -126,6 +130,8 @@ def _evaluation_figures(
         drawn["parallel"] = curves.parallel_curve(summary, _published(options, benchmarks, ("7", "4b")))
     if any("rejection_sampling" in part["methods"] for part in summary.values()):
         drawn["rejection"] = curves.rejection_curve(summary, _published(options, benchmarks, ("6",)))
+    if methods.comparable(summary):
+        drawn["methods"] = methods.method_comparison({**ours, **summary})
     beside = {other.name: other.numbers for other in others if other.numbers}
     if beside:
         drawn["comparison"] = curves.comparison({**ours, **beside})
@@ -222,6 +228,10 @@ CAPTIONS = {
         "Accuracy of the responses whose thinking ended by itself within the limit, and how many it took.",
     ),
     "comparison": ("Runs side by side", "Budgets of every run, its main model alone."),
+    "methods": (
+        "Every method",
+        "How often responses keep to what is asked, and the best accuracy of all settings, with 95% intervals.",
+    ),
 }
 
 
@@ -236,12 +246,17 @@ def _figure(name: str, figure: Any) -> Any:
     return page.Figure(title, caption, figures.inline_svg(figure, name, title))
 
 
-def _subtitle(manifests: Mapping[str, Manifest]) -> str:
+def _subtitle(manifests: Mapping[str, Manifest], seconds: float) -> str:
+    from s1.evaluation.report import page
+
     trained, asked = manifests.get("checkpoint"), manifests["generations"].facts.get("num_questions")
     if trained is None:
         return f"{asked:,} questions."
-    base = trained.facts.get("base_model", "the base model")
-    return f"{base}, trained on {trained.rows_out:,} traces, asked {asked:,} questions that it has not seen."
+    base = str(trained.facts.get("base_model", "the base model")).rpartition(":")[2]
+    return (
+        f"{base}, trained on {trained.rows_out:,} traces and asked {asked:,} questions that it has not seen; "
+        f"{page.seconds(seconds)} from the first question to the last answer."
+    )
 
 
 def _facts(manifests: Mapping[str, Manifest]) -> list[tuple[str, str]]:

@@ -307,7 +307,7 @@ def _rounded(bounds: tuple[float, float]) -> list[float] | None:
 def short_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     """The summary as a few lines for a terminal: one row per setting, one column per model."""
     models = list(summary)
-    runs = {model: _named_runs(numbers) for model, numbers in summary.items()}
+    runs = {model: named_runs(numbers) for model, numbers in summary.items()}
     names = list(dict.fromkeys(name for named in runs.values() for name in named))
     lines = [["", *models]]
     lines += [[name, *(percent(runs[model].get(name, {}).get("accuracy_pct")) for model in models)] for name in names]
@@ -321,7 +321,7 @@ def short_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     return align(lines)
 
 
-def _named_runs(numbers: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def named_runs(numbers: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What is shown of one model, in order: budgets from small to large, the natural end, the strings, the rest."""
     named = {f"max {point['budget']} tokens": point for point in numbers["points"]}
     if numbers["natural"]:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from s1.evaluation import paper
-from s1.evaluation.report import curves, figures
+from s1.evaluation.report import curves, figures, methods
 
 
 def run(setting: str, tokens: float, accuracy: float | None, budget: int | None = None, **more: Any) -> dict[str, Any]:
@@ -36,11 +37,28 @@ def drawn(figure: Any) -> dict[str, list[tuple[float, float]]]:
 def test_every_point_is_drawn_over_its_tokens_on_a_log_axis():
     figure = curves.scaling_curve({"tuned": numbers()})
     assert drawn(figure) == {
-        "tuned, budget": [(1, 0), (16, 20), (60, 50)],
+        "tuned, budget": [(8, 0), (16, 20), (60, 50)],
         "tuned, natural end": [(80, 60)],
     }
     assert figure.axes[0].get_xscale() == "log"
-    assert "0 stands at 1" in figure.axes[0].get_xlabel()
+    ticks = figure.axes[0].get_xticklabels()
+    assert [(tick.get_position()[0], tick.get_text()) for tick in ticks] == [
+        (8, "0"),
+        (16, "16"),
+        (32, "32"),
+        (64, "64"),
+    ]
+
+
+def test_colours_tell_the_models_and_markers_the_settings():
+    figure = curves.scaling_curve({"base": numbers(), "tuned": numbers(wait=[run("wait_1", 99, 55.0)])})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "base",
+        "tuned",
+        "budget",
+        "natural end",
+        "Wait",
+    ]
 
 
 @pytest.mark.parametrize("benchmark", paper.benchmarks())
@@ -91,5 +109,24 @@ def test_a_figure_of_nothing_is_still_one():
 
 def test_runs_are_drawn_over_each_other():
     found = drawn(curves.comparison({"this": numbers(), "old": numbers(points=[])}))
-    assert found["this"][-1] == (60, 50)
-    assert found["old"] == [(80, 60)]
+    assert found["this, budget"][-1] == (60, 50)
+    assert found["old, natural end"] == [(80, 60)]
+
+
+def test_methods_stand_beside_each_other():
+    def method(control: float | None, performance: float) -> dict[str, Any]:
+        return {
+            "control_pct": control,
+            "control_interval_pct": None if control is None else [control - 5, control],
+            "performance_pct": performance,
+            "performance_interval_pct": [performance, performance + 5],
+        }
+
+    of_tuned = {"budget_forcing": method(100, 60.0), "majority_voting": method(None, 70.0)}
+    figure = methods.method_comparison({"tuned": numbers(methods=of_tuned)})
+    control, performance = figure.axes
+    assert [text.get_text() for text in control.get_yticklabels()] == ["budget forcing", "majority voting"]
+    assert [np.asarray(line.get_xdata()).tolist() for line in control.lines] == [[100]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in performance.lines] == [[60], [70]]
+    assert methods.comparable({"tuned": numbers(methods=of_tuned)})
+    assert not methods.comparable({"tuned": numbers(methods={"budget_forcing": method(100, 60.0)})})

@@ -19,6 +19,7 @@ from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
 from s1.evaluation.questions import choose
 from s1.evaluation.report import figures, numbers
+from s1.evaluation.report.abstract import abstract
 from s1.evaluation.report.transcripts import transcripts
 
 NASTY = '<script>alert("x")</script> & "quotes" é ∑'
@@ -170,7 +171,7 @@ def test_the_page_is_whole_and_loads_nothing(report: Path):
     assert len(page.ids) == len(set(page.ids))
     assert not re.search(r"url\((?!#)|@import", html)
     assert "&lt;script&gt;alert" in html
-    assert "<mark>\nFinal Answer:</mark>" in html
+    assert '<mark><i aria-hidden="true"></i>\nFinal Answer:</mark>' in html
     assert "prefers-color-scheme: dark" in html
     assert figures.INK not in html[html.index("<svg") :]
 
@@ -198,6 +199,37 @@ def test_the_numbers_for_programs(report: Path):
         "cost_usd": 0.0,
     }
     assert metrics["seconds"] == 9
+
+
+def test_the_first_paragraph_says_what_was_found(report: Path):
+    metrics = json.loads((report / "metrics.json").read_text())
+    sentences = abstract(metrics, "tuned")
+    assert sentences == (
+        "Of 14 questions, 5 were selected with their traces to train on.",
+        "Left to end its thinking itself, the tuned model answers 75.0% of 8 unseen questions (95% interval "
+        "38 to 100%), the base model 12.5%.",
+        "Held to 4 thinking tokens it answers 12.5%, held to 16 it answers 75.0%: +31.2 points for every doubling.",
+        "Told once to go on where it would have stopped, it thinks 40 tokens instead of 30 and answers 62.5%.",
+    )
+    assert sentences[1] in (report / "report.html").read_text()
+
+
+def test_the_first_paragraph_leaves_out_what_is_not_known(report: Path):
+    metrics = json.loads((report / "metrics.json").read_text())
+    tuned = metrics["models"]["tuned"]
+    words = {name: {"control_pct": share} for name, share in (("token_conditional", 0.0), ("step_conditional", 8.3))}
+    alone = {
+        "natural": None,
+        "points": [],
+        "wait": [],
+        "methods": {"budget_forcing": tuned["methods"]["budget_forcing"]},
+    }
+    bare = {"models": {"s1": alone}, "stages": {}, "gain": None}
+    assert abstract(bare, "s1") == ()
+    alone["methods"] |= words
+    assert abstract(bare, "s1") == (
+        "By force 100.0% of its responses keep to their budget; asked for it in words, 0.0% to 8.3% do.",
+    )
 
 
 def test_every_figure_is_there_as_a_picture(report: Path):

@@ -24,7 +24,7 @@ INK, LINE = "#1b1e23", "#c9ced6"
 CSS = {INK: "var(--ink)", LINE: "var(--line)"}
 TUNED, BASE, REST = "#d95f02", "#3b82c4", "#8b929c"
 
-WIDTH_IN = 4.6
+WIDTH_IN = 4.2
 STYLE: dict[str, Any] = {
     "font.size": 9.5,
     "axes.edgecolor": LINE,
@@ -111,6 +111,7 @@ def embedding_map(points: np.ndarray, selected: np.ndarray, explained: tuple[flo
     axes.set_xticklabels([])
     axes.set_yticklabels([])
     axes.tick_params(length=0)
+    axes.grid(visible=False)
     figure.legend(loc="outside upper left", ncols=2, markerscale=1.6, handletextpad=0.2)
     return figure
 

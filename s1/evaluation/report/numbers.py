@@ -12,6 +12,8 @@ from s1.evaluation import paper
 from s1.evaluation.settings import NATURAL
 from s1.evaluation.summary import run_label
 
+NOT_PICKED = "not_picked"  # what the selection leaves is what it is for, not a fault that was taken out
+
 
 def stages(manifests: Iterable[Manifest]) -> dict[str, dict[str, Any]]:
     """What every stage took in, gave out, dropped and cost, in the order of `manifests`."""
@@ -67,7 +69,7 @@ def funnel(manifests: Iterable[Manifest]) -> list[tuple[str, int]]:
         for reason, count in manifest.dropped.items():
             if count:
                 left -= count
-                steps.append((f"without {reason.replace('_', ' ')}", left))
+                steps.append(("picked" if reason == NOT_PICKED else f"without {reason.replace('_', ' ')}", left))
         if manifest.rows_out != left:
             left = manifest.rows_out
             steps.append((f"{manifest.job}: out", left))

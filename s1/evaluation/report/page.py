@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from s1.evaluation.report.transcripts import Transcript
-from s1.evaluation.summary import percent, run_label, signed
+from s1.evaluation.summary import named_runs, percent, signed
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
+ENDINGS = {
+    "natural": "ended by itself",
+    "budget": "cut off by its budget",
+    "context": "cut off by the context",
+    "length": "cut off by the length of the request",
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,11 @@ class Page:
 
     title: str
     subtitle: str
+    main: str  # the model that the run is about
+    abstract: Sequence[str]  # sentences
     metrics: Mapping[str, Any]  # see `numbers.metrics`
     evaluation: Sequence[Figure]  # the curve over thinking tokens first
+    methods: Figure | None  # beside each other, when there are several
     beside_paper: tuple[Sequence[str], Sequence[Mapping[str, Any]]]  # columns, rows; see `numbers.beside_paper`
     figures: Sequence[Figure]  # of data and training
     coverage: Sequence[tuple[str, int, int]]  # domain, candidates, selected
@@ -45,14 +54,37 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"percent": percent, "signed": signed, "seconds": seconds, "run_label": run_label}
-    environment.filters |= {"share_bounds": share_bounds, "slope_bounds": slope_bounds}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page=page)
+    environment.filters |= {"percent": percent, "signed": signed, "seconds": seconds}
+    environment.filters |= {"share_bounds": share_bounds, "slope_bounds": slope_bounds, "line_ends": line_ends}
+    environment.filters |= {"ending": ending}
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    models = page.metrics["models"]
+    models = {page.main: models[page.main], **models}
+    return template.render(page=page, models=models, settings=_settings(models))
+
+
+def _settings(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
+    """Every setting by its name, with its run of every model; None where a model was not asked so."""
+    runs = [named_runs(numbers) for numbers in models.values()]
+    names = dict.fromkeys(name for named in runs for name in named)
+    return [(name, [named.get(name) for named in runs]) for name in names]
+
+
+def ending(ended_by: str) -> str:
+    """What ended the thinking, for people."""
+    return ENDINGS.get(ended_by, f"ended by {ended_by}")
+
+
+def line_ends(text: str) -> Any:
+    """Forced text with its line ends shown; the sign for them is the page's, not part of the text."""
+    import markupsafe
+
+    return markupsafe.Markup('<i aria-hidden="true"></i>\n').join(text.split("\n"))
 
 
 def share_bounds(interval: Sequence[float] | None) -> str:
     """The bounds of a percentage."""
-    return "" if interval is None else f"{interval[0]:.0f} to {interval[1]:.0f}%"
+    return "" if interval is None else f"{interval[0]:.0f}\u2013{interval[1]:.0f}"  # an en dash
 
 
 def slope_bounds(interval: Sequence[float] | None) -> str:

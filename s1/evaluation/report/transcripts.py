@@ -12,6 +12,8 @@ from s1.evaluation.settings import BUDGET_FORCING, NATURAL
 Row = Mapping[str, Any]
 BySetting = Mapping[str, Row]
 
+LONG_CHARS = 800
+
 
 @dataclass(frozen=True)
 class Response:
@@ -32,6 +34,11 @@ class Transcript:
     question: str
     answer: str | None
     responses: tuple[Response, ...]
+
+    @property
+    def is_long(self) -> bool:
+        """Whether a response needs the room of a wide column."""
+        return any(sum(len(text) for text, _ in response.segments) > LONG_CHARS for response in self.responses)
 
 
 def transcripts(rows: Iterable[Row], count: int, model: str = "tuned", beside: str = "base") -> tuple[Transcript, ...]:
