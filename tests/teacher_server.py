@@ -69,7 +69,7 @@ class TeacherServer(ThreadingHTTPServer):
     def __init__(self, script: Script) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script = script
-        self.pages: dict[str, Any] = {}  # what GET answers, by path
+        self.pages: dict[str, Any] = {}  # what GET answers, by path: a payload, or a whole Reply
         self.lock = threading.Lock()
         self.asked: Counter[str] = Counter()
         self.finished: Counter[str] = Counter()
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         page = self.server.pages.get(self.path)
-        self._send(Reply(page) if page is not None else refusal(404))
+        self._send(refusal(404) if page is None else page if isinstance(page, Reply) else Reply(page))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

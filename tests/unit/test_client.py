@@ -1,13 +1,18 @@
 """The client against a real HTTP server of this process that speaks the protocol."""
 
 import asyncio
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 from chat_server import FORCED, serving
+from teacher_server import Reply
 
 from s1.errors import UserError
 from s1.evaluation import client
-from s1.evaluation.client import Endpoint, connected, retry_after_s, served_models, server_version
+from s1.evaluation.client import Endpoint, connected, retry_after_s, served_models, server_facts
 from s1.evaluation.engine import OVERFLOW, Answer, Request, Segment, as_they_come
 
 
@@ -136,6 +141,28 @@ def test_going_on_from_a_thinking_is_refused():
 
 def test_a_server_may_tell_its_version():
     with serving() as server:
-        assert server_version(server.endpoint) is None
+        assert server_facts(server.endpoint) == {}
         server.version = "0.29.0"
-        assert server_version(server.endpoint) == "0.29.0"
+        assert server_facts(server.endpoint) == {"versions": {"server": "0.29.0"}}
+        ours = {"batch_size": 64, "precision": "bfloat16", "versions": {"vllm": "0.29.0", "ray": "2.60.0"}}
+        server.pages["/version"] = {"version": "0.29.0", "more": {}, **ours}
+        assert server_facts(server.endpoint) == ours
+        for page in ([], {"version": "0.29.0", "batch_size": None}):
+            server.pages["/version"] = page
+            assert server_facts(server.endpoint).get("batch_size") is None
+
+
+def test_a_server_of_something_else_is_told_from_an_endpoint(tmp_path: Path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match="something answers, but no chat completions; give the URL"):
+            served_models(Endpoint(f"http://127.0.0.1:{server.server_port}"))
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "message"), [(503, "answers 503; wait until it is up"), (401, "refuses the key")])
+def test_an_endpoint_that_cannot_be_asked_now_is_named(status: int, message: str):
+    with serving() as server:
+        server.pages["/v1/models"] = Reply({}, status)
+        with pytest.raises(UserError, match=message):
+            served_models(server.endpoint)

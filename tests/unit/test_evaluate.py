@@ -17,6 +17,8 @@ from jobs.runner import command, execute
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
+from serve.engine import EngineOptions
+from serve.measured import measured_with
 
 
 @pytest.fixture
@@ -258,7 +260,22 @@ def test_every_score_records_what_it_was_measured_with(run_dir: Path):
     engine = manifest.facts["engine"]
     assert engine["endpoint"] == server.endpoint.base_url
     assert engine["versions"] == {"server": "0.29.0"}
-    assert {"batch_size", "parallelism", "precision", "concurrency", "temperature", "seed"} <= set(engine)
+    assert (
+        engine["batch_size"] is engine["parallelism"] is engine["precision"] is None
+    )  # vLLM's own server says no more
+    assert {"concurrency", "temperature", "seed"} <= set(engine)
+
+
+def test_a_server_of_ours_tells_what_it_runs_with(run_dir: Path):
+    told = measured_with(EngineOptions.model_validate({"max_num_seqs": 48, "dtype": "float32"}), num_replicas=2)
+    with serving() as server:
+        server.pages["/version"] = {"version": "0.29.0", **told}
+        manifest = execute(JOB, options(server, num_questions=1), str(run_dir))
+    engine = manifest.facts["engine"]
+    assert engine["endpoint"] == server.endpoint.base_url
+    assert (engine["engine"], engine["batch_size"], engine["precision"]) == ("vLLM on Ray Serve, cpu", 48, "float32")
+    assert engine["parallelism"] == "2 x tensor parallel 1"
+    assert {"ray", "torch", "transformers"} <= engine["versions"].keys()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import httpx
 import psutil
 import pytest
 
+from s1.evaluation.client import Endpoint, server_facts
 from serving.asking import ENDLESS, HEADERS, ONGOING, ask, body
 
 LONG = {"stream": True, "max_tokens": 120, "budget_forcing": {"min_tokens": 120}}
@@ -36,6 +37,14 @@ def test_models_and_health(client):
     assert client.get("/v1/models/other").status_code == 404
     health = client.get("/health")
     assert (health.status_code, health.json()) == (200, {"status": "ok", "models": {"base": "ok"}})
+
+
+def test_it_says_what_its_answers_depend_on(client, url):
+    told = client.get("/version").json()
+    assert told["version"] in told["versions"].values()
+    facts = server_facts(Endpoint(f"{url}/v1"))
+    assert facts == {name: value for name, value in told.items() if name != "version"}
+    assert facts["parallelism"] == "1 x tensor parallel 1" and facts["batch_size"] > 0
 
 
 def test_nobody_is_let_in_without_a_key(url):
