@@ -114,11 +114,22 @@ def _metric(sample: Mapping[str, Any], path: str) -> str:
 def _key(sample: Mapping[str, Any]) -> str:
     """The question's own key, as in our tables, so that runs can be paired; else the number of the document."""
     doc: Any = sample.get("doc")
+    text = None
     if isinstance(doc, Mapping):
         text = next((doc[name] for name in _FIELDS if isinstance(doc.get(name), str)), None)
-        if text is not None:
-            return question_id(text)
-    return f"doc {sample['doc_id']}"
+    text = text or _asked(sample)
+    return f"doc {sample['doc_id']}" if text is None else question_id(text)
+
+
+def _asked(sample: Mapping[str, Any]) -> str | None:
+    """The last message of the user in the sample's prompt; None when the prompt is no chat."""
+    try:
+        prompt = sample["arguments"]["gen_args_0"]["arg_0"]
+        messages = json.loads(prompt[0] if isinstance(prompt, list) else prompt)
+        text = [message["content"] for message in messages if message["role"] == "user"][-1]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    return text if isinstance(text, str) else None
 
 
 def _task(name: str, metric: str, verdicts: dict[str, float]) -> Task:

@@ -44,6 +44,17 @@ def test_samples_are_read_by_question(tmp_path: Path):
     assert task.interval_pct is not None and task.interval_pct[0] <= 75 <= task.interval_pct[1]
 
 
+def test_a_document_without_a_question_is_known_by_what_was_asked(tmp_path: Path):
+    """As lm-eval 0.4.13 writes the samples of its `local-chat-completions`."""
+    chat = json.dumps([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Calculate 59 + 63."}])
+    asked = {"gen_args_0": {"arg_0": [chat], "arg_1": {"until": []}}}
+    plain = {"gen_args_0": {"arg_0": "Calculate 1 + 1.", "arg_1": {"until": []}}}
+    rows = [sample(0, 1.0, doc={"a": 59, "b": 63}, arguments=asked), sample(1, 0.0, doc={"a": 1}, arguments=plain)]
+    write(tmp_path, f"samples_sums_{DATE}.jsonl", rows)
+    (task,) = lm_eval.read(str(tmp_path))
+    assert task.verdicts == {question_id("Calculate 59 + 63."): 1.0, "doc 1": 0.0}
+
+
 def test_the_newest_samples_win_and_results_fill_in(tmp_path: Path):
     write(tmp_path, f"samples_aime24_{DATE}.jsonl", [sample(0, 1.0)])
     write(tmp_path, "samples_aime24_2026-01-01T00-00-00.000001.jsonl", [sample(0, 0.0)])
