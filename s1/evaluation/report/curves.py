@@ -25,7 +25,9 @@ COLORS = {"tuned": TUNED, "base": BASE}
 OTHERS = ("#2a9d5c", "#a05fc4", "#b8860b", "#c2466b", "#4f7f86")
 SAMPLED = {"majority_voting": ("voting", "D"), "best_of_n": ("best of n", "P"), "tree_search": ("tree search", "X")}
 PAPER_MARKERS = "osDv"
-MOST_TICKS = 9
+LEAST_TICKS, MOST_TICKS = 3, 9
+MARGIN = 1.25  # between the outer points and the ends of the axis
+LONGEST_IN_3_COLUMNS = 12  # characters of a legend's entry
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,15 @@ def _drawn(height_in: float, lines: Sequence[Line], paper: Sequence[Curve], name
     _compute_axis(axes, seen, zero, name)
     axes.set_ylim(-3, 103)
     axes.set_ylabel("accuracy, %")
-    handles += _legend(lines, colors)
-    if handles:
-        figure.legend(
-            handles=handles, loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.5, handletextpad=0.5
-        )
+    _legend(figure, [*handles, *_entries(lines, colors)])
     return figure
+
+
+def _legend(figure: Figure, handles: Sequence[Any]) -> None:
+    if handles:
+        columns = 3 if max(len(handle.get_label()) for handle in handles) <= LONGEST_IN_3_COLUMNS else 2
+        spacing = {"columnspacing": 1.2, "handlelength": 1.5, "handletextpad": 0.5}
+        figure.legend(handles=handles, loc="outside upper left", ncols=columns, **spacing)
 
 
 def _zero(seen: Sequence[float]) -> float:
@@ -201,7 +206,7 @@ def _draw_paper(axes: Axes, curves: Sequence[Curve]) -> list[Any]:
     return drawn
 
 
-def _legend(lines: Sequence[Line], colors: Mapping[str, str]) -> list[Any]:
+def _entries(lines: Sequence[Line], colors: Mapping[str, str]) -> list[Any]:
     """One entry per model and one per kind, instead of one for every pair of them."""
     from matplotlib.lines import Line2D
 
@@ -218,14 +223,23 @@ def _compute_axis(axes: Axes, seen: Sequence[float], zero: float, name: str) -> 
     axes.set_xscale("log", base=2)
     has_zero = any(not x for x in seen)
     positive = [x for x in seen if x > 0] or [2 * zero]
-    first, last = ceil(log2(min(positive))), max(ceil(log2(min(positive))), floor(log2(max(positive))))
-    powers = [2.0**power for power in range(first, last + 1, 1 + (last - first) // MOST_TICKS)]
+    powers = _ticks(min(positive), max(positive))
     ticks = [zero, *powers] if has_zero else powers
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FixedFormatter([*(["0"] if has_zero else []), *map(_short, powers)]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlim((zero if has_zero else min(positive)) / 1.25, max(positive) * 1.25)
+    axes.set_xlim((zero if has_zero else min(positive)) / MARGIN, max(positive) * MARGIN)
     axes.set_xlabel(f"{name} (log scale)")
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Powers of two from `low` to `high`; where that is less than three, what lies in the middle of them, too."""
+    first, last = ceil(log2(low / MARGIN)), floor(log2(high * MARGIN))
+    powers = [2.0**power for power in range(first, last + 1, 1 + (last - first) // MOST_TICKS)]
+    if len(powers) >= LEAST_TICKS:
+        return powers
+    between = (step * 2.0**power for power in range(first - 1, last + 1) for step in (1, 1.5))
+    return [tick for tick in between if low / MARGIN <= tick <= high * MARGIN]
 
 
 def _short(tokens: float) -> str:
