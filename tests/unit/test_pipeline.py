@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -51,9 +50,9 @@ def test_a_run_folder_that_cannot_be_written_is_said_before_ray_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "file").write_text("in the way")
-    started = time.monotonic()
     assert "cannot be written" in mistake(["--run-dir", str(tmp_path / "file" / "run")], capsys)
-    assert "ray" not in sys.modules or time.monotonic() - started < 5
+    ray = sys.modules.get("ray")  # of another test
+    assert ray is None or not ray.is_initialized()
     assert (tmp_path / "file").read_text() == "in the way"
 
 
@@ -133,10 +132,8 @@ def test_the_table_at_the_end():
     ]
 
 
-def test_help_answers_at_once():
-    started = time.monotonic()
+def test_help_has_the_options_of_every_stage():
     done = subprocess.run([sys.executable, "-m", "jobs.pipeline", "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     for job in STAGES:
         assert f"--{job.name}." in done.stdout
-    assert time.monotonic() - started < 5  # about half a second on a machine that does nothing else

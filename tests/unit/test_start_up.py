@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 JOBS = Path(__file__).parents[2] / "jobs"
-COMMANDS = sorted(path.stem for path in JOBS.glob("*.py") if "command(" in path.read_text() and path.stem != "runner")
+COMMANDS = sorted(
+    path.stem for path in JOBS.glob("[a-z]*.py") if '__name__ == "__main__"' in path.read_text() and path.stem != "cli"
+)
 HEAVY = ("torch", "ray", "vllm", "transformers", "deepspeed", "pyarrow.dataset", "matplotlib", "sklearn", "pandas")
 
 
