@@ -7,7 +7,8 @@ Runs `jobs.pipeline --preset laptop` in a new run folder (what follows `--` goes
 Ray's among them, about once a second; memory is the sum of proportional set sizes. Prints the peak of every stage, then
 one JSON object. Ends with code 1 when something does not hold that is promised: at most ten minutes and 12 GB; the base
 model under 10%, the tuned one at least 60% at its natural end, the largest budget at least 40 points above the
-smallest, and no response beyond its budget.
+smallest, no response beyond its budget, and ahead of every method by words in Control: the 95% interval of the lead
+leaves out 0.
 """
 
 from __future__ import annotations
@@ -48,8 +49,15 @@ def learned(metrics: dict[str, Any]) -> dict[str, float]:
         "tuned_natural_pct": tuned["natural"]["accuracy_pct"],
         "largest_minus_smallest_points": accuracy[-1] - accuracy[0],
         "control_pct": min(base["control_pct"], tuned["control_pct"]),
+        "least_control_lead_points": min(least_leads(tuned), default=0.0),
         "scaling": tuned["scaling"],
     }
+
+
+def least_leads(numbers: dict[str, Any]) -> list[float]:
+    """The lower bound of budget forcing's lead in Control over every method that asks in words."""
+    words = (method for name, method in numbers["methods"].items() if name.endswith("_conditional"))
+    return [method["control_lead_of_budget_forcing"]["interval_pct"][0] for method in words]
 
 
 def broken(result: dict[str, Any]) -> list[str]:
@@ -61,6 +69,7 @@ def broken(result: dict[str, Any]) -> list[str]:
         "tuned at least 60%": result["tuned_natural_pct"] >= 60,
         "at least 40 points between budgets": result["largest_minus_smallest_points"] >= 40,
         "control 100%": result["control_pct"] == 100,
+        "ahead in control": result["least_control_lead_points"] > 0,
     }
     return [words for words, holds in promises.items() if not holds]
 
