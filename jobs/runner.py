@@ -206,18 +206,23 @@ def command(job: Job[OptionsT], argv: Sequence[str] | None = None) -> None:
     cli.main(lambda: _command(job, arguments))
 
 
-def _command(job: Job[OptionsT], argv: Sequence[str]) -> None:
+def parse(job: Job[OptionsT], argv: Sequence[str]) -> tuple[OptionsT, JobFlags]:
+    """The options of a job and the flags of every job that a command line asks for. UserError for a mistake in it."""
     flags_and_options = create_model(f"{job.name.title()}Command", __base__=(job.options, JobFlags))
 
     def fill(sections: dict[str, Any]) -> dict[str, Any]:
         return {**sections.get(job.name, {}), "run_dir": sections["run_dir"]}
 
     parsed = cli.parse(flags_and_options, argv, prog=f"python -m jobs.{job.name}", description=job.summary, fill=fill)
-    flags = {name: getattr(parsed, name) for name in JobFlags.model_fields}
-    flags["run_dir"] = run_folder(flags["run_dir"])
+    flags = JobFlags(**{name: getattr(parsed, name) for name in JobFlags.model_fields})
     options = job.options(**{name: getattr(parsed, name) for name in job.options.model_fields})
+    return options, flags.model_copy(update={"run_dir": run_folder(flags.run_dir)})
+
+
+def _command(job: Job[OptionsT], argv: Sequence[str]) -> None:
+    options, flags = parse(job, argv)
     job.check(options)
-    if flags["dry_run"]:
-        print(render_plan(plan(job, options, flags["run_dir"])))
+    if flags.dry_run:
+        print(render_plan(plan(job, options, flags.run_dir)))
         return
-    execute(job, options, flags["run_dir"], force=flags["force"])
+    execute(job, options, flags.run_dir, force=flags.force)

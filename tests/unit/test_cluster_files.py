@@ -45,6 +45,23 @@ def test_a_cluster_file_passes_rays_own_check(name: str):
     validate_config(prepare_config(load(name)))
 
 
+def test_ec2_takes_the_nodes_of_the_aws_file():
+    """By the published model of EC2's interface: Ray's schema leaves `node_config` open."""
+    from botocore.session import Session
+    from botocore.validate import ParamValidator
+
+    shape: Any = Session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    nodes = {name: node["node_config"] for name, node in load("aws.yaml")["available_node_types"].items()}
+    for name, node in nodes.items():
+        faults = ParamValidator().validate({**node, "MinCount": 1, "MaxCount": 1}, shape)
+        assert not faults.has_errors(), f"{name}: {faults.generate_report()}"
+        assert node["InstanceType"] in shape.members["InstanceType"].enum
+        market = node.get("InstanceMarketOptions", {}).get("MarketType")
+        assert market == ("spot" if name.endswith("_spot") else None)
+    wrong = {**nodes["head"], "InstanceTyp": "m7i.2xlarge", "MinCount": 1, "MaxCount": 1}
+    assert ParamValidator().validate(wrong, shape).has_errors()
+
+
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_manifest_passes_the_schema_of_the_operator(name: str):
     manifest = load(f"kuberay/{name}")

@@ -1,0 +1,163 @@
+"""Every command line of the README, of docs/ and in the heads of the cluster files exists, and takes its flags."""
+
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from jobs import ablate, pipeline, plan, runner
+from jobs.__main__ import JOBS
+from s1.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+FILES = sorted(path for path in ROOT.glob("cluster/**/*") if path.suffix == ".yaml")
+_BLOCK = re.compile(r"^```\w*\n(.*?)^```$|((?:^ {4}\S.*\n)+)", re.MULTILINE | re.DOTALL)
+_SPAN = re.compile(r"`([^`\n]+)`")
+_KNOWN = ("python", "s1", "make", "ray", "serve")
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """Lines of code blocks, and code within sentences; of a YAML file its comments."""
+    text = path.read_text()
+    if path.suffix == ".yaml":
+        yield from re.findall(r"^#\s+(\S.*)$", text, re.MULTILINE)
+        yield from re.findall(r"^\s+(?:entrypoint|-): (.*)$", text, re.MULTILINE)
+        return
+    for fenced, indented in _BLOCK.findall(text):
+        yield from re.sub(r"\\\n\s*", "", fenced or indented).splitlines()
+    yield from _SPAN.findall(_BLOCK.sub("", text))
+
+
+def commands(path: Path) -> Iterator[list[str]]:
+    """The words of every command that is ours, Ray's or make's; what a submitted job runs is a command of its own."""
+    for line in lines_of(path):
+        for part in re.split(r"&&|;|\|\|", line.partition(" #")[0]):
+            try:
+                words = shlex.split(part)
+            except ValueError:  # a sentence with an apostrophe
+                continue
+            if ">" in words:
+                words = words[: words.index(">")]
+            while words and words[0] in _KNOWN and len(words) > 1:
+                yield words
+                words = words[words.index("--") + 1 :] if "--" in words else []
+
+
+COMMANDS = {
+    f"{path.relative_to(ROOT)}: {' '.join(words)}": words for path in (*PAGES, *FILES) for words in commands(path)
+}
+
+
+def check_python(words: list[str], folder: Path) -> None:
+    if words[1] == "-m" and words[2].startswith("jobs."):
+        check_job(words[2].removeprefix("jobs."), words[3:], folder)
+    elif words[1] == "-m":
+        assert importlib.util.find_spec(words[2]) is not None
+    else:
+        script = (ROOT / words[1]).read_text()
+        assert all(f'"{word}"' in script for word in words if word.startswith("--")), words
+
+
+def check_job(name: str, arguments: list[str], folder: Path) -> None:
+    assert name in JOBS
+    argv = [word for word in arguments if word not in ("--help", "…")]
+    if name == "pipeline":
+        pipeline.parse(argv)
+    elif name == "plan":
+        plan.main([*argv, "--run-dir", str(folder)])
+    elif name == "ablate":
+        ablate.main([*argv, "--run-dir", str(folder), "--dry-run"])
+    else:
+        runner.parse(importlib.import_module(f"jobs.{name}").JOB, argv)
+
+
+def check_make(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {target for line in re.findall(r"^([\w ]+):", makefile, re.MULTILINE) for target in line.split()}
+    benchmarks = {f"bench/{path.stem}" for path in ROOT.glob("tests/benchmarks/*.py")}
+    for word in words[1:]:
+        assert word.startswith("-") or word in targets | benchmarks, words
+
+
+def check_click(group: Any, words: list[str]) -> None:
+    """Whether the command exists and takes these options; a name that a sentence leaves out is no fault."""
+    command, rest = group, words[1:]
+    while isinstance(command, click.Group):
+        assert rest and rest[0] in command.commands, words
+        command, rest = command.commands[rest[0]], rest[1:]
+    try:
+        command.parse_args(click.Context(command), rest)
+    except click.MissingParameter:
+        assert not any(word.startswith("-") for word in rest) or "JOB" in words, words
+
+
+def check(words: list[str], folder: Path) -> None:
+    if words[0] == "python":
+        check_python(words, folder)
+    elif words[0] == "s1":
+        if not words[1].startswith("-") and words[1] != "JOB":
+            check_job(words[1], words[2:], folder)
+    elif words[0] == "make":
+        check_make(words)
+    elif words[0] == "ray":
+        from ray.scripts.scripts import cli
+
+        check_click(cli, words)
+    else:
+        from ray.serve.scripts import cli
+
+        check_click(cli, words)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_of_the_docs_is_accepted(name: str, tmp_path: Path):
+    check(COMMANDS[name], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "python -m jobs.collect --sauce files",
+        "python -m jobs.pipeline --preset s2",
+        "python -m jobs.train --max-steps many",
+        "python -m jobs.evil",
+        "python -m serve.chek FILE",
+        "python tests/benchmarks/grading.py --date x",
+        "s1 selekt --size 5",
+        "make dome",
+        "ray job submitt -- x",
+        "ray start --heads",
+        "serve deploy --bogus file",
+    ],
+)
+def test_a_command_that_there_is_not_is_found(text: str, tmp_path: Path):
+    with pytest.raises((AssertionError, UserError, click.UsageError)):
+        check(text.split(), tmp_path)
+
+
+def test_the_commands_are_found():
+    jobs = {words[2] for words in COMMANDS.values() if words[:2] == ["python", "-m"]}
+    assert {f"jobs.{name}" for name in JOBS} <= jobs
+    assert len(COMMANDS) > 80 and ["ray", "start", "--head", "--num-cpus", "2"] in COMMANDS.values()
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_dollars_of_the_cloud_page_are_what_the_plan_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    rows = re.findall(r"^\| .* \| `python -m jobs\.plan (.*)` \| (\d+ min) \| (\$[\d.]+) \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for arguments, minutes, dollars in rows:
+        plan.main([*arguments.split(), "--run-dir", str(tmp_path)])
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  time: ")]
+        assert f" {minutes}," in line and dollars in line
