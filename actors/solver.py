@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from s1 import models
+from s1 import models, precision
 from s1.config import Config
 from s1.template import Template
 
@@ -35,8 +35,8 @@ class SolverOptions(Config):
         default=1024, description="Tokens of prompt and attempt; longer prompts are not asked."
     )
     max_num_seqs: PositiveInt = Field(default=128, description="Attempts that are decoded at the same time.")
-    dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        default="bfloat16", description="Type of weights and activations."
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        default="auto", description="Type of weights and activations; auto: what the device computes fastest in."
     )
     kv_cache_gib: PositiveFloat | None = Field(
         default=1.0, description="Memory of the KV cache; by default vLLM's own rule."
@@ -72,7 +72,7 @@ class Solver:
         self.options = options
         arguments: dict[str, Any] = {
             "model": str(models.resolve(model)),
-            "dtype": options.dtype,
+            "dtype": precision.resolve(options.dtype, gpu=options.num_gpus > 0),
             "max_model_len": options.max_model_len,
             "max_num_seqs": options.max_num_seqs,
             "enforce_eager": options.enforce_eager,

@@ -78,7 +78,7 @@ def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[tuple[
     left_out = f", {found['too_long']} left out beyond block_size" if found["too_long"] else ""
     lines += [
         "training",
-        f"  model: {options.model}, {found['parameters'] / 1e9:.2f} billion parameters, {options.precision}",
+        f"  model: {options.model}, {found['parameters'] / 1e9:.2f} billion parameters, {options.number_type}",
         f"  data: {found['examples']} examples ({found['data']}){left_out}, "
         f"{found['tokens'] / 1e6:.2f} million tokens in {options.epochs} epochs",
         f"  steps: {found['steps']} of batch {options.batch_size}, {found['warmup_steps']} of them warm-up, "

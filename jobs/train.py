@@ -48,7 +48,7 @@ CARD = "README.md"
 def describe(options: TrainOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
     manifest = manifests.get("selection")
     device = "GPU" if options.gpus_per_worker else f"{options.threads_per_worker} CPU threads"
-    workers = f"{options.workers} workers, {device} each, ZeRO-{options.zero_stage}, {options.precision}"
+    workers = f"{options.workers} workers, {device} each, ZeRO-{options.zero_stage}, {options.number_type}"
     if manifest is None:
         return (workers,)
     examples = max(1, manifest.rows_out - options.held_out)
@@ -104,7 +104,7 @@ def _task(
     steps = schedule.num_steps(examples.num_rows, options.batch_size, options.epochs, options.max_steps)
     same = (
         *("model", "batch_size", "micro_batch_size", "micro_batch_tokens", "block_size", "packing", "seed"),
-        *("sequence_parallel", "secondary_shards", "learning_rate", "weight_decay", "max_grad_norm", "precision"),
+        *("sequence_parallel", "secondary_shards", "learning_rate", "weight_decay", "max_grad_norm"),
         *(
             "zero_stage",
             "attention",
@@ -118,6 +118,7 @@ def _task(
     )
     return TrainTask(
         **{name: getattr(options, name) for name in same},
+        precision=options.number_type,
         shape=of,
         examples=_store(examples, context, "examples"),
         held_out=_store(held_out, context, "held_out") if held_out.num_rows else None,
@@ -192,8 +193,8 @@ JOB = Job(
     run=run,
     check=check,
     describe=describe,
-    # Another model in the same folder is another training: its checkpoints are never mixed up.
-    outside=lambda options: model_state(options.model),
+    # Another model in the same folder, or another number type, is another training: checkpoints are never mixed up.
+    outside=lambda options: [model_state(options.model), options.number_type],
     how=HOW,
 )
 

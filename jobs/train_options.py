@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from s1 import models
+from s1 import models, precision
 from s1.config import Config
 from s1.errors import UserError
 from s1.template import STYLES, Style
@@ -53,7 +53,10 @@ class TrainOptions(Config):
     block_size: int = Field(32768, ge=2, description="Most tokens of an example. Traces are never cut.")
     too_long: Literal["error", "drop"] = Field("error", description="What to do with an example beyond block_size.")
     seed: int = Field(0, ge=0, description="Order of the data.")
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="bf16 keeps 32-bit master weights in the optimiser.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto",
+        description="bf16 keeps 32-bit master weights in the optimiser; auto: bf16, or fp32 on CPUs that cannot do it.",
+    )
     zero_stage: Literal[1, 2, 3] = Field(1, description="What DeepSpeed shards: optimiser, gradients, weights.")
     packing: bool = Field(False, description="Sequences of a pass lie end to end instead of padded side by side.")
     sequence_parallel: int = Field(1, ge=1, description="Workers of a node that share every packed sequence.")
@@ -82,6 +85,13 @@ class TrainOptions(Config):
     hardware: Hardware = Field(default_factory=lambda: Hardware.model_validate({}), description="For the plan.")
     trackers: tuple[Literal["wandb", "mlflow"], ...] = Field((), description="Where to report beside TensorBoard.")
     ignore_plan: bool = Field(False, description="Start although the plan says that the memory is not enough.")
+
+    @property
+    def number_type(self) -> Literal["bf16", "fp32"]:
+        """What `precision` means here."""
+        if self.precision != "auto":
+            return self.precision
+        return "bf16" if precision.resolve("auto", gpu=self.gpus_per_worker > 0) == "bfloat16" else "fp32"
 
 
 def check(options: TrainOptions) -> None:
@@ -231,7 +241,7 @@ def planned(options: TrainOptions, lengths: Sequence[int], of: ModelShape) -> Tr
             shape=of,
             workers=options.workers,
             zero_stage=options.zero_stage,
-            precision=options.precision,
+            precision=options.number_type,
             attention=options.attention,
             activation_checkpointing=options.activation_checkpointing,
             offload_activations=options.offload_activations,

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from s1 import precision
 from s1.config import Config
 from s1.forcing import Program, in_engine, segments
 from s1.forcing.marks import Marks
 from s1.forcing.segments import Step
+from s1.precision import Dtype
 from s1.template import Style, Template
 
 if TYPE_CHECKING:
@@ -55,7 +57,9 @@ class EngineOptions(Config):
     )
     max_model_len: PositiveInt = Field(2048, description="Tokens of prompt and completion together.")
     max_num_seqs: PositiveInt = Field(64, description="Completions that are decoded at the same time.")
-    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Type of weights and activations.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="Type of weights and activations; auto: what the device computes fastest in."
+    )
     enforce_eager: bool = Field(True, description="Do not compile the model: starts faster, runs slower on GPUs.")
     kv_cache_gib: PositiveFloat | None = Field(
         0.5, description="Memory of the KV cache; without it vLLM takes gpu_memory_utilization of the device."
@@ -66,6 +70,11 @@ class EngineOptions(Config):
     engine_kwargs: dict[str, Any] = Field(
         default_factory=lambda: {}, description="Further arguments of vLLM's engine, by vLLM's own names."
     )
+
+    @property
+    def number_type(self) -> Dtype:
+        """Type of weights and activations on this machine."""
+        return precision.resolve(self.dtype, gpu=self.device == "gpu")
 
     def environment(self) -> dict[str, str]:
         """Environment of a replica's process: read by vLLM and OpenMP when they are loaded."""
@@ -265,7 +274,7 @@ def _arguments(folder: Path, options: EngineOptions, driver: Driver) -> dict[str
     arguments: dict[str, Any] = {
         "model": str(folder),
         "skip_tokenizer_init": True,
-        "dtype": options.dtype,
+        "dtype": options.number_type,
         "max_model_len": options.max_model_len,
         "max_num_seqs": options.max_num_seqs,
         "enforce_eager": options.enforce_eager,

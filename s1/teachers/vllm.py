@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from s1 import models
+from s1 import models, precision
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified
@@ -105,7 +105,11 @@ class VllmTeacher:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments: dict[str, Any] = {"tensor_parallel_size": self.settings.tensor_parallel_size, **self.settings.engine}
+        arguments: dict[str, Any] = {
+            "tensor_parallel_size": self.settings.tensor_parallel_size,
+            "dtype": precision.resolve("auto", gpu=self.settings.num_gpus > 0),
+            **self.settings.engine,
+        }
         return AsyncLLM.from_engine_args(AsyncEngineArgs(model=self._folder, **arguments))
 
 
