@@ -50,6 +50,22 @@ def test_every_point_is_drawn_over_its_tokens_on_a_log_axis():
     ]
 
 
+@pytest.mark.parametrize(
+    ("tokens", "labels"),
+    [
+        ([500, 7300], ["512", "1K", "2K", "4K", "8K"]),
+        ([3000, 5000], ["3K", "4K", "6K"]),
+        ([2600], ["3K"]),
+        ([5, 100_000], ["4", "16", "64", "256", "1K", "4K", "16K", "64K"]),
+        ([0, 0], ["0", "2"]),
+    ],
+)
+def test_every_range_of_tokens_has_ticks(tokens: list[float], labels: list[str]):
+    points = [run(f"max_{number}", x, 50.0, number) for number, x in enumerate(tokens)]
+    axes = curves.scaling_curve({"tuned": numbers(points=points, natural=None)}).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == labels
+
+
 def test_colours_tell_the_models_and_markers_the_settings():
     figure = curves.scaling_curve({"base": numbers(), "tuned": numbers(wait=[run("wait_1", 99, 55.0)])})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [

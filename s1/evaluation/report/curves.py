@@ -235,7 +235,8 @@ def _compute_axis(axes: Axes, seen: Sequence[float], zero: float, name: str) -> 
 def _ticks(low: float, high: float) -> list[float]:
     """Powers of two from `low` to `high`; where that is less than three, what lies in the middle of them, too."""
     first, last = ceil(log2(low / MARGIN)), floor(log2(high * MARGIN))
-    powers = [2.0**power for power in range(first, last + 1, 1 + (last - first) // MOST_TICKS)]
+    step = 1 + max(0, last - first) // MOST_TICKS
+    powers = [2.0**power for power in range(first, last + 1, step)]
     if len(powers) >= LEAST_TICKS:
         return powers
     between = (step * 2.0**power for power in range(first - 1, last + 1) for step in (1, 1.5))
