@@ -3,10 +3,10 @@
 One JSON request a line on stdin: ["math", gold, prediction] or ["gym", dataset, entry, answer]; one JSON verdict (true,
 false, or null: no verdict) a line on stdout. The process itself only hands requests over to a child that it forks from
 its warm self. The child sets the kernel's own alarms before it looks at a request, so that nothing it is given outlives
-its time: half of it when it computes all the while, all of it on a machine that is busy. Its memory is limited; and it
-can neither write files nor start processes nor open connections, because both sympy and some verifiers of the gym
-evaluate parts of an answer as Python. A child that died is replaced by a fork, which costs milliseconds instead of an
-import of sympy.
+its time: a second and a half of computing, and a few seconds by the clock, for a machine that is busy. Its memory is
+limited; and it can neither write files nor start processes nor open connections, because both sympy and some verifiers
+of the gym evaluate parts of an answer as Python. A child that died is replaced by a fork, which costs milliseconds
+instead of an import of sympy.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 from typing import Any
 
 MEMORY_BYTES = 3 << 30
+COMPUTE_S = 1.5  # several times what the slowest of the collected cases takes
 _FORBIDDEN = (
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.kill", "os.remove", "os.rename", "os.rmdir"),
     *("os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate", "shutil.", "subprocess.", "socket."),
@@ -51,7 +52,7 @@ class Child:
             while view:
                 view = view[os.write(self.to_child, view) :]
             # The alarm in the child comes first; this is for a child that cannot even take its question.
-            ready, _, _ = select.select([self.from_child], [], [], self.limit_s + 0.5)
+            ready, _, _ = select.select([self.from_child], [], [], self.limit_s + 0.3)
             return (os.read(self.from_child, 1) or None) if ready else None
         except OSError:
             return None
@@ -82,7 +83,7 @@ def _serve(requests: int, verdicts: int, limit_s: float) -> None:
 
 def _set_alarms(limit_s: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, limit_s)
-    signal.setitimer(signal.ITIMER_PROF, limit_s / 2)
+    signal.setitimer(signal.ITIMER_PROF, min(COMPUTE_S, limit_s))
 
 
 def _forbid(event: str, args: tuple[Any, ...]) -> None:

@@ -13,7 +13,7 @@ _WRAPPERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"))
 _CHOICE = re.compile(r"^\(?[A-Za-z]\)?\s*[.:)]\s+(?=\S)")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox|hbox|rm)\s*\{")
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:st|nd|rd|th)\b\s*\}?")
-_DROPPED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;:> ]|\\(?:quad|qquad|displaystyle|limits)(?![a-z])|~")
+_DROPPED = re.compile(r"\\(?:left|right|quad|qquad|displaystyle|limits)(?![a-z])|\\!\s*|\\[,;:> ]|~")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|°|\bdegrees?\b)")
 _REPLACED = (
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),

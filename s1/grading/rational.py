@@ -14,7 +14,7 @@ MAX_BITS = 1 << 17
 MAX_LENGTH = 400
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d{1,3}(?:(?:,\s?| )\d{3})+(?:\.\d+)?(?!\d)|\d+\.?\d*(?:[eE][+-]?\d{1,3}(?!\d))?|\.\d+)"
+    r"\s*(?:(?P<number>[1-9]\d{0,2}(?:[, ]\d{3})+(?:\.\d+)?(?!\d)|\d+\.?\d*(?:[eE][+-]?\d{1,3}(?!\d))?|\.\d+)"
     r"|(?P<symbol>[-+*/^!(){}]))"
 )
 _UNIT = re.compile(r"\s*(?:%|percent(?:age)?\b|pct\b|\$|dollars?\b|cents?\b|euros?\b|€|£)\s*$", re.IGNORECASE)

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-LIMIT_S = 3.0  # for one question; half of it is the limit of computing time
+LIMIT_S = 3.5  # for one question, on a machine that has other things to do; computing is limited in `_worker`
 LOAD_S = 60.0  # for a worker to load a verifier, on a machine that has other things to do
 NUM_WORKERS = max(1, min(4, (os.cpu_count() or 2) // 2))
 
@@ -58,7 +58,7 @@ class _Worker:
         assert stdin is not None
         stdin.write(json.dumps([kind, *question]).encode() + b"\n")
         stdin.flush()
-        verdict = json.loads(self._read_line(LIMIT_S + 1.0 + (LOAD_S if kind not in self._loaded else 0.0)))
+        verdict = json.loads(self._read_line(LIMIT_S + 0.8 + (LOAD_S if kind not in self._loaded else 0.0)))
         self._loaded.add(kind)
         return verdict
 

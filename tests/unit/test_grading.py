@@ -42,6 +42,10 @@ def test_what_no_parser_reads_is_no_answer():
     [
         ("617", "1,234/2", True),
         ("1/3", "0.3333333333", False),
+        ("0,111", "0.111", True),
+        ("1000.5", "1,000.5", True),
+        ("11,\\! 111,\\! 100", "11111100", True),
+        ("32349", "\\boxed{32, 349}", False),
         ("1/2", "50%", False),
         ("28%", "28", True),
         ("42", "<think>maybe 41</think>So.\n\nAnswer: 42", True),
