@@ -13,7 +13,10 @@ from pathlib import Path
 from jobs import capacity
 from jobs.capacity import Demand
 from jobs.termination import end_on_sigterm
+from s1.errors import UserError
 
+START_ATTEMPTS = 3
+_TOO_SLOW = "timed out during startup"  # Ray waits for its own processes for 30 s, which cannot be set
 # Read by libraries when they are imported in a worker: their chatter would drown our progress lines.
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -54,22 +57,41 @@ def ray_session(*demands: Demand) -> Generator[None]:
         capacity.check(demands)
         yield
         return
-    address = os.environ.get("RAY_ADDRESS", "local")
-    with _without_lines_of("RAY_BACKEND_LOG_LEVEL"):
-        ray.init(
-            address=address,
-            # A cluster that runs already decides about its dashboard itself.
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": {name: os.environ[name] for name in QUIET}},
-        )
+    _start(os.environ.get("RAY_ADDRESS", "local"))
     end_on_sigterm()
     try:
         capacity.check(demands)
         yield
     finally:
         ray.shutdown()
+
+
+def _start(address: str) -> None:
+    """Start a local Ray, or join the one at `address`; a local one has a few tries on a machine that is busy."""
+    import ray
+
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            with _without_lines_of("RAY_BACKEND_LOG_LEVEL"):
+                ray.init(
+                    address=address,
+                    # A cluster that runs already decides about its dashboard itself.
+                    include_dashboard=False if address == "local" else None,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": {name: os.environ[name] for name in QUIET}},
+                )
+            return
+        except Exception as error:  # Ray has no type for it
+            if _TOO_SLOW not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == START_ATTEMPTS:
+                raise UserError(
+                    f"Ray did not start in {START_ATTEMPTS} tries of 30 s: this machine has too much else to do; try "
+                    "again when it has less"
+                ) from error
+            print("Ray did not start within 30 s; once more", file=sys.stderr)
 
 
 @contextmanager
