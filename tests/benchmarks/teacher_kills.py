@@ -4,9 +4,13 @@
     python tests/benchmarks/teacher_kills.py --rounds 5 --kinds driver
 
 SIGKILL goes to the driver, to a worker that holds a teacher, or to the raylet (the node's manager of Ray). The server
-counts. Prints one JSON object a round and a summary for every kind; exit code 1 when a rule was broken: after the rerun
-the table is complete and no row is there twice, no more requests are paid for twice than were under way at the kill, no
-request arrives later than ten seconds after the driver died, and no process of that run is left.
+counts. `under_way` are the requests that hold a permit, from before they are sent until their answer is on disk: as
+many as allowed, since a round is killed while questions are left; `at_server` are those that the server still has in
+its hands. Prints one JSON object a round and a summary for every kind; exit code 1 when a rule was broken: after the
+rerun the table is complete and no row is there twice, no more requests are paid for twice than were under way at the
+kill, no request arrives later than ten seconds after the driver's end, and half a minute after it no process of that
+run is left. The run's processes are found by a mark in their environment, wherever they hang in the tree. A round ends
+as soon as there are none.
 """
 
 from __future__ import annotations
@@ -15,12 +19,15 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +39,24 @@ from teacher_server import Reply, TeacherServer, completion, teaching
 
 KINDS = ("driver", "worker", "raylet")
 QUIET_AFTER_S = 10.0
+LEFT_AFTER_S = 30.0
+MARK = "S1_KILLED_ROUND"
+SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 class SlowTeacher:
-    """The server's script; remembers when requests arrived and when the last answers were given."""
+    """The server's script; remembers when requests arrived."""
 
     def __init__(self, mean_s: float, seed: int) -> None:
         self._draw, self._lock = random.Random(seed), threading.Lock()
         self._mean_s = mean_s
         self.arrived: list[float] = []
-        self.answered: list[float] = []
 
     def __call__(self, question: str, count: int) -> Reply:
         with self._lock:
             self.arrived.append(time.monotonic())
             latency = self._draw.lognormvariate(0, 0.6) * self._mean_s
         time.sleep(latency)
-        with self._lock:
-            self.answered.append(time.monotonic())
         return completion("hm", "7")
 
 
@@ -63,98 +70,105 @@ def command(folder: Path, base_url: str, concurrency: int) -> list[str]:
         "pool.concurrency": 2 * concurrency,
         "pool.num-cpus": 0.1,
     }
-    return [
-        sys.executable,
-        "-m",
-        "jobs.distill",
-        *(part for name, v in flags.items() for part in (f"--{name}", str(v))),
-    ]
+    arguments = (part for name, value in flags.items() for part in (f"--{name}", str(value)))
+    return [sys.executable, "-m", "jobs.distill", *arguments]
 
 
-def target(kind: str, driver: psutil.Process) -> psutil.Process:
+def collected(folder: Path, num_questions: int) -> None:
+    """QUESTIONS under folder/run."""
+    path = folder / "questions.jsonl"
+    path.write_text("\n".join(json.dumps({"question": f"What is {number}?"}) for number in range(num_questions)))
+    flags = ["--run-dir", str(folder / "run"), "--source", "files", "--path", str(path), "--num-test", "0"]
+    subprocess.run([sys.executable, "-m", "jobs.collect", *flags], check=True, **SILENT)
+
+
+def family(mark: str) -> list[psutil.Process]:
+    """All living processes of the run with this mark, also those that have lost their parent."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            # A container may have nobody who buries the dead.
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def target(kind: str, driver: psutil.Process, mark: str) -> psutil.Process:
     if kind == "driver":
         return driver
-    for child in driver.children(recursive=True):
+    for process in family(mark):
         try:
-            name, titles = child.name(), child.cmdline()
+            name, titles = process.name(), process.cmdline()
         except psutil.NoSuchProcess:  # it has just ended
             continue
         if name == "raylet" if kind == "raylet" else any("TeacherWorker" in title for title in titles):
-            return child
+            return process
     raise RuntimeError(f"no {kind} to kill")
 
 
-def one_round(kind: str, seed: int, num_questions: int, concurrency: int, mean_s: float) -> dict[str, Any]:
-    draw, script = random.Random(seed), SlowTeacher(mean_s, seed)
+def ended(driver: subprocess.Popen[Any], timeout_s: float) -> bool:
+    """Wait for the driver; False when it had to be killed."""
+    try:
+        driver.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        driver.kill()
+        driver.wait()
+        return False
+    return True
+
+
+def gone(mark: str, timeout_s: float) -> list[str]:
+    """Wait until no process of the run is left; the names of those that are, which are killed then."""
+    end = time.monotonic() + timeout_s
+    while (left := family(mark)) and time.monotonic() < end:
+        time.sleep(0.25)
+    names = [" ".join(process.cmdline())[:80] or process.name() for process in left if process.is_running()]
+    for process in left:
+        process.kill()
+    return names
+
+
+def one_round(kind: str, seed: int, questions: Path, options: argparse.Namespace) -> dict[str, Any]:
+    draw, script, mark = random.Random(seed), SlowTeacher(options.mean_s, seed), uuid.uuid4().hex
+    started = time.monotonic()
     with teaching(script) as server, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        lines = (json.dumps({"question": f"What is {number}?"}) for number in range(num_questions))
-        (folder / "questions.jsonl").write_text("\n".join(lines))
-        run = [
-            "--run-dir",
-            str(folder / "run"),
-            "--source",
-            "files",
-            "--path",
-            str(folder / "questions.jsonl"),
-            "--num-test",
-            "0",
-        ]
-        subprocess.run([sys.executable, "-m", "jobs.collect", *run], check=True, stderr=subprocess.DEVNULL)
-        arguments = command(folder, server.base_url, concurrency)
-        driver = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-        found = psutil.Process(driver.pid)
-        assert server.wait_for(draw.randrange(2, num_questions - concurrency), timeout_s=120)
-        time.sleep(draw.random() * mean_s)
-        family = [found, *found.children(recursive=True)]
-        os.kill(target(kind, found).pid, signal.SIGKILL)
-        killed_at = time.monotonic()
-        # What the server has in its hands, and what it has just answered and may not be on disk yet.
-        under_way = server.under_way + sum(at > killed_at - 0.25 for at in script.answered)
+        shutil.copytree(questions / "run", folder / "run")
+        arguments = command(folder, server.base_url, options.concurrency)
+        driver = subprocess.Popen(arguments, **SILENT, env={**os.environ, MARK: mark})
+        assert server.wait_for(draw.randrange(2, options.questions - options.concurrency), timeout_s=300)
+        time.sleep(draw.random() * options.mean_s)
+        os.kill(target(kind, psutil.Process(driver.pid), mark).pid, signal.SIGKILL)
+        at_server = server.under_way
         paid_before = server.paid.total()
-        hung = False
-        try:
-            driver.wait(timeout=120)
-        except subprocess.TimeoutExpired:
-            hung = True
-            driver.kill()
-            driver.wait()
-        late = 0
-        if kind != "worker":
-            ended_at = time.monotonic() if kind == "raylet" else killed_at
-            time.sleep(QUIET_AFTER_S + 2)
-            late = sum(at > ended_at + QUIET_AFTER_S for at in script.arrived)
-        left = _running(psutil.wait_procs(family, timeout=20)[1])
-        names_left = [process.name() for process in left]
-        for process in left:
-            process.kill()
+        hung = not ended(driver, 180)
+        ended_at = time.monotonic()
+        left = gone(mark, LEFT_AFTER_S)
+        gone_after_s = time.monotonic() - ended_at
+        # Nobody is left who could send anything: what has arrived by now is all.
+        late = sum(at > ended_at + QUIET_AFTER_S for at in script.arrived)
+        last_request_s = round(max(script.arrived) - ended_at, 1)
         returncode = driver.returncode
         if returncode != 0:
-            subprocess.run(arguments, check=True, stderr=subprocess.DEVNULL, timeout=300)
+            subprocess.run(arguments, check=True, **SILENT, timeout=600)
         return {
             "kind": kind,
             "seed": seed,
             "paid_at_kill": paid_before,
-            "under_way": under_way,
-            "paid_twice": server.paid.total() - num_questions,
+            "at_server": at_server,
+            "under_way": options.concurrency,
+            "paid_twice": server.paid.total() - options.questions,
             "late_requests": late,
-            "processes_left": names_left,
+            "last_request_s": last_request_s,
+            "processes_left": left,
+            "gone_after_s": round(gone_after_s, 1),
             "hung": hung,
             "exit_code": returncode,
-            "table": _table(folder, server, num_questions),
+            "table": _table(folder, server, options.questions),
+            "seconds": round(time.monotonic() - started, 1),
         }
-
-
-def _running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that are not dead: a container may have nobody who buries the others."""
-    alive: list[psutil.Process] = []
-    for process in processes:
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE:
-                alive.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return alive
 
 
 def _table(folder: Path, server: TeacherServer, num_questions: int) -> str:
@@ -182,12 +196,20 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--mean-s", type=float, default=0.4)
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
+    parser.add_argument("--together", type=int, default=2, help="rounds at a time, each with a Ray of its own")
     options = parser.parse_args()
     rounds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in options.kinds}
-    for seed in range(options.seed, options.seed + options.rounds):
-        for kind, found in rounds.items():
-            found.append(one_round(kind, seed, options.questions, options.concurrency, options.mean_s))
-            print(json.dumps(found[-1]), flush=True)
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.together) as pool:
+        collected(Path(name), options.questions)
+        asked = [
+            pool.submit(one_round, kind, seed, Path(name), options)
+            for seed in range(options.seed, options.seed + options.rounds)
+            for kind in options.kinds
+        ]
+        for round_ in as_completed(asked):
+            found = round_.result()
+            rounds[found["kind"]].append(found)
+            print(json.dumps(found), flush=True)
     for kind, found in rounds.items():
         summary = {
             "kind": kind,
@@ -196,6 +218,8 @@ def main() -> None:
             "paid_twice": sum(each["paid_twice"] for each in found),
             "under_way": sum(each["under_way"] for each in found),
             "paid": options.questions * len(found),
+            "last_request_s": max(each["last_request_s"] for each in found),
+            "gone_after_s": max(each["gone_after_s"] for each in found),
         }
         print(json.dumps(summary), flush=True)
     raise SystemExit(0 if all(is_good(each) for found in rounds.values() for each in found) else 1)
