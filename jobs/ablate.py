@@ -42,7 +42,7 @@ EVERYTHING = 10**9  # rows: more than there can be
 OWN = frozenset({"selection", "checkpoint"})  # what each variant has of its own; the rest is the run's
 COLUMNS = (
     *("variant", "benchmark", "num_examples", "accuracy_pct", "difference_pct", "low_pct", "high_pct", "significant"),
-    *("num_questions", "paper_pct"),
+    *("num_questions", "paper_pct", "paper_low_pct", "paper_high_pct"),
 )
 
 
@@ -179,18 +179,17 @@ def rows(generations: Mapping[str, Any], sizes: Mapping[str, int]) -> list[dict[
         for row in significance(part, SELECTION):
             low, high = row["interval_pct"] or (None, None)
             values = {**row, "variant": row["name"], "benchmark": benchmark, "low_pct": low, "high_pct": high}
-            values |= {
-                "num_examples": sizes.get(row["name"]),
-                "paper_pct": _published(row["name"], benchmark, benchmarks),
-            }
+            values |= {"num_examples": sizes.get(row["name"]), **_published(row["name"], benchmark, benchmarks)}
             found.append({name: values[name] for name in COLUMNS})
     return found
 
 
-def _published(variant: str, benchmark: str, benchmarks: Sequence[str]) -> float | None:
-    """What the paper's table 2 has for the variant, where the benchmark is one of its own."""
+def _published(variant: str, benchmark: str, benchmarks: Sequence[str]) -> dict[str, float | None]:
+    """What the paper's table 2 has for the variant, where the benchmark is one of its own; bounds of its difference."""
     asked = benchmarks[0] if benchmark == "all" and len(benchmarks) == 1 else benchmark
-    return paper.table("table2")[variant].get(paper.NAMES.get(asked, ""))
+    accuracy, interval = paper.ablation(variant, paper.NAMES.get(asked, ""))
+    low, high = interval or (None, None)
+    return {"paper_pct": accuracy, "paper_low_pct": low, "paper_high_pct": high}
 
 
 def write(options: AblateOptions, found: Sequence[Mapping[str, Any]]) -> None:

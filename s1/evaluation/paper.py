@@ -119,6 +119,16 @@ def table(name: str) -> dict[str, dict[str, float | None]]:
     return {row: dict(zip(values["columns"], cells, strict=True)) for row, cells in values["rows"].items()}
 
 
+def ablation(variant: str, benchmark: str) -> tuple[float | None, tuple[float, float] | None]:
+    """Accuracy of a row of table 2, and the interval of its difference to the selection; None: not in the paper."""
+    values = _values()["table2"]
+    if variant not in values["rows"] or benchmark not in values["columns"]:
+        return None, None
+    at = values["columns"].index(benchmark)
+    intervals = values["intervals_of_the_difference_to_the_selection"].get(variant)
+    return values["rows"][variant][at], None if intervals is None else (intervals[at][0], intervals[at][1])
+
+
 def trace_lengths(data_set: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """How long the traces of `s1K` or `s1K-1.1` are: edges of N bins in tokens (N + 1), traces in each (N)."""
     values = _values()["trace_lengths"]

@@ -101,6 +101,8 @@ def test_benchmarks_stand_apart():
         ("random", "math500", 1),
     ]
     assert [row["paper_pct"] for row in found] == [None, None, 50.0, 36.7, 93.0, 90.6]
+    assert [(row["paper_low_pct"], row["paper_high_pct"]) for row in found[3::2]] == [(-26.7, -3.3), (-4.8, 0.0)]
+    assert found[2]["paper_low_pct"] is None  # the selection is what the others are measured against
 
 
 def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
