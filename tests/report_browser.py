@@ -13,6 +13,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (400, 1600)
 LEAST_CONTRAST = 4.5  # WCAG 2.2, level AA, for text of usual size
 LEAST_TEXT_PX = 12
+PATIENCE_MS = 300_000  # of a machine that is busy with other work
 
 PROBE = """
 () => {
@@ -87,6 +88,7 @@ def look(browser: Any, report: Path, width: int, scheme: str, picture: Path | No
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("requestfailed", lambda request: messages.append(f"{request.url} could not be loaded"))
+    page.set_default_timeout(PATIENCE_MS)
     page.goto(report.resolve().as_uri())
     found = page.evaluate(PROBE)
     if picture is not None:
