@@ -1,12 +1,14 @@
 """Facility location: the picks to which all rows together are most similar (cosine), by lazy greedy.
 
 Gains only shrink from pick to pick, so a candidate is looked at again only when its last known gain is the largest
-(Minoux 1978). Nothing here ever holds a table of all pairs.
+(Minoux 1978). The similarities of the candidates to the rows that gains are sums over are computed once and kept, in a
+table of bounded size: as float32 where that fits, else in 255 steps, whose error is nothing beside that of a sample.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,11 @@ from s1.curation.quota import Room
 
 # Gains are sums over this many rows, or over this many times the size; of more rows, over a sample.
 SAMPLE_ROWS, SAMPLE_ROWS_PER_PICK = 8192, 8
-# Of more rows than this, or than so many times the size, only a sample are candidates before the picks move.
-CANDIDATE_ROWS, CANDIDATE_ROWS_PER_PICK = 65_536, 64
-HISTORY_BYTES = 128 << 20
+# Of more rows than fit into such a table, or than so many times the size, a sample are candidates at first.
+TABLE_BYTES, CANDIDATE_ROWS_PER_PICK = 512 << 20, 4
+_STEPS = 255  # of a similarity, where a byte has to do
+_TABLE_ROWS = 256  # rows of the table that are made at a time
 _LOOK_AGAIN = 256  # candidates that are looked at together, at most
-_OF_ONE_AGE = 64
 _REFINE_ROUNDS = 4
 _NEIGHBOURS = 512  # rows of a neighbourhood that its rows are compared with, at most
 
@@ -51,9 +53,9 @@ def facility_location(
     unit = unit_length(points)
     num_rows = num_sample_rows(len(unit), size)
     weight = np.ones(len(unit)) if quality is None else quality
-    if num_rows == len(unit):
+    candidates = unit[: num_candidates(len(unit), num_rows, size)]
+    if num_rows == len(candidates) == len(unit):
         return lazy_greedy(unit, everything(unit), weight, size, room)
-    candidates = unit[: num_candidates(len(unit), size)]
     own = np.where(np.arange(len(candidates)) < num_rows, np.arange(len(candidates)), -1)
     sample = Sample(unit[:num_rows], own)
     first = lazy_greedy(candidates, sample, weight[: len(candidates)], size, room)
@@ -62,9 +64,9 @@ def facility_location(
     return picks[order]
 
 
-def num_candidates(num_rows: int, size: int) -> int:
-    """Rows that can be picked before the picks move."""
-    return min(num_rows, max(CANDIDATE_ROWS, CANDIDATE_ROWS_PER_PICK * size))
+def num_candidates(num_rows: int, num_sampled: int, size: int) -> int:
+    """Rows of `num_rows` that can be picked before the picks move, when gains are sums over `num_sampled`."""
+    return min(num_rows, max(TABLE_BYTES // max(1, num_sampled), CANDIDATE_ROWS_PER_PICK * size))
 
 
 def everything(unit: Matrix) -> Sample:
@@ -85,20 +87,19 @@ def lazy_greedy(
     unit: Matrix, sample: Sample, weight: NDArray[np.float64], size: int, room: Room | None = None
 ) -> NDArray[np.int64]:
     """Indices of `size` candidates (fewer where there is no room) in greedy order."""
-    gains = _Gains(unit, sample, size)
-    bound = gains.at_first() * weight
+    gains = _Gains(unit, sample)
+    bound = gains.of(None) * weight
     picks: list[int] = []
-    with one_thread():
-        while len(picks) < size:
-            top = _best(gains, bound, weight)
-            if top is None:
-                break
-            picks.append(top)
-            bound[top] = -np.inf
-            gains.pick(top)
-            if room is not None:
-                closed = room.take(top)
-                bound[closed[closed < len(bound)]] = -np.inf
+    while len(picks) < size:
+        top = _best(gains, bound, weight)
+        if top is None:
+            break
+        picks.append(top)
+        bound[top] = -np.inf
+        gains.pick(top)
+        if room is not None:
+            closed = room.take(top)
+            bound[closed[closed < len(bound)]] = -np.inf
     return np.array(picks, dtype=np.int64)
 
 
@@ -120,76 +121,41 @@ def _best(gains: _Gains, bound: NDArray[np.float64], weight: NDArray[np.float64]
 
 
 class _Gains:
-    """What each candidate would add to the similarity of the sample to its nearest pick.
+    """What each candidate would add to the similarity of the sample to its nearest pick."""
 
-    A gain that is known from before is brought up to date by the rows alone that have found a nearer pick since: their
-    similarities then are kept for as many picks as fit into `HISTORY_BYTES`.
-    """
+    def __init__(self, unit: Matrix, sample: Sample) -> None:
+        exact = 4 * len(unit) * len(sample.rows) <= TABLE_BYTES
+        dtype = np.float32 if exact else np.uint8
+        self._table: NDArray[Any] = np.empty((len(unit), len(sample.rows)), dtype=dtype)  # (N, R)
+        for start in range(0, len(unit), _TABLE_ROWS):
+            block = slice(start, start + _TABLE_ROWS)
+            similar: Matrix = unit[block] @ sample.rows.T
+            own = sample.own[block]
+            inside = np.flatnonzero(own >= 0)
+            similar[inside, own[inside]] = 0.0  # a row is not similar to itself
+            np.clip(similar, 0.0, 1.0, out=similar)
+            self._table[block] = similar if exact else np.rint(similar * _STEPS)
+        self._best: NDArray[Any] = np.zeros(
+            len(sample.rows), dtype=dtype
+        )  # similarity of every row to its nearest pick
 
-    def __init__(self, unit: Matrix, sample: Sample, size: int) -> None:
-        self._unit, self._sample = unit, sample
-        num_rows = len(sample.rows)
-        self._num_picks = 0
-        self._best = np.zeros(num_rows, dtype=np.float32)  # similarity of every row to its nearest pick
-        self._changed = np.zeros(num_rows, dtype=np.int64)  # number of the pick that came nearest last
-        history = min(size + 1, max(2, HISTORY_BYTES // (4 * num_rows)))
-        self._history = np.zeros((history, num_rows), dtype=np.float32)  # `_best` after pick number p at p % history
-        self._seen = np.zeros(len(unit), dtype=np.int64)  # picks that every known gain takes into account
-        self._known = np.empty(len(unit))
-        everyone = np.arange(len(unit))
-        for start in range(0, len(unit), _LOOK_AGAIN):
-            self._look_at(everyone[start : start + _LOOK_AGAIN])
-
-    def at_first(self) -> NDArray[np.float64]:
-        """Gains (N,) of all candidates before the first pick."""
-        return self._known.copy()
-
-    def of(self, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Gains (C,) of the candidates."""
-        # Together with those that were seen last at about the same time, a candidate has few rows to make up for.
-        by_age = candidates[np.argsort(self._seen[candidates], kind="stable")]
-        for some in np.array_split(by_age, -(-len(by_age) // _OF_ONE_AGE)):
-            self._bring_up_to_date(some)
-        return self._known[candidates]
+    def of(self, candidates: NDArray[np.int64] | None) -> NDArray[np.float64]:
+        """Gains (C,) of some candidates, or of all."""
+        rows = range(len(self._table)) if candidates is None else candidates
+        gains = np.empty(len(rows))
+        for start in range(0, len(rows), _LOOK_AGAIN):
+            part = slice(start, start + _LOOK_AGAIN)
+            table = self._table[part] if candidates is None else self._table[candidates[part]]
+            gains[part] = self._sum(np.maximum(table, self._best))
+        return gains - self._sum(self._best)
 
     def pick(self, candidate: int) -> None:
-        similar = self._similarity(np.array([candidate]), None)[0]
-        self._num_picks += 1
-        self._changed[similar > self._best] = self._num_picks
-        self._best = np.maximum(self._best, similar)
-        self._history[self._num_picks % len(self._history)] = self._best
+        np.maximum(self._best, self._table[candidate], out=self._best)
 
-    def _bring_up_to_date(self, candidates: NDArray[np.int64]) -> None:
-        seen = self._seen[candidates]
-        rows = np.flatnonzero(self._changed > seen.min())
-        if seen.min() <= self._num_picks - len(self._history) or 4 * len(rows) > 3 * len(self._best):
-            self._look_at(candidates)
-            return
-        table = self._similarity(candidates, rows)
-        before = self._history[np.ix_(seen % len(self._history), rows)]  # (C, rows)
-        lost = np.maximum(table - before, 0.0).sum(axis=1, dtype=np.float64)
-        np.maximum(table, self._best[rows], out=table)
-        lost -= table.sum(axis=1, dtype=np.float64) - self._best[rows].sum(dtype=np.float64)
-        self._known[candidates] -= lost
-        self._seen[candidates] = self._num_picks
-
-    def _look_at(self, candidates: NDArray[np.int64]) -> None:
-        table = self._similarity(candidates, None)
-        np.maximum(table, self._best, out=table)
-        self._known[candidates] = table.sum(axis=1, dtype=np.float64) - self._best.sum(dtype=np.float64)
-        self._seen[candidates] = self._num_picks
-
-    def _similarity(self, candidates: NDArray[np.int64], rows: NDArray[np.int64] | None) -> Matrix:
-        """Similarity (C, R) to all rows of the sample, or to some; a row is not similar to itself."""
-        against = self._sample.rows if rows is None else self._sample.rows[rows]
-        table: Matrix = self._unit[candidates] @ against.T
-        own = self._sample.own[candidates]
-        if rows is not None:
-            place = np.minimum(np.searchsorted(rows, own), len(rows) - 1)
-            own = np.where(rows[place] == own, place, -1) if len(rows) else np.full(len(own), -1)
-        inside = np.flatnonzero(own >= 0)
-        table[inside, own[inside]] = 0.0
-        return table
+    def _sum(self, similarities: NDArray[Any]) -> NDArray[np.float64]:
+        """Sums over the sample."""
+        precise = np.float64 if similarities.dtype == np.float32 else np.uint32
+        return np.asarray(similarities.sum(axis=-1, dtype=precise), dtype=np.float64)
 
 
 def _refine(

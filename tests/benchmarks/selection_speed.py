@@ -69,9 +69,9 @@ def measured(name: str, num_rows: int, size: int, how: str) -> Row:
         picks = apricot(points, size)
     else:
         if how == "exact":
-            facility.SAMPLE_ROWS = facility.CANDIDATE_ROWS = num_rows
+            facility.SAMPLE_ROWS, facility.TABLE_BYTES = num_rows, 4 * num_rows**2
         elif how == "sampled":
-            facility.CANDIDATE_ROWS, facility.CANDIDATE_ROWS_PER_PICK = num_rows // 2, 0
+            facility.TABLE_BYTES = num_rows // 2 * facility.num_sample_rows(num_rows, size)
         picks = select(points, size, name, lengths=lengths, domains=domains)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - started_cpu
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -48,8 +48,7 @@ def test_facility_location_on_a_sample_is_as_good_as_on_all(monkeypatch: pytest.
     points = cloud(3000, num_clusters=60)
     greedy = value(points, select(points, 50, "facility_location"))
     monkeypatch.setattr(facility, "SAMPLE_ROWS", 500)
-    monkeypatch.setattr(facility, "CANDIDATE_ROWS", 1000)
-    monkeypatch.setattr(facility, "CANDIDATE_ROWS_PER_PICK", 20)
+    monkeypatch.setattr(facility, "TABLE_BYTES", 500 * 1000)
     picks = select(points, 50, "facility_location")
     assert len(set(picks.tolist())) == 50
     assert value(points, picks) >= 0.995 * greedy
@@ -57,11 +56,11 @@ def test_facility_location_on_a_sample_is_as_good_as_on_all(monkeypatch: pytest.
     assert value(points, picks[:10]) >= 0.9 * value(points, select(points, 10, "facility_location"))
 
 
-def test_facility_location_picks_the_same_with_little_memory(monkeypatch: pytest.MonkeyPatch):
+def test_a_byte_for_a_similarity_is_as_good_as_four(monkeypatch: pytest.MonkeyPatch):
     points = cloud(3000)
-    picks = select(points, 40, "facility_location")
-    monkeypatch.setattr(facility, "HISTORY_BYTES", 0)
-    assert select(points, 40, "facility_location").tolist() == picks.tolist()
+    exact = value(points, select(points, 40, "facility_location"))
+    monkeypatch.setattr(facility, "TABLE_BYTES", 3000 * 3000)
+    assert value(points, select(points, 40, "facility_location")) >= 0.999 * exact
 
 
 def test_k_center_takes_the_farthest_row_each_time(monkeypatch: pytest.MonkeyPatch):
@@ -84,8 +83,7 @@ def test_a_domain_gives_no_more_rows_than_its_quota(method: str):
 
 def test_quotas_hold_where_candidates_are_a_sample(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(facility, "SAMPLE_ROWS", 100)
-    monkeypatch.setattr(facility, "CANDIDATE_ROWS", 400)
-    monkeypatch.setattr(facility, "CANDIDATE_ROWS_PER_PICK", 8)
+    monkeypatch.setattr(facility, "TABLE_BYTES", 100 * 400)
     domains = np.array(["a", "b", "c"])[np.arange(900) % 3]
     picks = select(cloud(900), 40, "facility_location", domains=domains, quotas={"a": 5})
     assert (domains[picks] == "a").sum() <= 5 and len(set(picks.tolist())) == 40
