@@ -76,10 +76,18 @@ class Effort(Config):
     num_ignore: Ignores | None = Field(None, description="How many ends are ignored.")
 
 
-# The caps are those of the paper's scaling curve (figure 1): 512 to 8,192 thinking tokens.
+# OpenAI's levels. Up to `high` the caps are those of the paper's scaling curve (figure 1).
 EFFORTS: dict[str, Effort] = {
     name: Effort(max_tokens=tokens, min_tokens=None, num_ignore=None)
-    for name, tokens in {"none": 0, "minimal": 512, "low": 1024, "medium": 4096, "high": 8192}.items()
+    for name, tokens in {
+        "none": 0,
+        "minimal": 512,
+        "low": 1024,
+        "medium": 4096,
+        "high": 8192,
+        "xhigh": 16384,
+        "max": MAX_COUNT,  # reduced to what the context leaves beside an answer
+    }.items()
 }
 
 

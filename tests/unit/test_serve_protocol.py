@@ -1,4 +1,7 @@
+from typing import get_args
+
 import pytest
+from openai.types.shared.reasoning_effort import ReasoningEffort
 
 from serve import protocol
 from serve.budget import EFFORTS, Effort
@@ -218,6 +221,7 @@ def test_what_might_have_become_a_stop_string_is_shown_at_the_end():
     assert not stop.found
 
 
-def test_the_levels_of_effort_rise():
+def test_the_levels_of_effort_are_those_of_openais_client_and_rise():
+    assert set(EFFORTS) == set(get_args(get_args(ReasoningEffort)[0]))
     caps = [effort.max_tokens for effort in EFFORTS.values()]
     assert caps == sorted(set(caps)) and caps[0] == 0
