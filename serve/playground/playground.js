@@ -3,10 +3,18 @@
 const NO_CAP = 520; // the last notch of the slider
 
 /** The body of the request for one side. Counts are tokens. */
-export function requestBody({ model, prompt, temperature, answer, min, max, waits }) {
+export function requestBody({ model, prompt, temperature, answer, min, max, waits, string }) {
   const forcing = { min_tokens: min, num_ignore: waits, max_answer_tokens: answer };
   if (max < NO_CAP) forcing.max_tokens = max;
+  if (string && string !== "Wait") forcing.ignore_str = string;
   return { model, messages: [{ role: "user", content: prompt }], temperature, stream: true, budget_forcing: forcing };
+}
+
+/** A command for a POSIX shell that sends `body`; the key is the shell's. */
+export function curl(url, body, hasKey) {
+  const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
+  const key = hasKey ? ` -H "Authorization: Bearer $KEY"` : "";
+  return `curl -N ${url} -H 'Content-Type: application/json'${key} \\\n  -d '${quoted}'`;
 }
 
 /** The JSON values of server-sent events, from pieces of text that may end anywhere. */
@@ -30,7 +38,8 @@ async function* textOf(body) {
 
 /** One side of the comparison: its sliders, its texts and its counters. */
 class Side {
-  constructor(name, max) {
+  constructor(name, max, onMove) {
+    this.onMove = onMove;
     this.element = document.getElementById("side").content.firstElementChild.cloneNode(true);
     this.find("h2").textContent = `Budget ${name}`;
     this.find(".thinking").setAttribute("aria-label", `Thinking with budget ${name}`);
@@ -39,6 +48,9 @@ class Side {
     for (const slider of this.element.querySelectorAll("input[type=range]")) {
       slider.addEventListener("input", () => this.settle(slider));
     }
+    this.find(".string").addEventListener("input", () => this.onMove());
+    this.forced = []; // [first thinking token, number] of every piece of thinking that was forced
+    this.thought = 0;
     this.settle(this.find(".max"));
   }
 
@@ -55,14 +67,48 @@ class Side {
       slider.parentElement.querySelector(".shown").textContent = text;
       slider.setAttribute("aria-valuetext", text);
     }
+    this.onMove();
   }
 
   budget() {
     const value = (selector) => Number(this.find(selector).value);
-    return { min: value(".min"), max: value(".max"), waits: value(".waits") };
+    return { min: value(".min"), max: value(".max"), waits: value(".waits"), string: this.find(".string").value };
+  }
+
+  /** Thinking tokens that the meter has to hold. */
+  get reach() {
+    const { min, max } = this.budget();
+    return Math.max(this.thought, min, max < NO_CAP ? max : 0, 1);
+  }
+
+  /** Draw the meter to a scale of `reach` tokens. */
+  draw(reach) {
+    const { min, max } = this.budget();
+    const part = (kind, start, length) => {
+      const bar = document.createElement("span");
+      bar.className = kind;
+      bar.style.left = `${100 * start / reach}%`;
+      if (length !== null) bar.style.width = `${100 * length / reach}%`;
+      return bar;
+    };
+    const meter = this.find(".meter");
+    const bars = [part("cap", 0, max < NO_CAP ? max : reach), part("said", 0, this.thought)];
+    bars.push(...this.forced.map(([start, length]) => part("forcing", start, length)));
+    if (min) bars.push(part("least", min, null));
+    meter.replaceChildren(...bars);
+    const most = max < NO_CAP ? `at most ${max}` : "without a cap";
+    meter.setAttribute("aria-label", `${this.thought} thinking tokens; at least ${min}, ${most}`);
+  }
+
+  say(state, running) {
+    this.find(".state").textContent = state;
+    this.element.classList.toggle("running", running);
   }
 
   clear() {
+    [this.forced, this.thought] = [[], 0];
+    this.say("waiting", true);
+    this.mark(".thinking");
     for (const text of this.element.querySelectorAll(".text")) text.replaceChildren();
     for (const name of ["thinking", "forced", "answer", "rounds"]) this.count(name, 0);
     for (const name of ["ended", "seconds"]) this.count(name, "–");
@@ -76,9 +122,17 @@ class Side {
     this.find(".problem").hidden = false;
   }
 
+  /** Show where text is being added. */
+  mark(pane) {
+    for (const text of this.element.querySelectorAll(".text")) text.classList.toggle("now", text.matches(pane));
+  }
+
   /** Add a piece of the completion; what belongs to neither text is shown where the thinking ends. */
   write({ text, forced, part }) {
-    const pane = this.find(part === "answer" ? ".answer" : ".thinking");
+    const target = part === "answer" ? ".answer" : ".thinking";
+    this.say(part === "answer" ? "answering" : "thinking", true);
+    this.mark(target);
+    const pane = this.find(target);
     const kind = [forced ? "forced" : "sampled", part].join(" ");
     const atEnd = pane.scrollHeight - pane.scrollTop - pane.clientHeight < 8;
     if (pane.lastElementChild?.className !== kind) {
@@ -86,28 +140,46 @@ class Side {
       span.className = kind;
       if (forced) span.title = "written by the budget, not by the model";
     }
-    pane.lastElementChild.append(text);
+    // A line end that was forced could not be seen otherwise.
+    pane.lastElementChild.append(forced && text === "\n" ? "↵\n" : text);
     if (atEnd) pane.scrollTop = pane.scrollHeight;
   }
 
   show(chunk) {
     if (chunk.error) throw new Error(chunk.error.message);
     const report = chunk.budget_forcing ?? {};
-    for (const segment of report.segments ?? []) this.write(segment);
+    const segments = report.segments ?? [];
+    for (const segment of segments) this.write(segment);
+    this.trace(segments, report.thinking_tokens ?? this.thought);
     const counts = { thinking: "thinking_tokens", forced: "forced_tokens", answer: "answer_tokens", rounds: "rounds", ended: "ended_by" };
     for (const [name, key] of Object.entries(counts)) if (key in report) this.count(name, report[key]);
     if (report.unmet) this.problem(`The minimum was not met: ${report.unmet}.`);
+    this.onMove();
+  }
+
+  /** Keep where the thinking was forced on. Pieces of one chunk share its tokens by the length of their texts. */
+  trace(segments, thought) {
+    const pieces = segments.filter(({ part }) => part === "thinking");
+    const each = (thought - this.thought) / Math.max(1, pieces.reduce((sum, { text }) => sum + text.length, 0));
+    let start = this.thought;
+    for (const { text, forced } of pieces) {
+      if (forced) this.forced.push([start, text.length * each]);
+      start += text.length * each;
+    }
+    this.thought = thought;
   }
 }
 
 class Playground {
   constructor() {
-    this.sides = [new Side("A", 64), new Side("B", 256)];
+    this.sides = [];
+    this.sides = [new Side("A", 64, () => this.refresh()), new Side("B", 256, () => this.refresh())];
     this.running = null;
     this.field("sides").append(...this.sides.map((side) => side.element));
     this.field("compare").addEventListener("change", () => this.arrange());
     this.field("stop").addEventListener("click", () => this.running?.abort());
     this.field("key").addEventListener("change", () => this.listModels());
+    this.field("form").addEventListener("input", () => this.refresh());
     this.field("form").addEventListener("submit", (event) => { event.preventDefault(); this.run(); });
     document.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.field("form").requestSubmit();
@@ -124,6 +196,26 @@ class Playground {
   arrange() {
     this.sides[1].element.hidden = !this.compares;
     this.field("sides").classList.toggle("two", this.compares);
+    this.refresh();
+  }
+
+  get shown() { return this.compares ? this.sides : this.sides.slice(0, 1); }
+
+  /** Draw what follows from the fields and from what was thought: meters to one scale, and the commands. */
+  refresh() {
+    if (!this.sides.length) return; // the sides are being made
+    const reach = Math.max(...this.shown.map((side) => side.reach));
+    const url = new URL("v1/chat/completions", location.href).href;
+    for (const side of this.shown) {
+      side.draw(reach);
+      side.find(".curl").textContent = curl(url, this.body(side), Boolean(this.field("key").value.trim()));
+    }
+  }
+
+  body(side) {
+    const number = (id) => Number(this.field(id).value);
+    const shared = { model: this.field("model").value, prompt: this.field("prompt").value };
+    return requestBody({ ...shared, temperature: number("temperature"), answer: number("answer"), ...side.budget() });
   }
 
   say(text) { this.field("status").textContent = text; }
@@ -139,6 +231,7 @@ class Playground {
       const options = (await listed.json()).data.map((model) => new Option(model.id));
       this.field("model").replaceChildren(...options);
       this.say("");
+      this.refresh();
     } catch (problem) { this.say(problem.message); }
   }
 
@@ -153,7 +246,7 @@ class Playground {
   async run() {
     this.running?.abort();
     const running = this.running = new AbortController();
-    const sides = this.compares ? this.sides : this.sides.slice(0, 1);
+    const sides = this.shown;
     this.field("stop").disabled = false;
     this.say("Running…");
     const results = await Promise.all(sides.map((side) => this.fill(side, running.signal)));
@@ -167,17 +260,17 @@ class Playground {
   async fill(side, signal) {
     side.clear();
     const started = performance.now();
-    const number = (id) => Number(this.field(id).value);
-    const shared = { model: this.field("model").value, prompt: this.field("prompt").value };
-    const body = requestBody({ ...shared, temperature: number("temperature"), answer: number("answer"), ...side.budget() });
+    const body = this.body(side);
     try {
       const response = await this.ask("v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
       for await (const chunk of events(textOf(response.body))) {
         side.show(chunk);
         side.count("seconds", ((performance.now() - started) / 1000).toFixed(1));
       }
+      side.say("done", false);
       return true;
     } catch (problem) {
+      side.say(signal.aborted ? "stopped" : "failed", false);
       if (!signal.aborted) side.problem(problem.message);
       return false;
     }

@@ -1,7 +1,10 @@
 """The playground in a real headless Chromium: the one on the PATH, else the one of `playwright install chromium`."""
 
+import json
+import os
 import re
 import shutil
+import subprocess
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -70,6 +73,39 @@ def test_two_budgets_stand_side_by_side(page):
     assert [count(side, "thinking") for side in sides] == [8, 40]
     left, right = (side.bounding_box() for side in sides)
     assert left["y"] == right["y"] and left["x"] < right["x"]
+
+
+def test_ignored_ends_are_written_as_told_and_stand_in_the_meter(page):
+    side = page.locator(".side:visible").first
+    for label, value in (("At least", 96), ("At most", 128), ("Ignore", 1), ("in place of each", "Hmm, let me see.")):
+        move(side, label, value)
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("status")).to_have_text("Done.", timeout=60_000)
+    thinking, meter = side.get_by_label("Thinking with budget A"), side.get_by_role("img")
+    ignored = count(side, "rounds")
+    # Those that follow each other at once are one mark.
+    assert "".join(thinking.locator(".forced.thinking").all_inner_texts()) == "Hmm, let me see." * ignored
+    assert min(ignored, 1) <= meter.locator(".forcing").count() <= ignored
+    expected = f"{count(side, 'thinking')} thinking tokens; at least 96, at most 128"
+    expect(meter).to_have_attribute("aria-label", expected)
+    said, cap = (meter.locator(kind).bounding_box()["width"] for kind in (".said", ".cap"))
+    assert abs(said / cap - count(side, "thinking") / 128) < 0.02
+
+
+def test_the_command_that_is_shown_asks_for_the_same(page):
+    side = page.locator(".side:visible").first
+    page.get_by_label("Prompt").fill("It's 2 + 2.")
+    move(side, "At most", 8)
+    side.get_by_text("The same with curl").click()
+    command = side.locator(".curl").inner_text()
+    assert KEY not in command
+    environment = {**os.environ, "KEY": KEY}
+    said = subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    *_, report, done, _ = said.stdout.split("\n\n")
+    assert done == "data: [DONE]"
+    assert json.loads(report.removeprefix("data: "))["budget_forcing"]["max_tokens"] == 8
 
 
 def test_the_thinking_streams_and_can_be_stopped(page):
