@@ -11,7 +11,8 @@ beside the reference's way: batch after batch, in rounds that wait for the longe
 So that a model that was never trained to think ends its thinking at a known place, a token that its greedy completion
 has there takes the part of the delimiter. There are two engines of the same model: plain generation, segments and
 rounds run on one without a logits processor, in-engine on one with it. Prompts are in the prefix cache for every way
-alike. The ways take turns; a ratio is that of one turn, and comes with its median and range.
+alike. The ways take turns; a ratio is that of one turn, and comes with its median and range. The CPU time for a token,
+of this process and the engines', is compared too: it does not depend on what else the machine has to do.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+
+import psutil
 
 from s1 import models
 from s1.forcing import BudgetPolicy, Program, compile_policy, segments
@@ -167,32 +170,52 @@ def at_a_time(num: int, work: Sequence[Work], do: Callable[[Work], Awaitable[int
     return run
 
 
-async def compare(ways: dict[str, Way], turns: int) -> dict[str, list[float]]:
-    """Tokens per second of every way in every turn; each turn begins with another way."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+@dataclass(frozen=True)
+class Speed:
+    """Of one way in one turn."""
+
+    tokens_per_s: float
+    cpu_ms_a_token: float
+
+
+def cpu_seconds() -> float:
+    """CPU time that this process and the engines have taken so far."""
+    this = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (this, *this.children(recursive=True)))
+
+
+async def compare(ways: dict[str, Way], turns: int) -> dict[str, list[Speed]]:
+    """Speeds of every way in every turn; each turn begins with another way."""
+    speeds: dict[str, list[Speed]] = {name: [] for name in ways}
     names = list(ways)
     for turn in range(turns):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            started = time.monotonic()
+            started, before = time.monotonic(), cpu_seconds()
             tokens = await ways[name]()
-            rates[name].append(tokens / (time.monotonic() - started))
-    return rates
+            took, used = time.monotonic() - started, cpu_seconds() - before
+            speeds[name].append(Speed(tokens / took, 1000 * used / tokens))
+    return speeds
 
 
-def report(case: str, requests: int, work: Sequence[Work], rates: dict[str, list[float]], peer: str) -> None:
-    ratios = {
-        f"{name} / {peer}": spread([rate / base for rate, base in zip(values, rates[peer], strict=True)])
-        for name, values in rates.items()
-        if name != peer
-    }
+def report(case: str, requests: int, work: Sequence[Work], speeds: dict[str, list[Speed]], peer: str) -> None:
+    def ratios(of: Callable[[Speed], float]) -> dict[str, dict[str, float]]:
+        return {
+            f"{name} / {peer}": spread([of(one) / of(base) for one, base in zip(values, speeds[peer], strict=True)])
+            for name, values in speeds.items()
+            if name != peer
+        }
+
     tokens = [one.num_tokens for one in work]
     line = {
         "case": case,
         "requests": requests,
         "tokens_each": {"mean": round(statistics.mean(tokens)), "min": min(tokens), "max": max(tokens)},
-        "tokens_per_s": {name: round(statistics.median(values), 1) for name, values in rates.items()},
-        "ratios": ratios,
+        "tokens_per_s": {
+            name: round(statistics.median(speed.tokens_per_s for speed in values), 1) for name, values in speeds.items()
+        },
+        "ratios": ratios(lambda speed: speed.tokens_per_s),
+        "cpu_time_ratios": ratios(lambda speed: speed.cpu_ms_a_token),
     }
     print(json.dumps(line), flush=True)
 

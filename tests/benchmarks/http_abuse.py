@@ -204,9 +204,20 @@ def from_schema(seed: int) -> Iterator[Case]:
         seed += 1
 
 
+def generating(num_examples: int) -> Any:
+    """Hypothesis as a source of examples: on a busy machine too, where one may take its time."""
+    from hypothesis import HealthCheck, Phase, settings
+
+    checks = list(HealthCheck)
+    phases = [Phase.generate]
+    return settings(
+        max_examples=num_examples, phases=phases, database=None, deadline=None, suppress_health_check=checks
+    )
+
+
 def broken_bodies(seed: int, path: str, fields: list[str]) -> list[Case]:
     """200 bodies that were right before some of their fields were replaced by anything."""
-    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import given
     from hypothesis import seed as seeded
     from hypothesis import strategies as st
 
@@ -216,7 +227,7 @@ def broken_bodies(seed: int, path: str, fields: list[str]) -> list[Case]:
     cases: list[Case] = []
 
     @seeded(seed)
-    @settings(max_examples=200, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    @generating(200)
     @given(changes=st.dictionaries(keys, anything | small_objects(st), min_size=1, max_size=4))
     def collect(changes: Row) -> None:
         body = request(prompt="x", max_tokens=1) | changes  # what is well-formed after all is short
@@ -249,14 +260,14 @@ def from_openapi(seed: int) -> list[Case]:
 
 def described(seed: int, strategy: Any) -> list[Case]:
     """100 cases of one operation; none where nothing can be wrong, as in a path without parameters."""
-    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import given
     from hypothesis import seed as seeded
     from hypothesis.errors import Unsatisfiable
 
     cases: list[Case] = []
 
     @seeded(seed)
-    @settings(max_examples=100, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    @generating(100)
     @given(case=strategy)
     def collect(case: Any) -> None:
         keywords = case.as_transport_kwargs(base_url="http://x")

@@ -91,13 +91,13 @@ def peer(folder: Path, options: argparse.Namespace) -> Generator[tuple[str, subp
     port = free_port()
     cpu = options.device == "cpu"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
+    command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-model-len", str(CONTEXT), "--max-num-seqs", str(SEQUENCES), "--enable-prefix-caching"]
-    command += ["--disable-log-stats", "--generation-config", "vllm"]
+    own = EngineOptions.model_validate({"device": options.device})
+    command += ["--generation-config", "vllm", "--dtype", own.number_type]
     command += ["--enforce-eager", "--kv-cache-memory-bytes", str(int(KV_CACHE_GIB * 2**30))] if cpu else []
-    environment = EngineOptions.model_validate({"device": options.device}).environment()
     process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=sys.stderr, stderr=sys.stderr, start_new_session=True
+        command, env={**os.environ, **own.environment()}, stdout=sys.stderr, stderr=sys.stderr, start_new_session=True
     )
     try:
         wait_for(port, process)
