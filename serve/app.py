@@ -184,7 +184,7 @@ def _engine(name: str, reference: str, options: AppOptions) -> Any:
             graceful_shutdown_timeout_s=options.drain_timeout_s,
             **replicas,
         )
-        .bind(reference, options.engine)
+        .bind(name, reference, options.engine)
     )
 
 

@@ -120,16 +120,27 @@ def choose_driver(options: EngineOptions, template: Template) -> tuple[Driver, s
 class VllmEngine:
     """One vLLM engine in a process of its own, for the model in `folder`."""
 
-    def __init__(self, folder: Path, options: EngineOptions, template: Template) -> None:
-        """Load the model; takes seconds to minutes."""
+    def __init__(
+        self, folder: Path, options: EngineOptions, template: Template, measured_as: str | None = None
+    ) -> None:
+        """Load the model; takes seconds to minutes.
+
+        `measured_as` is the model's name in vLLM's own metrics, which Ray exports; without it there are none.
+        """
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.driver, why = choose_driver(options, template)
         logger.info("driver of %s: %s (%s)", folder, self.driver, why)
         arguments = _arguments(folder, options, self.driver)
+        loggers: list[Any] = []
+        if measured_as is not None:
+            from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+            arguments["served_model_name"] = measured_as
+            loggers = [RayPrometheusStatLogger]
         others = {process.pid for process in _descendants()}
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers)
         self._mourner = _kill_with_us(process.pid for process in _descendants() if process.pid not in others)
         self.context_tokens: int = self._llm.model_config.max_model_len
         mask = range(template.num_tokens, self._llm.model_config.get_vocab_size())
@@ -143,30 +154,32 @@ class VllmEngine:
         sampling: Sampling,
         choice: int = 0,
         driver: Driver | None = None,
+        owner: str = "",
     ) -> AsyncGenerator[Step, None]:
         """One completion of `prompt` under `program`; `choice` counts the completions of one request.
 
+        The prefix cache is shared by requests of one `owner` only: how fast an answer comes tells nobody else's prompt.
         An engine that was started for `in-engine` can run `segments` too.
         """
         if (driver or self.driver) == "in-engine":
             in_engine.check(program)
-            return in_engine.run(program, prompt, self._single_pass(sampling, choice))
-        return segments.run(program, prompt, self._continuation(sampling, choice))
+            return in_engine.run(program, prompt, self._single_pass(sampling, choice, owner))
+        return segments.run(program, prompt, self._continuation(sampling, choice, owner))
 
-    def _continuation(self, sampling: Sampling, choice: int) -> segments.Engine:
+    def _continuation(self, sampling: Sampling, choice: int, owner: str) -> segments.Engine:
         async def generate(
             prompt: Sequence[int], *, max_tokens: int, stop_ids: frozenset[int], segment: int
         ) -> AsyncGenerator[Sequence[int], None]:
             # A number of its own for every segment: the same one would repeat the same random numbers.
             seed = _seed(sampling.seed, choice, segment)
-            outputs = self.generate(prompt, sampling, seed=seed, max_tokens=max_tokens, stop_ids=stop_ids)
+            outputs = self.generate(prompt, sampling, seed=seed, max_tokens=max_tokens, stop_ids=stop_ids, owner=owner)
             async with aclosing(outputs):
                 async for output in outputs:
                     yield output.outputs[0].token_ids
 
         return generate
 
-    def _single_pass(self, sampling: Sampling, choice: int) -> in_engine.ForcingEngine:
+    def _single_pass(self, sampling: Sampling, choice: int, owner: str) -> in_engine.ForcingEngine:
         async def generate(prompt: Sequence[int], program: Program) -> AsyncGenerator[Iterable[tuple[int, bool]], None]:
             from s1.forcing.requests import extra_args
 
@@ -178,6 +191,7 @@ class VllmEngine:
                     seed=seed,
                     max_tokens=program.longest,
                     stop_ids=program.stop_ids,
+                    owner=owner,
                     extra_args=extra_args(program, place, random.getrandbits(31) if seed is None else seed),
                 )
                 async with aclosing(outputs):
@@ -196,9 +210,11 @@ class VllmEngine:
         seed: int | None,
         max_tokens: int,
         stop_ids: frozenset[int],
+        owner: str = "",
         **more: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
         """vLLM's outputs as they come, each with the ids that are new; `more` are further sampling parameters."""
+        from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -215,7 +231,10 @@ class VllmEngine:
             output_kind=RequestOutputKind.DELTA,
             **more,
         )
-        request = self._llm.generate({"prompt_token_ids": list(prompt)}, params, uuid.uuid4().hex)
+        tokens = TokensPrompt(prompt_token_ids=list(prompt))
+        if owner:
+            tokens["cache_salt"] = owner
+        request = self._llm.generate(tokens, params, uuid.uuid4().hex)
         last: RequestOutput | None = None
         try:
             async with aclosing(request):

@@ -28,6 +28,7 @@ class Generation:
     top_k: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    owner: str = ""  # whose request it is: only requests of one owner find each other's prompts in the prefix cache
 
 
 @dataclass(frozen=True)

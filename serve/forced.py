@@ -39,16 +39,16 @@ _LONGEST_INTERVAL_S = 0.25
 
 
 class ForcedEngine:
-    """What a replica runs. `model` is a reference of `s1.models`."""
+    """What a replica runs: the model that clients know as `name`. `model` is a reference of `s1.models`."""
 
-    def __init__(self, model: str, options: EngineOptions) -> None:
+    def __init__(self, name: str, model: str, options: EngineOptions) -> None:
         from transformers import AutoTokenizer
 
         from s1 import models
 
         folder = models.resolve(model)
         self.template = Template(AutoTokenizer.from_pretrained(folder), options.style)
-        self.engine = VllmEngine(folder, options, self.template)
+        self.engine = VllmEngine(folder, options, self.template, measured_as=name)
         longest_token = max(map(len, self.template.tokenizer.get_vocab()))
         self._max_chars = self.engine.context_tokens * longest_token
         self._streams = 0
@@ -127,7 +127,8 @@ class ForcedEngine:
         sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
         transcript, stop = Transcript(self.template), StopStrings(request.stop)
         state = State()
-        async with aclosing(self.engine.run(program, prompt, sampling, choice)) as steps:
+        run = self.engine.run(program, prompt, sampling, choice, owner=request.owner)
+        async with aclosing(run) as steps:
             async for step in steps:
                 state = step.state
                 if event := _added(choice, transcript.add(step.tokens), stop, state):

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 
@@ -132,8 +132,9 @@ class Ingress:
     async def _answer(self, http: Request, kind: Kind) -> Response:
         arrived, model = time.monotonic(), ""
         try:
-            self._admit(http)
+            owner = self._admit(http)
             order = parse(_REQUESTS[kind], await self._body(http), self.options.terms)
+            order = replace(order, generation=replace(order.generation, owner=owner))
             self._check_model(order.model)
             model = order.model
             response = await self._carry_out(order, kind, arrived)
@@ -197,10 +198,13 @@ class Ingress:
         engine = self.engines[order.model]
         return (engine.stream if order.stream else engine.whole).remote(order.generation)
 
-    def _admit(self, http: Request) -> None:
-        if not self.keys.admits(http.headers.get("authorization")):
+    def _admit(self, http: Request) -> str:
+        """Whose request it is."""
+        owner = self.keys.owner(http.headers.get("authorization"))
+        if owner is None:
             message = "a valid API key is needed: Authorization: Bearer KEY"
             raise Refused(401, message, **{"WWW-Authenticate": "Bearer"})
+        return owner
 
     def _check_model(self, name: str) -> None:
         if name not in self.engines:

@@ -39,17 +39,18 @@ class KeyRing:
     def __init__(self, hashes: Mapping[str, str]) -> None:
         self._hashes = {name: bytes.fromhex(text) for name, text in hashes.items()}
 
-    def admits(self, authorization: str | None) -> bool:
-        """Whether an `Authorization` header carries a key of the ring, as `Bearer KEY`.
+    def owner(self, authorization: str | None) -> str | None:
+        """Name of the key that an `Authorization` header carries as `Bearer KEY`; None: it carries none of the ring.
 
-        Every hash is compared, each in constant time: how long it takes does not tell how near a guess was.
+        Empty for everybody when the ring is. Every hash is compared, each in constant time: how long it takes does not
+        tell how near a guess was.
         """
         if not self._hashes:
-            return True
+            return ""
         scheme, _, key = (authorization or "").partition(" ")
         given = hashlib.sha256(key.strip().encode(errors="surrogateescape")).digest()
-        matches = [hmac.compare_digest(given, known) for known in self._hashes.values()]
-        return scheme.lower() == "bearer" and any(matches)
+        matches = [name for name, known in self._hashes.items() if hmac.compare_digest(given, known)]
+        return matches[0] if matches and scheme.lower() == "bearer" else None
 
 
 def main() -> None:

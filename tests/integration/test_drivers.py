@@ -173,6 +173,20 @@ def test_a_delimiter_of_several_tokens_is_taken_back_as_a_whole(plain_chain):
     assert (steps[-1].state.rounds, ended_by(program, steps[-1].state)) == (1, "natural")
 
 
+def test_only_requests_of_one_owner_find_each_others_prompts_in_the_prefix_cache(embedded):
+    prompt = embedded.template.render_prompt("A question that nobody else asks, long enough to fill a block. " * 4)
+
+    def cached(owner):
+        async def ask():
+            arguments = {"seed": None, "max_tokens": 1, "stop_ids": frozenset(), "owner": owner}
+            return [output async for output in embedded.engine.generate(prompt, GREEDY, **arguments)]
+
+        return embedded.runner.run(ask())[-1].num_cached_tokens
+
+    assert cached("ann") == 0 and cached("ann") > 0
+    assert cached("ben") == 0 == cached("")
+
+
 @pytest.mark.parametrize("driver", ["segments", "in-engine"])
 def test_a_prompt_that_almost_fills_the_context_reduces_the_budget_and_stays_within_it(embedded, driver):
     policy = BudgetPolicy(max_thinking_tokens=1000, min_thinking_tokens=500, num_ignore=3)
