@@ -2,8 +2,10 @@
 
     python -m jobs.publish --preset laptop --title "s1K of my own"
     python -m jobs.publish --preset s1 --repo owner/name --licence apache-2.0
+    python -m jobs.publish --preset s1 --model-repo owner/name
 
 Writes Parquet and README.md into the run's folder `published`, and uploads it when a repository of the hub is named.
+With a repository for the model, the trained model goes there as it lies in the run's folder `checkpoint`.
 """
 
 from __future__ import annotations
@@ -33,21 +35,32 @@ class PublishOptions(Config):
     licence: str = Field(default="", description="Licence of the whole, as the hub names it, such as apache-2.0.")
     licences: dict[str, str] = Field(default={}, description="Patterns of sources, with the licence of each.")
     repo: str = Field(default="", description="Repository of the hub, owner/name; empty: the run's folder only.")
+    model_repo: str = Field(default="", description="The same for the trained model; empty: it stays where it is.")
     private: bool = Field(default=True, description="A repository that is made anew is private.")
     rows_per_file: PositiveInt = Field(default=100_000, description="Rows of a Parquet file.")
 
 
 def check(options: PublishOptions) -> None:
     """Raise UserError for a repository that cannot be one."""
-    if options.repo and not _REPO.fullmatch(options.repo):
-        raise UserError(f"repo={options.repo!r}: must be owner/name")
+    for name in ("repo", "model_repo"):
+        value = getattr(options, name)
+        if value and not _REPO.fullmatch(value):
+            raise UserError(f"{name}={value!r}: must be owner/name")
+    if options.repo and options.repo == options.model_repo:
+        raise UserError(f"repo and model_repo are both {options.repo!r}; name two")
 
 
 def describe(options: PublishOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
     """How many rows go where."""
     selection = manifests.get("selection")
     count = "?" if selection is None else selection.rows_out
-    return [f"publishes: {count} rows, {'to ' + options.repo if options.repo else 'to the folder only'}"]
+    notes = [f"publishes: {count} rows, {'to ' + options.repo if options.repo else 'to the folder only'}"]
+    return [*notes, f"publishes: the trained model, to {options.model_repo}"] if options.model_repo else notes
+
+
+def needs(options: PublishOptions) -> tuple[str, ...]:
+    """The trained model is read only when it is published."""
+    return ("selection", "questions", "checkpoint") if options.model_repo else ("selection", "questions")
 
 
 def run(options: PublishOptions, context: Context) -> Outcome:
@@ -67,7 +80,11 @@ def run(options: PublishOptions, context: Context) -> Outcome:
     context.staging.write_bytes("README.md", text.encode())
     facts: dict[str, Any] = {"files": files}
     if options.repo:
-        facts["url"] = upload(options, str(context.staging.local_path))
+        folder = str(context.staging.local_path)
+        facts["url"] = upload(options.repo, "dataset", folder, "Publish the selection", private=options.private)
+    if options.model_repo:
+        folder = _local(context.inputs["checkpoint"])
+        facts["model_url"] = upload(options.model_repo, "model", folder, "Publish the model", private=options.private)
     return Outcome(len(described), len(described), facts=facts)
 
 
@@ -86,22 +103,26 @@ def _tables(selection: Artifact, solutions: Mapping[str, str | None], rows_per_f
         yield pa.Table.from_pylist(made, schema=rows.PUBLISHED)
 
 
-def upload(options: PublishOptions, folder: str) -> str:
-    """Put the folder into the repository; its address. UserError when the hub refuses."""
+def _local(model: Artifact) -> str:
+    if "://" in model.uri:
+        raise UserError(f"{model.uri}: a model is uploaded from a local or mounted folder, not from an object store")
+    return model.path
+
+
+def upload(repo: str, kind: str, folder: str, message: str, *, private: bool) -> str:
+    """Put the folder into the repository `repo` of `kind`; its address. UserError when the hub refuses."""
     from httpx import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
     try:
-        url = api.create_repo(options.repo, repo_type="dataset", private=options.private, exist_ok=True)
-        api.upload_folder(
-            repo_id=options.repo, repo_type="dataset", folder_path=folder, commit_message="Publish the selection"
-        )
+        url = api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, commit_message=message)
     except (HfHubHTTPError, HTTPError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"repo={options.repo!r}: the hub does not take it ({reason}); check the name, the connection and HF_TOKEN"
+            f"{repo!r}: the hub does not take it ({reason}); check the name, the connection and HF_TOKEN"
         ) from error
     return str(url)
 
@@ -110,7 +131,8 @@ JOB = Job(
     name="publish",
     summary=(__doc__ or "").strip(),
     options=PublishOptions,
-    inputs=("selection", "questions"),
+    inputs=("selection", "questions", "checkpoint"),
+    needs=needs,
     output="published",
     run=run,
     check=check,

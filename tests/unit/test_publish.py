@@ -154,3 +154,24 @@ def test_a_repository_of_the_hub_gets_the_same_files(tmp_path: Path):
 
 def _data_files(folder: Path) -> list[str]:
     return [f"data/{path.name}" for path in (folder / "data").iterdir()]
+
+
+def test_the_trained_model_goes_to_a_repository_of_its_own(tmp_path: Path):
+    put(tmp_path)
+    with pytest.raises(UserError, match="publish needs the checkpoint of this run"):
+        execute(JOB, PublishOptions(model_repo="me/model"), str(tmp_path))
+    with Artifact(str(tmp_path / "checkpoint")).staging() as staging:
+        staging.write_bytes("config.json", b"{}")
+        staging.write_bytes("README.md", b"# A model")
+        staging.commit(Manifest("train", "t" * 16, {}, {}, "0.1", 2, 2))
+    with hub_server.running() as server:
+        subprocess.run(
+            [sys.executable, "-m", "jobs.publish", "--run-dir", str(tmp_path), "--model-repo", "me/model"],
+            env={**os.environ, "HF_ENDPOINT": server.origin, "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"},
+            check=True,
+            timeout=120,
+        )
+    assert server.created == [{"name": "model", "organization": "me", "visibility": "private", "type": "model"}]
+    assert server.files["config.json"] == b"{}" and server.files["README.md"] == b"# A model"
+    manifest = Artifact(str(tmp_path / "published")).manifest()
+    assert manifest is not None and "model_url" in manifest.facts
