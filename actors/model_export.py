@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAX_SHARD_BYTES = 4_000_000_000
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter of the exported model: the one that was loaded, and the update (up, down) that LoRA trained."""
+
+    base: Parameter
+    update: tuple[Parameter, Parameter] | None = None
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        return [self.base, *(self.update or ())]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole parameter in bf16."""
+        return 2 * int(getattr(self.base, "ds_numel", self.base.numel()))
 
 
 def export_weights(
@@ -27,11 +45,12 @@ def export_weights(
     """Write the weights as bf16 safetensors and the configuration; the first rank writes what there is one of.
 
     Every rank calls this, and each writes its share of the files. Under ZeRO-3 (`partitioned`) the parameters of one
-    file at a time are gathered: no rank ever holds the model.
+    file at a time are gathered: no rank ever holds the model. What LoRA trained is added into the weights.
     """
     from safetensors.torch import save_file
 
-    shards = list(_shards(model, max_shard_bytes))
+    weights = _weights(model)
+    shards = list(_shards(weights, max_shard_bytes))
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -43,44 +62,59 @@ def export_weights(
             (folder / name).chmod(0o644)  # safetensors leaves it to its owner alone
     if rank == 0:
         if len(shards) > 1:
-            index = {"metadata": {"total_size": sum(map(_num_bytes, model.parameters()))}, "weight_map": weight_map}
+            total = sum(weight.num_bytes for weight in weights.values())
+            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
         _write_config(model, folder)
 
 
-def _num_bytes(parameter: Parameter) -> int:
-    """Bytes of the whole parameter in bf16."""
-    return 2 * int(getattr(parameter, "ds_numel", parameter.numel()))
+def _weights(model: PreTrainedModel) -> dict[str, Weight]:
+    """The weights by the names that a plain model has for them; a tied one appears once."""
+    from s1.training import lora
+
+    parameters = dict(model.named_parameters())
+    found: dict[str, Weight] = {}
+    for name, parameter in parameters.items():
+        if lora.is_update(name):
+            continue
+        update = lora.update_of(name)
+        pair = None if update is None else (parameters[update[0]], parameters[update[1]])
+        found[lora.plain_name(name)] = Weight(parameter, pair)
+    return found
 
 
-def _shards(model: PreTrainedModel, max_shard_bytes: int) -> Iterator[dict[str, Parameter]]:
-    """Parameters in groups of at most `max_shard_bytes` of bf16; a tied one appears once."""
-    shard: dict[str, Parameter] = {}
+def _shards(weights: dict[str, Weight], max_shard_bytes: int) -> Iterator[dict[str, Weight]]:
+    """The weights in groups of at most `max_shard_bytes` of bf16."""
+    shard: dict[str, Weight] = {}
     size = 0
-    for name, parameter in model.named_parameters():
-        num_bytes = _num_bytes(parameter)
-        if shard and size + num_bytes > max_shard_bytes:
+    for name, weight in weights.items():
+        if shard and size + weight.num_bytes > max_shard_bytes:
             yield shard
             shard, size = {}, 0
-        shard[name] = parameter
-        size += num_bytes
+        shard[name] = weight
+        size += weight.num_bytes
     yield shard
 
 
-def _gather(shard: dict[str, Parameter], *, keep: bool, partitioned: bool) -> dict[str, Tensor]:
-    import torch
-
-    def copies() -> dict[str, Tensor]:
-        if not keep:
-            return {}
-        return {name: value.detach().to("cpu", torch.bfloat16, copy=True) for name, value in shard.items()}
-
+def _gather(shard: dict[str, Weight], *, keep: bool, partitioned: bool) -> dict[str, Tensor]:
     if not partitioned:
-        return copies()
+        return {name: _whole(weight) for name, weight in shard.items()} if keep else {}
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(list(shard.values())):
-        return copies()
+    parameters = [parameter for weight in shard.values() for parameter in weight.parameters]
+    with deepspeed.zero.GatheredParameters(parameters):
+        return {name: _whole(weight) for name, weight in shard.items()} if keep else {}
+
+
+def _whole(weight: Weight) -> Tensor:
+    import torch
+
+    from s1.training.lora import merged
+
+    value = weight.base.detach()
+    if weight.update is not None:
+        value = merged(value, *(part.detach() for part in weight.update))
+    return value.to("cpu", torch.bfloat16, copy=True)
 
 
 def _write_config(model: PreTrainedModel, folder: Path) -> None:

@@ -41,6 +41,7 @@ class TrainTask:
     packing: bool
     sequence_parallel: int
     secondary_shards: int
+    lora_rank: int
     seed: int
     learning_rate: float
     betas: tuple[float, float]
@@ -56,6 +57,7 @@ class TrainTask:
     sample_tokens: int
     spike_factor: float
     save_steps: int
+    save_in_background: bool
     threads: int
 
 
@@ -66,6 +68,7 @@ def build(task: TrainTask, *, universal: bool) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+    from s1.training.lean import make_lean
     from s1.training.loss import SequenceMeanLoss
 
     # Its first use would compile a shared-memory extension, and need a compiler for it.
@@ -78,6 +81,11 @@ def build(task: TrainTask, *, universal: bool) -> Any:
         dtype=torch.bfloat16 if task.precision == "bf16" else torch.float32,
         attn_implementation=attention(task),
     )
+    make_lean(model)
+    if task.lora_rank:
+        from s1.training import lora
+
+        lora.adapt(model, task.lora_rank, task.seed)
     if task.activation_checkpointing:
         # Only the reentrant kind keeps the inputs of layers where they can be sent to the host.
         kind = {"use_reentrant": task.offload_activations}
@@ -90,6 +98,10 @@ def build(task: TrainTask, *, universal: bool) -> Any:
         model=SequenceMeanLoss(model, offload=task.offload_activations), optimizer=optimizer, config=settings
     )
     del zero3
+    if task.save_in_background:
+        from actors.checkpoint_writer import BackgroundWriter
+
+        engine.checkpoint_engine = BackgroundWriter(engine.checkpoint_engine)
     return engine
 
 
@@ -102,11 +114,13 @@ def attention(task: TrainTask) -> str:
 
 def _parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
     """Weights decay; biases and norms do not, as in the reference's trainer."""
-    shapes = [(parameter, len(getattr(parameter, "ds_shape", parameter.shape))) for parameter in model.parameters()]
-    return [
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    shapes = [(parameter, len(getattr(parameter, "ds_shape", parameter.shape))) for parameter in trained]
+    groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter, dims in shapes if dims > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter, dims in shapes if dims <= 1], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]  # LoRA trains matrices only
 
 
 def _settings(task: TrainTask, universal: bool) -> dict[str, Any]:
@@ -138,7 +152,10 @@ def write_shards(engine: Any, folder: Path, state: dict[str, Any], *, rank: int,
         folder.mkdir(parents=True, exist_ok=True)
         (folder / LAYOUT).write_text(json.dumps({"workers": num_ranks}))
     distributed.barrier()
-    engine.save_checkpoint(str(folder), tag=SHARDS, client_state=state, save_latest=False)
+    # Weights that are not trained are those of the model that the training starts from.
+    engine.save_checkpoint(
+        str(folder), tag=SHARDS, client_state=state, save_latest=False, exclude_frozen_parameters=True
+    )
 
 
 def make_universal(folder: Path) -> None:
@@ -161,10 +178,13 @@ def make_universal(folder: Path) -> None:
 
 def load(engine: Any, folder: Path, task: TrainTask, *, universal: bool) -> dict[str, Any]:
     """Load the checkpoint in `folder`; what was saved beside it."""
-    loaded, state = engine.load_checkpoint(str(folder), tag=UNIVERSAL if universal else SHARDS)
+    decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
+    loaded, state = engine.load_checkpoint(
+        str(folder), tag=UNIVERSAL if universal else SHARDS, load_module_strict=not task.lora_rank
+    )
     assert loaded is not None, f"{folder}: DeepSpeed found no checkpoint here"
     if universal:  # a universal checkpoint carries one set of hyper-parameters for all groups
-        for group, decay in zip(engine.optimizer.param_groups, (task.weight_decay, 0.0), strict=True):
+        for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay
         # DeepSpeed gives all groups the same tensor for their number of steps; each update would count them all.
         for values in engine.optimizer.optimizer.state.values():

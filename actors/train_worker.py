@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from pyarrow import Table
 
+    from actors.checkpoint_writer import BackgroundWriter
+
 
 def train_loop(config: dict[str, Any]) -> None:
     """`config`: `task` (TrainTask) and `journal` (handle of a Journal actor)."""
@@ -37,10 +39,12 @@ def train_loop(config: dict[str, Any]) -> None:
     warned = False
     for step in range(len(records), task.steps):
         record = worker.train_step(step)
+        worker.commit(wait=False)
         wrong = watch.complaint(records, record, task.spike_factor)
         if wrong is not None:
             if worker.rank == 0:
                 ray.get(journal.stop.remote(worker.with_questions(step, wrong)))
+            worker.commit(wait=True)
             return
         last = step + 1 == task.steps
         if worker.held_out is not None and (last or worker.ends_epoch(step)):
@@ -50,11 +54,14 @@ def train_loop(config: dict[str, Any]) -> None:
         stopping = worker.from_first(lambda: ray.get(journal.add.remote(records[-1])))
         leaving = ray.train.get_preemption_info() is not None
         due = task.save_steps and (step + 1) % task.save_steps == 0
-        if not last and (due or stopping or (leaving and not warned)):
+        noticed = leaving and not warned
+        if not last and (due or stopping or noticed):
             worker.save(records)
+            worker.commit(wait=stopping or noticed)
         if stopping and not last:
             return
         warned = leaving
+    worker.commit(wait=True)
     worker.export()
 
 
@@ -78,6 +85,7 @@ class Worker:
         self.checkpoint = _last_checkpoint()
         self.universal = self.checkpoint is not None and train_engine.num_writers(self.checkpoint) != num_ranks
         self.engine = train_engine.build(task, universal=self.universal)
+        self.saving: str | None = None  # the checkpoint that is written but not committed
 
     def _sequence_group(self) -> Any:
         from torch import distributed
@@ -139,8 +147,12 @@ class Worker:
         shape = self.task.shape
         if shape is None:
             return {}
-        work = [[sum(shape.flops(_num_tokens(example)) for example in mine) for mine in ranks] for ranks in passes]
-        flops = sum(shape.flops(_num_tokens(example)) for example in examples)
+
+        def flops_of(examples: list[Example]) -> float:
+            return sum(shape.flops(_num_tokens(example), self.task.lora_rank) for example in examples)
+
+        work = [[flops_of(mine) for mine in ranks] for ranks in passes]
+        flops = flops_of(examples)
         return {
             "tflops": round(flops / seconds / self.num_ranks / 1e12, 4),
             "balance": round(flops / self.num_groups / sum(map(max, work)), 4),
@@ -274,19 +286,38 @@ class Worker:
         return list(state["records"])
 
     def save(self, records: list[Record]) -> None:
-        """Commit a checkpoint of every rank's share: when this returns, a kill loses nothing up to here."""
+        """Write a checkpoint of every rank's share, in the background if asked so; `commit` makes it count."""
+        import ray.train
+
+        self.commit(wait=True)  # the one before
+        storage: Any = ray.train.get_context().get_storage()
+        # Written where it stays, in a folder that all workers see: gigabytes are not copied a second time.
+        path = str(storage.build_checkpoint_path_from_name(f"step-{len(records):06d}"))
+        state = {"records": list(records)}
+        train_engine.write_shards(self.engine, Path(path), state, rank=self.rank, num_ranks=self.num_ranks)
+        self.saving = path
+
+    def commit(self, *, wait: bool) -> None:
+        """Commit what `save` began once all ranks have written it: from then on a kill loses nothing up to there.
+
+        Without `wait`, a checkpoint that some rank still writes is left for a later call.
+        """
         import ray.train
         from ray.train.v2.api.report_config import CheckpointUploadMode
 
+        if self.saving is None:
+            return
+        if self.task.save_in_background:
+            writer: BackgroundWriter = self.engine.checkpoint_engine
+            if not wait and self._sum(float(not writer.idle)) > 0:
+                return
+            writer.wait()
         storage: Any = ray.train.get_context().get_storage()
-        # Written where it stays, in a folder that all workers see: gigabytes are not copied a second time.
-        path = storage.build_checkpoint_path_from_name(f"step-{len(records):06d}")
-        state = {"records": records}
-        train_engine.write_shards(self.engine, Path(path), state, rank=self.rank, num_ranks=self.num_ranks)
-        checkpoint = ray.train.Checkpoint(path, filesystem=storage.storage_filesystem)
+        checkpoint = ray.train.Checkpoint(self.saving, filesystem=storage.storage_filesystem)
         ray.train.report({}, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
         # report() returns before the controller has written down that the checkpoint exists; this waits for it.
         ray.train.get_all_reported_checkpoints()
+        self.saving = None
 
     def export(self) -> None:
         """Write the trained model as a Hugging Face folder, every rank its share of the files."""

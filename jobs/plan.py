@@ -100,7 +100,7 @@ def _memory_lines(found: dict[str, Any]) -> list[str]:
         f"    with a sequence of block_size={block['block_size']}: {block['peak_gib']:.1f} GiB, "
         f"{'fits' if block['fits'] else 'does not fit'}",
         f"  host memory of a node: {found['host_gib_at_load']:.1f} GiB at load, {found['host_gib_in_steps']:.1f} GiB "
-        "of activations while it trains",
+        "of offloaded activations and checkpoints on their way while it trains",
     ]
 
 
@@ -110,8 +110,9 @@ def _time_lines(found: dict[str, Any]) -> list[str]:
     spot = "" if found["usd_spot"] is None else f", ${found['usd_spot']:.2f} as spot instances"
     return [
         f"  step: {found['seconds_per_step']:.2f} s ({shares}){mfu}",
-        f"  checkpoint: {found['checkpoint_gib']:.1f} GiB in {found['checkpoint_seconds']:.0f} s",
-        f"  time: {found['hours'] * 60:.0f} min, ${found['usd']:.2f}{spot}",
+        f"  checkpoint: {found['checkpoint_gib']:.1f} GiB, written in {found['checkpoint_seconds']:.0f} s; all of them "
+        f"lengthen the training by {found['saving_seconds']:.0f} s",
+        f"  time: {found['hours'] * 60:.1f} min, ${found['usd']:.2f}{spot}",
     ]
 
 

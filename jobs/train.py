@@ -31,7 +31,7 @@ from jobs.train_options import (
 from s1 import models, schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.errors import UserError
-from s1.training import card, schedule
+from s1.training import card, schedule, weights
 from s1.training import plan as planner
 
 if TYPE_CHECKING:
@@ -70,7 +70,13 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     folder = models.resolve(options.model)
     of = known_shape(str(folder))  # None: another kind of model, which is trained, but not planned or counted
     _check_model(options, folder, of)
-    template = Template(AutoTokenizer.from_pretrained(folder), options.template)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if of is not None and len(tokenizer) > of.vocabulary:
+        raise UserError(
+            f"{options.model}: its tokenizer has {len(tokenizer)} tokens, its model knows {of.vocabulary}: they belong "
+            "to different models; give a folder whose files belong together"
+        )
+    template = Template(tokenizer, options.template)
     rendered, too_long = render(selection, template, options.block_size, options.too_long)
     examples, held_out = hold_out(rendered, options.held_out, options.seed)
     if of is not None:
@@ -104,7 +110,7 @@ def _task(
     steps = schedule.num_steps(examples.num_rows, options.batch_size, options.epochs, options.max_steps)
     same = (
         *("model", "batch_size", "micro_batch_size", "micro_batch_tokens", "block_size", "packing", "seed"),
-        *("sequence_parallel", "secondary_shards", "learning_rate", "weight_decay", "max_grad_norm"),
+        *("sequence_parallel", "secondary_shards", "lora_rank", "learning_rate", "weight_decay", "max_grad_norm"),
         *(
             "zero_stage",
             "attention",
@@ -113,6 +119,7 @@ def _task(
             "loss_chunk_tokens",
             "spike_factor",
             "save_steps",
+            "save_in_background",
         ),
         *("samples", "sample_tokens"),
     )
@@ -144,7 +151,9 @@ def _check_plan(options: TrainOptions, lengths: Sequence[int], of: ModelShape) -
 
 
 def _check_model(options: TrainOptions, folder: Path, of: ModelShape | None) -> None:
-    """Refuse a model that changes its logits after the head, where the loss does not look, or cannot be divided."""
+    """Refuse a model that changes its logits after the head, where the loss does not look, cannot be divided, or has
+    the weights of another one.
+    """
     config = json.loads((folder / "config.json").read_text())
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if config.get(name) not in (None, 1, 1.0):
@@ -152,6 +161,7 @@ def _check_model(options: TrainOptions, folder: Path, of: ModelShape | None) -> 
     if options.packing:
         check_packable(options.model, config)
     if of is not None:
+        weights.check(folder, of)
         check_heads(options, of)
 
 

@@ -101,7 +101,8 @@ def _worker_environment(options: TrainOptions) -> dict[str, str]:
     # Ray sets OMP_NUM_THREADS to the logical CPUs of the worker unless it is given.
     environment = {"OMP_NUM_THREADS": str(options.threads_per_worker), "TRANSFORMERS_VERBOSITY": "error"}
     if options.gpus_per_worker:
-        return environment
+        # Passes differ in size: blocks of fixed sizes would leave gaps that none of them fits into.
+        return {**environment, "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     return {**environment, **_keep_freed_memory(), "DS_ACCELERATOR": "cpu"}
 
 

@@ -24,7 +24,7 @@ PACKABLE = ("llama", "qwen2", "qwen3")
 # Options that change how the model is trained, not which model comes out.
 HOW = (
     *("workers", "min_workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker", "max_failures"),
-    *("save_steps", "hardware", "ignore_plan", "trackers"),
+    *("save_steps", "save_in_background", "hardware", "ignore_plan", "trackers"),
 )
 
 
@@ -63,6 +63,11 @@ class TrainOptions(Config):
     secondary_shards: int = Field(
         1, ge=1, description="ZeRO-3: workers that keep a copy of the weights among them, against slow links."
     )
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        description="Train an update of this rank beside frozen weights (LoRA), added into them at the end; 0: all.",
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         "sdpa", description="Kernel of the attention; eager is the fastest one for short sequences on CPUs."
     )
@@ -81,6 +86,9 @@ class TrainOptions(Config):
     cpus_per_worker: float = Field(1.0, gt=0, description="Logical CPUs that Ray reserves for a worker.")
     threads_per_worker: int = Field(2, ge=1, description="Threads of torch in a worker.")
     save_steps: int = Field(20, ge=0, description="Steps between checkpoints; 0: none, a killed run starts over.")
+    save_in_background: bool = Field(
+        True, description="Write checkpoints from a copy in host memory while the training goes on."
+    )
     max_failures: int = Field(3, ge=0, description="Lost workers that a run survives.")
     hardware: Hardware = Field(default_factory=lambda: Hardware.model_validate({}), description="For the plan.")
     trackers: tuple[Literal["wandb", "mlflow"], ...] = Field((), description="Where to report beside TensorBoard.")
@@ -252,6 +260,8 @@ def planned(options: TrainOptions, lengths: Sequence[int], of: ModelShape) -> Tr
             packing=options.packing,
             sequence_parallel=options.sequence_parallel,
             secondary_shards=options.secondary_shards,
+            save_in_background=options.save_in_background and options.save_steps > 0,
+            lora_rank=options.lora_rank,
         ),
         hardware=options.hardware,
         lengths=lengths,

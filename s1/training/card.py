@@ -8,7 +8,7 @@ from typing import Any
 CURVE_POINTS = 12
 HYPER_PARAMETERS = (
     *("epochs", "batch_size", "learning_rate", "warmup_ratio", "adam_beta1", "adam_beta2", "weight_decay"),
-    *("max_grad_norm", "block_size", "precision", "template", "packing", "seed"),
+    *("max_grad_norm", "block_size", "precision", "template", "packing", "lora_rank", "seed"),
 )
 
 

@@ -14,6 +14,9 @@ from s1.training.hardware import Hardware
 from s1.training.memory import Run, checkpoint_bytes
 from s1.training.schedule import steps_per_epoch
 
+# From a device to the memory of its host, into pages that are not pinned.
+HOST_GB_PER_S = 5.0
+
 
 @dataclass(frozen=True)
 class Passes:
@@ -40,12 +43,13 @@ def communication_seconds(run: Run, hardware: Hardware) -> tuple[float, float]:
     if run.workers == 1:
         return 0.0, 0.0
     inside, across = bandwidth(run, hardware)
-    moved = run.width * run.shape.num_parameters * (run.workers - 1) / run.workers  # bytes of one all-gather
+    share = run.width * (run.workers - 1) / run.workers
+    weights, trained = share * run.num_weights, share * run.num_trained  # bytes of one all-gather, of one reduction
     if run.zero_stage == 3:  # gathered for the forward and again for the backward pass, gradients reduced
         again = inside if run.secondary_shards > 1 else across
-        return moved / across + moved / again + moved / across, 0.0
+        return weights / across + weights / again + trained / across, 0.0
     # Gradients are reduced (by ZeRO-2 in every pass), new weights gathered.
-    return (moved / across, moved / across) if run.zero_stage == 2 else (0.0, 2 * moved / across)
+    return (trained / across, trained / across) if run.zero_stage == 2 else (0.0, 2 * trained / across)
 
 
 def _exchange_seconds(run: Run, hardware: Hardware, tokens: int) -> float:
@@ -63,9 +67,11 @@ def device_seconds(run: Run, hardware: Hardware, lengths: Sequence[int]) -> floa
     """Seconds that one worker, or a group that shares sequences, computes for sequences of `lengths`."""
     if hardware.tokens_per_s is not None:
         return sum(lengths) / hardware.tokens_per_s / run.sequence_parallel
-    again = 4 / 3 if run.activation_checkpointing else 1.0
+    again = 0.0
+    if run.activation_checkpointing:  # the forward pass once more: a third of a full training
+        again = sum(map(run.shape.flops, lengths)) / 3
     peak = hardware.resolved().peak_tflops * 1e12 * hardware.efficiency
-    return again * sum(map(run.shape.flops, lengths)) / peak / run.sequence_parallel
+    return (sum(map(run.flops, lengths)) + again) / peak / run.sequence_parallel
 
 
 def epoch(run: Run, hardware: Hardware, lengths: Sequence[int], block_size: int, seed: int = 0) -> Passes:
@@ -95,10 +101,27 @@ def epoch(run: Run, hardware: Hardware, lengths: Sequence[int], block_size: int,
             communication += max(0.0, per_pass - max(busy)) + _exchange_seconds(run, hardware, held)
             fullest = max(fullest, held)
     seconds = {"compute": compute, "communication": communication, "straggling": straggling}
-    return Passes(steps, sum(lengths), seconds, sum(map(run.shape.flops, lengths)), fullest)
+    return Passes(steps, sum(lengths), seconds, sum(map(run.flops, lengths)), fullest)
 
 
 def checkpoint_seconds(run: Run, hardware: Hardware) -> float:
     """Seconds in which all nodes together write a checkpoint."""
     nodes = -(-run.workers // hardware.resolved().per_node)
     return checkpoint_bytes(run) / (nodes * hardware.storage_gb_per_s * 1e9)
+
+
+def saving_seconds(run: Run, hardware: Hardware, steps: int, save_steps: int, seconds_per_step: float) -> float:
+    """Seconds by which the checkpoints every `save_steps` lengthen a training of `steps`.
+
+    Written in the background, each stops the training while the states are copied, and makes it wait when the one
+    before, or at the end of the training the last one, is not written yet.
+    """
+    checkpoints = (steps - 1) // save_steps if save_steps else 0
+    if not checkpoints:
+        return 0.0
+    write = checkpoint_seconds(run, hardware)
+    if not run.save_in_background:
+        return checkpoints * write
+    copy = checkpoint_bytes(run) / run.workers / (HOST_GB_PER_S * 1e9)
+    between, after = save_steps * seconds_per_step, (steps - checkpoints * save_steps) * seconds_per_step
+    return checkpoints * copy + (checkpoints - 1) * max(0.0, write - between) + max(0.0, write - after)

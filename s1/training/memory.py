@@ -42,6 +42,22 @@ class Run:
     sequence_parallel: int = 1
     secondary_shards: int = 1
     offload_activations: bool = False
+    save_in_background: bool = False
+    lora_rank: int = 0
+
+    @property
+    def num_trained(self) -> int:
+        """Parameters with gradients and optimiser states."""
+        return self.shape.lora_parameters(self.lora_rank) if self.lora_rank else self.shape.num_parameters
+
+    @property
+    def num_weights(self) -> int:
+        """Parameters, those that LoRA adds among them."""
+        return self.shape.num_parameters + (self.num_trained if self.lora_rank else 0)
+
+    def flops(self, length: int) -> float:
+        """Floating point operations of one sequence, without recomputation."""
+        return self.shape.flops(length, self.lora_rank)
 
     @property
     def width(self) -> int:
@@ -50,13 +66,15 @@ class Run:
 
 
 def states(run: Run) -> dict[str, float]:
-    """Bytes of weights, gradients and optimiser on one worker: 16 a parameter in all, shared as ZeRO shares them."""
-    parameters = run.shape.num_parameters
+    """Bytes of weights, gradients and optimiser on one worker: 16 a parameter in all, shared as ZeRO shares them.
+
+    Weights that LoRA leaves as they are have neither gradients nor optimiser states.
+    """
     shared = 1 / run.workers
     return {
-        "weights": parameters * run.width * (shared if run.zero_stage == 3 else 1),
-        "gradients": parameters * run.width * (shared if run.zero_stage >= 2 else 1),
-        "optimizer": parameters * 12 * shared,  # 32-bit master weights and the two moments
+        "weights": run.num_weights * run.width * (shared if run.zero_stage == 3 else 1),
+        "gradients": run.num_trained * run.width * (shared if run.zero_stage >= 2 else 1),
+        "optimizer": run.num_trained * 12 * shared,  # 32-bit master weights and the two moments
     }
 
 
@@ -65,7 +83,7 @@ def step_gradients(run: Run) -> float:
 
     ZeRO-3 makes them for one group of parameters at a time.
     """
-    share = run.shape.num_parameters / run.workers
+    share = run.num_trained / run.workers
     return 4 * (min(share, SUB_GROUP) if run.zero_stage == 3 else share)
 
 
@@ -73,13 +91,13 @@ def _layer_bytes(run: Run, longest_tokens: int) -> int:
     """Activations that one layer keeps for its backward pass, per token of sequences of `longest_tokens`."""
     shape = run.shape
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    residual_and_norms = 4 * shape.hidden * run.width + 2 * 2 * shape.hidden * 4  # norms are computed in 32 bits
+    norms = 4 * shape.hidden * run.width  # what goes into the two of them and what comes out
     attention = (2 * q + 3 * kv + q) * run.width  # q and k before and after the rotation, v, the output
     if run.sequence_parallel > 1:
         attention += (2 * q + 2 * kv) * run.width  # what is exchanged exists on both sides
     # Scores, their softmax in 32 bits and its copy: kernels other than `eager` compute them again.
     scores = shape.heads * longest_tokens * (4 + 2 * run.width) if run.attention == "eager" else 0
-    return residual_and_norms + attention + scores + 4 * shape.intermediate * run.width
+    return norms + attention + scores + 3 * shape.intermediate * run.width  # gate, up, their product
 
 
 def _layer_input(run: Run, tokens: int) -> int:
@@ -88,11 +106,11 @@ def _layer_input(run: Run, tokens: int) -> int:
 
 
 def host_bytes_in_steps(run: Run, per_node: int, pass_tokens: int) -> float:
-    """Host memory of a node that holds offloaded activations."""
-    if not run.offload_activations:
-        return 0.0
+    """Host memory of a node that holds offloaded activations, and the states while a checkpoint is written."""
+    workers = min(per_node, run.workers)
     tokens = -(-pass_tokens // run.sequence_parallel)
-    return float(min(per_node, run.workers) * run.shape.layers * _layer_input(run, tokens))
+    activations = workers * run.shape.layers * _layer_input(run, tokens) if run.offload_activations else 0
+    return activations + (checkpoint_bytes(run) * workers / run.workers if run.save_in_background else 0.0)
 
 
 def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, float]:
@@ -108,14 +126,14 @@ def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, flo
         kept = (1 if run.offload_activations else run.shape.layers) * _layer_input(run, tokens)
     else:
         kept, layer = run.shape.layers * layer, 0
-    parameters = run.shape.num_parameters
+    parameters = run.num_weights
     several = run.workers > 1
     sharded = run.zero_stage == 3 and several
     found = {
         **states(run),
         "gathered": float(run.width * min(parameters, MAX_LIVE_PARAMETERS)) if sharded else 0.0,
         "secondary shard": run.width * parameters / run.secondary_shards if run.secondary_shards > 1 else 0.0,
-        "buckets": float(run.width * min(parameters, REDUCE_BUCKET)) if several else 0.0,
+        "buckets": float(run.width * min(run.num_trained, REDUCE_BUCKET)) if several else 0.0,
         "activations": float(kept),
         # The logits are gone when the backward pass recomputes its first layer.
         "logits": float(max(0, logits - layer)),
@@ -143,5 +161,5 @@ def host_bytes_at_load(run: Run, per_node: int) -> float:
 
 
 def checkpoint_bytes(run: Run) -> float:
-    """All shards of a checkpoint together: weights, master weights and two moments."""
-    return run.shape.num_parameters * (run.width + 12.0)
+    """All shards of a checkpoint together: weights, master weights and two moments of what is trained."""
+    return run.num_trained * (run.width + 12.0)

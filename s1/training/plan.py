@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from s1.training import memory, schedule
-from s1.training.duration import Passes, checkpoint_seconds, epoch
+from s1.training.duration import Passes, checkpoint_seconds, epoch, saving_seconds
 from s1.training.hardware import Hardware
 from s1.training.memory import GIB, Run
 
@@ -49,7 +49,7 @@ class Cost:
 def cost(training: Training) -> Cost:
     """What `training` needs, in short."""
     passes = _epoch(training)
-    seconds = sum(passes.seconds.values()) * training.steps / passes.steps + _saving_seconds(training)
+    seconds = _step_seconds(passes) * training.steps + _saving_seconds(training, passes)
     peak = memory.peak_gib(training.run, passes.longest_pass, max(training.lengths))
     return Cost(peak, seconds, seconds / 3600 * training.run.workers * training.hardware.usd_per_hour)
 
@@ -93,6 +93,7 @@ def report(training: Training) -> dict[str, Any]:
         **_time(training, passes),
         "checkpoint_gib": round(memory.checkpoint_bytes(run) / GIB, 2),
         "checkpoint_seconds": round(checkpoint_seconds(run, hardware), 1),
+        "saving_seconds": round(_saving_seconds(training, passes), 1),
         "hours": round(hours, 3),
         "usd": round(needed.usd, 2),
         "usd_spot": None if spot is None else round(hours * run.workers * spot, 2),
@@ -113,9 +114,13 @@ def _epoch(training: Training) -> Passes:
     return epoch(training.run, training.hardware, training.lengths, training.block_size)
 
 
-def _saving_seconds(training: Training) -> float:
-    checkpoints = (training.steps - 1) // training.save_steps if training.save_steps else 0
-    return checkpoints * checkpoint_seconds(training.run, training.hardware)
+def _step_seconds(passes: Passes) -> float:
+    return sum(passes.seconds.values()) / passes.steps
+
+
+def _saving_seconds(training: Training, passes: Passes) -> float:
+    every, step = training.save_steps, _step_seconds(passes)
+    return saving_seconds(training.run, training.hardware, training.steps, every, step)
 
 
 def cheapest_change(training: Training) -> dict[str, Any] | None:

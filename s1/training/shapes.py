@@ -31,12 +31,23 @@ class ModelShape:
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return embeddings + self.layers * layer + self.hidden
 
-    def flops(self, length: int) -> float:
+    def lora_parameters(self, rank: int) -> int:
+        """Parameters of the updates of `rank` that LoRA trains, two matrices for each of a layer's linear maps."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        maps = [(self.hidden, q), (self.hidden, kv), (self.hidden, kv), (q, self.hidden)]
+        maps += [(self.hidden, self.intermediate)] * 2 + [(self.intermediate, self.hidden)]
+        return self.layers * rank * sum(map(sum, maps))
+
+    def flops(self, length: int, lora_rank: int = 0) -> float:
         """Floating point operations of a forward and backward pass over one sequence of `length` tokens.
 
-        6 per parameter and token, and causal attention: half of 12 per token, earlier token, layer and head dimension.
+        6 per trained parameter and token, 4 per frozen one, which needs no gradient; and causal attention: half of 12
+        per token, earlier token, layer and head dimension.
         """
-        return 6 * self.num_parameters * length + 6 * self.layers * self.heads * self.head_dim * length**2
+        weights = (
+            4 * self.num_parameters + 6 * self.lora_parameters(lora_rank) if lora_rank else 6 * self.num_parameters
+        )
+        return weights * length + 6 * self.layers * self.heads * self.head_dim * length**2
 
 
 def _qwen(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocabulary: int, tied: bool = False):

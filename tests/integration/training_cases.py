@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from jobs.train_options import TrainOptions
 from s1 import models, schema
 from s1.artifacts import Artifact, Manifest
 from s1.hashing import question_id
+from s1.template import Template
+from s1.training import batches, lora, schedule
+from s1.training.examples import render
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 def write_selection(run_dir: Path, size: int) -> None:
@@ -53,3 +63,60 @@ def write_model(folder: Path, kind: str = "llama") -> Path:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def examples_of(options: TrainOptions, run_dir: str) -> Table:
+    """EXAMPLES of the selection in `run_dir`."""
+    from transformers import AutoTokenizer
+
+    table = Artifact(f"{run_dir}/selection").read(schema.SELECTION)
+    return render(table, Template(AutoTokenizer.from_pretrained(options.model)), options.block_size, "error")[0]
+
+
+def plain_loop(options: TrainOptions, run_dir: str) -> tuple[list[float], PreTrainedModel]:
+    """The recipe's training, one sequence at a time in one process, written to be read; losses and trained model."""
+    import torch
+    from torch.nn import functional
+    from transformers import AutoModelForCausalLM
+
+    rows = examples_of(options, run_dir).to_pylist()
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    if options.lora_rank:
+        lora.adapt(model, options.lora_rank, options.seed)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(options.adam_beta1, options.adam_beta2))
+    steps = schedule.num_steps(len(rows), options.batch_size, options.epochs, options.max_steps)
+    warmup = schedule.num_warmup_steps(steps, options.warmup_ratio)
+    losses = []
+    for step in range(steps):
+        indices = batches.batch(step, len(rows), options.batch_size, options.seed)
+        means = []
+        for index in indices:
+            ids, start = torch.tensor(rows[index]["input_ids"]), rows[index]["num_prompt_tokens"]
+            logits = model(ids[None]).logits[0]
+            means.append(functional.cross_entropy(logits[start - 1 : -1], ids[start:]))
+        loss = torch.stack(means).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate(step, steps, warmup, options.learning_rate)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, model
+
+
+def plain_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Weights by the names of a plain model, with what LoRA trained added into them."""
+    parameters = dict(model.named_parameters())
+    found: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        update = lora.update_of(name)
+        if not lora.is_update(name):
+            parts = [parameters[part].detach() for part in update or ()]
+            found[lora.plain_name(name)] = lora.merged(parameter.detach(), *parts) if parts else parameter.detach()
+    return found

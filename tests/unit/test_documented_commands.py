@@ -155,7 +155,7 @@ def test_links_between_pages_lead_somewhere():
 
 def test_the_dollars_of_the_cloud_page_are_what_the_plan_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     page = (ROOT / "docs" / "cluster.md").read_text()
-    rows = re.findall(r"^\| .* \| `python -m jobs\.plan (.*)` \| (\d+ min) \| (\$[\d.]+) \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| .* \| `python -m jobs\.plan (.*)` \| ([\d.]+ min) \| (\$[\d.]+) \|$", page, re.MULTILINE)
     assert len(rows) == 4
     for arguments, minutes, dollars in rows:
         plan.main([*arguments.split(), "--run-dir", str(tmp_path)])

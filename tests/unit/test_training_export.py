@@ -5,11 +5,12 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from actors.model_export import export_weights
+from s1.training import lora
 
 
-def test_the_files_that_ranks_write_make_one_model(tmp_path: Path):
+def tiny():
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
+    return AutoModelForCausalLM.from_config(
         Qwen2Config(
             vocab_size=64,
             hidden_size=16,
@@ -19,6 +20,10 @@ def test_the_files_that_ranks_write_make_one_model(tmp_path: Path):
             num_key_value_heads=1,
         )
     )
+
+
+def test_the_files_that_ranks_write_make_one_model(tmp_path: Path):
+    model = tiny()
     written: list[set[str]] = []
     for rank in range(3):
         before = {file.name for file in tmp_path.iterdir()}
@@ -31,3 +36,22 @@ def test_the_files_that_ranks_write_make_one_model(tmp_path: Path):
     assert not found["missing_keys"] and not found["unexpected_keys"]
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.bfloat16())
+
+
+def test_what_lora_trains_starts_at_the_model_and_is_exported_as_a_plain_one(tmp_path: Path):
+    ids = torch.arange(10)[None]
+    before = tiny()(ids).logits
+    model = tiny()
+    lora.adapt(model, 2, seed=0)
+    torch.testing.assert_close(model(ids).logits, before)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    trained = model(ids).logits
+    assert (trained - before).abs().max() > 0.1
+    export_weights(model, tmp_path, rank=0, num_ranks=1, partitioned=False)
+    plain, found = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    torch.testing.assert_close(plain(ids).logits, trained, rtol=2e-2, atol=2e-2)  # the files are bf16

@@ -36,7 +36,7 @@ def test_the_card_names_data_options_cost_and_curve():
             ("epochs", "batch_size", "warmup_ratio", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm"), 1
         ),
         **{"model": "Qwen/Qwen2.5-1.5B-Instruct", "learning_rate": 1e-5, "block_size": 32768, "precision": "bf16"},
-        **{"template": "s1", "packing": True, "seed": 0, "workers": 16, "hardware": {"device": "h100"}},
+        **{"template": "s1", "packing": True, "lora_rank": 0, "seed": 0, "workers": 16, "hardware": {"device": "h100"}},
     }
     facts = {"steps": 315, "tokens": 23_500_000, "train_seconds": 1560.0, "cost_usd": 47.7, "peak_gib": 45.9}
     curve = [{"step": step, "loss": 1 / step, "learning_rate": 1e-5} for step in range(1, 316)]
