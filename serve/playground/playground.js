@@ -157,14 +157,18 @@ class Side {
     this.onMove();
   }
 
-  /** Keep where the thinking was forced on. Pieces of one chunk share its tokens by the length of their texts. */
+  /** Keep where the thinking was forced on; what is forced without a pause is one place. Pieces of one chunk share its
+      tokens by the length of their texts. */
   trace(segments, thought) {
     const pieces = segments.filter(({ part }) => part === "thinking");
     const each = (thought - this.thought) / Math.max(1, pieces.reduce((sum, { text }) => sum + text.length, 0));
     let start = this.thought;
     for (const { text, forced } of pieces) {
-      if (forced) this.forced.push([start, text.length * each]);
-      start += text.length * each;
+      const length = text.length * each;
+      const last = this.forced.at(-1);
+      if (forced && last && Math.abs(last[0] + last[1] - start) < 1e-6) last[1] += length;
+      else if (forced) this.forced.push([start, length]);
+      start += length;
     }
     this.thought = thought;
   }
