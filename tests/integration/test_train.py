@@ -75,7 +75,7 @@ def test_what_is_exported_is_what_a_plain_loop_trains(ray, model, tmp_path, more
     execute(JOB, options, run_dir)
     losses, model = plain_loop(options, run_dir)
     assert [record["loss"] for record in curve(run_dir)] == pytest.approx(losses, rel=1e-4)
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0] - (0 if "lora_rank" in more else 1)
     trained, expected = weights(run_dir), plain_weights(model)
     assert trained.keys() == expected.keys()
     for name, weight in expected.items():

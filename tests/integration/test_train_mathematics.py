@@ -149,7 +149,7 @@ def plain(folder) -> dict[bool, tuple[list[float], dict[str, torch.Tensor]]]:
 @pytest.mark.parametrize("way", [f"{workers} {name}" for workers, ways in WAYS.items() for name in ways])
 def test_losses_and_weights_are_those_of_a_plain_loop(trained, plain, way):
     (losses, weights), (expected_losses, expected) = trained[way], plain["LoRA" in way]
-    assert len(losses) == 6 and losses[-1] < losses[0]
+    assert len(losses) == 6 and losses[-1] < losses[0] - (0 if "LoRA" in way else 1)
     assert losses == pytest.approx(expected_losses, rel=1e-4)
     assert weights.keys() == expected.keys()
     for name, weight in expected.items():
