@@ -10,6 +10,7 @@ candidates of a last greedy run, and the best of these solutions wins. In expect
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,6 +28,7 @@ from s1.curation.quota import Room
 from s1.errors import UserError
 
 METHODS = ("k_center", "facility_location")
+_ATTEMPTS = 4  # a node that is lost takes its shards along; new ones make the same picks
 
 
 @dataclass(frozen=True)
@@ -151,14 +153,50 @@ def select(
     num_shards: int,
     num_cpus: float,
 ) -> list[int]:
-    """Row numbers in the order of their picks, by at least two shards. Needs a Ray session."""
+    """Row numbers in the order of their picks, by at least two shards. Needs a Ray session.
+
+    When a node is lost all shards start again, `_ATTEMPTS` times in all.
+    """
+    import ray
+    from ray.exceptions import ObjectLostError, RayActorError
+
+    for left in reversed(range(_ATTEMPTS)):
+        shards = _started(num_shards, num_cpus, seed)
+        try:
+            return _picked(shards, method, files, table, size, seed, quotas)
+        except (RayActorError, ObjectLostError):
+            if not left:
+                raise
+            print("select: a shard was lost with its node; all start again", file=sys.stderr)
+        finally:
+            for shard in shards:
+                ray.kill(shard)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _started(num_shards: int, num_cpus: float, seed: int) -> list[Any]:
+    """The actors of all shards."""
     import ray
 
     threads = str(max(1, (os.cpu_count() or 1) // num_shards))
     shard_class = ray.remote(SelectionShard).options(
         num_cpus=num_cpus, runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}}
     )
-    shards: list[Any] = [cast(Any, shard_class).remote(num_shards, seed) for _ in range(num_shards)]
+    return [cast(Any, shard_class).remote(num_shards, seed) for _ in range(num_shards)]
+
+
+def _picked(
+    shards: list[Any],
+    method: str,
+    files: Sequence[File],
+    table: Table,
+    size: int,
+    seed: int,
+    quotas: Mapping[str, int],
+) -> list[int]:
+    import ray
+
+    num_shards = len(shards)
     told = ray.put(table)
     # Every file is read once, by one of the shards, and its rows are handed to those that they belong to.
     parts: list[Any] = [
@@ -179,8 +217,6 @@ def select(
         picks = _k_center(shards, told, held_groups, most, size, len(rows), seed)
     else:
         picks = _facility_location(shards, told, held_groups, most, size, len(rows))
-    for shard in shards:
-        ray.kill(shard)
     return row_of_rank[picks].tolist()
 
 

@@ -1,8 +1,12 @@
 """select on Ray actors: the same picks as in one process, or nearly as good ones."""
 
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from jobs.ray_session import ray_session
@@ -37,7 +41,28 @@ def chosen(run_dir: Path, **options: object) -> list[str]:
     )
 
 
-def test_shards_choose_as_one_process_does(tmp_path: Path):
+def shards_of_ray() -> dict[int, psutil.Process]:
+    """The shards of this process's Ray, by process id."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if "SelectionShard" in " ".join(process.cmdline()):
+                found[process.pid] = process
+    return found
+
+
+def kill_a_shard(before: set[int], killed: list[int]) -> None:
+    """SIGKILL to the first shard that is none of those `before`, which may be about to end."""
+    deadline = time.monotonic() + 60
+    while not killed and time.monotonic() < deadline:
+        for pid, process in shards_of_ray().items():
+            if pid not in before and not killed:
+                process.kill()
+                killed.append(pid)
+        time.sleep(0.02)
+
+
+def test_shards_choose_as_one_process_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rng = np.random.default_rng(0)
     points = (rng.normal(size=(40, 32))[rng.integers(40, size=2500)] + 0.8 * rng.normal(size=(2500, 32))).astype("f4")
     points /= np.linalg.norm(points, axis=1, keepdims=True)
@@ -47,6 +72,12 @@ def test_shards_choose_as_one_process_does(tmp_path: Path):
         for more in ({}, {"quality_weight": 1.0, "quotas": {"b": 30}, "seed": 3}):
             alone = chosen(tmp_path, method="k_center", **more)
             assert chosen(tmp_path, method="k_center", shards=3, **more) == alone
+        killed: list[int] = []
+        killer = threading.Thread(target=kill_a_shard, args=(set(shards_of_ray()), killed))
+        killer.start()
+        assert chosen(tmp_path, method="k_center", shards=2, **more) == alone
+        killer.join()
+        assert killed and "a shard was lost with its node" in capsys.readouterr().err
         values = {}
         for shards in (1, 3):
             rows = [int(key[1:]) for key in chosen(tmp_path, method="facility_location", shards=shards)]
