@@ -81,6 +81,8 @@ class Solver:
             "generation_config": "vllm",
             "disable_log_stats": True,
         }
+        if not options.num_gpus:
+            arguments["block_size"] = 32  # only whole blocks are shared, and vLLM's 128 tokens on CPUs are many prompts
         if options.kv_cache_gib is not None:
             arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * 2**30)
         self._engine: Any = LLM(**arguments)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SHARDS = "state"
 UNIVERSAL = "universal"
 LAYOUT = "layout.json"  # how many workers wrote the shards
+# Numbers that DeepSpeed reduces at a time. Its default of 5e8 keeps a large GPU's links busy; on CPUs a bucket that is
+# larger than a small model costs a second copy of its gradients, written to fresh memory every step.
+CPU_REDUCE_BUCKET = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def build(task: TrainTask, *, universal: bool) -> Any:
 
     # Its first use would compile a shared-memory extension, and need a compiler for it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    settings = _settings(task, universal)
+    settings = _settings(task, universal, on_cpu=not torch.cuda.is_available())
     # While this object lives, from_pretrained hands every rank its share only.
     zero3 = HfDeepSpeedConfig(settings) if task.zero_stage == 3 else None
     model = AutoModelForCausalLM.from_pretrained(
@@ -123,8 +126,10 @@ def _parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[
     return [group for group in groups if group["params"]]  # LoRA trains matrices only
 
 
-def _settings(task: TrainTask, universal: bool) -> dict[str, Any]:
+def _settings(task: TrainTask, universal: bool, on_cpu: bool) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": task.zero_stage}
+    if on_cpu:
+        zero["reduce_bucket_size"] = CPU_REDUCE_BUCKET
     if task.secondary_shards > 1:
         zero["zero_hpz_partition_size"] = task.secondary_shards
     return {

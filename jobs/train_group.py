@@ -103,22 +103,21 @@ def _worker_environment(options: TrainOptions) -> dict[str, str]:
     if options.gpus_per_worker:
         # Passes differ in size: blocks of fixed sizes would leave gaps that none of them fits into.
         return {**environment, "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-    # In bf16 the library's prepared kernels hold memory beside the activations, so idle pages have to go sooner.
-    idle_s = 20 if options.number_type == "bf16" else 90
-    return {**environment, **_keep_freed_memory(idle_s), "DS_ACCELERATOR": "cpu"}
+    return {**environment, **_keep_freed_memory(), "DS_ACCELERATOR": "cpu"}
 
 
-def _keep_freed_memory(idle_s: int) -> dict[str, str]:
+def _keep_freed_memory() -> dict[str, str]:
     """Activations come and go with every pass. The C library gives their pages back and faults them in again, which
-    costs a small model on CPUs much of its time. The allocator that Ray brings along can be told to keep them until
-    they have been idle for `idle_s`, some steps long; large blocks too, which it would give back at once.
+    costs a small model on CPUs much of its time; the allocator that Ray brings along can be told to keep them, large
+    blocks too. In a single arena, because the backward pass runs in a thread of its own: with one arena each, neither
+    pass would use what the other has freed.
     """
     import ray
 
     library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
     if not library.is_file():
         return {}
-    settings = f"oversize_threshold:0,dirty_decay_ms:{1000 * idle_s},muzzy_decay_ms:0,thp:always"
+    settings = "narenas:1,oversize_threshold:0,dirty_decay_ms:-1,muzzy_decay_ms:-1"
     return {"LD_PRELOAD": str(library), "MALLOC_CONF": settings}
 
 

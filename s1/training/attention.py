@@ -50,17 +50,15 @@ def packed_attention(
 
 def _each(query: Tensor, key: Tensor, value: Tensor, scaling: float, lengths: Sequence[int]) -> Tensor:
     """Attention of one sequence after the other; (1, H, T, D)."""
-    pieces: list[Tensor] = []
-    start = 0
-    for length in lengths:
-        q, k, v = (heads[:, :, start : start + length] for heads in (query, key, value))
-        pieces.append(
-            functional.scaled_dot_product_attention(
-                q, k, v, is_causal=True, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
-            )
+    # Split at once, not sliced one by one: the gradient of every slice would be as large as the whole pack.
+    sizes = [*lengths, query.shape[2] - sum(lengths)]
+    *sequences, (padding, _, _) = zip(*(heads.split(sizes, dim=2) for heads in (query, key, value)), strict=True)
+    pieces = [
+        functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
         )
-        start += length
-    padding = query[:, :, start:]
+        for q, k, v in sequences
+    ]
     # Padding sees nothing; multiplied instead of made, so that it stays a part of the graph.
     return torch.cat([*pieces, padding * 0], dim=2)
 

@@ -27,7 +27,7 @@ class LoRALinear(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.base(values) + self.up(self.down(values)) * SCALE
+        return self.base(values) + self.up(self.down(values) * SCALE)  # scaled where it is small
 
 
 def adapt(model: PreTrainedModel, rank: int, seed: int) -> None:

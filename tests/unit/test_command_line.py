@@ -15,8 +15,8 @@ from jobs.runner import Job
         (evaluate.JOB, ["--serve.engine.max-num-seqs", "-1"], "error: serve.engine.max_num_seqs=-1: "),
         (None, ["--evaluate.serve.engine.max-num-seqs", "0"], "error: evaluate.serve.engine.max_num_seqs=0: "),
         (None, ["--train.epochs", "0"], "error: train.epochs=0: "),
-        (evaluate.JOB, ["--budgets", "4", "9999"], "error: budget 9999 is above natural_max_tokens 128"),
-        (None, ["--evaluate.budgets", "4", "9999"], "error: budget 9999 is above natural_max_tokens 128"),
+        (evaluate.JOB, ["--budgets", "4", "9999"], "error: budget 9999 is above natural_max_tokens 80"),
+        (None, ["--evaluate.budgets", "4", "9999"], "error: budget 9999 is above natural_max_tokens 80"),
     ],
 )
 def test_the_whole_name_of_a_nested_option_is_said(

@@ -40,7 +40,7 @@ def test_the_text_names_stages_memory_and_verdict_and_starts_nothing(tmp_path):
     ("argv", "says"),
     [
         (["--preset", "s2"], "unknown preset 's2'"),
-        (["--train.workers", "3"], "batch_size=16 is not divisible by workers=3"),
+        (["--train.workers", "3"], "batch_size=4 is not divisible by workers=3"),
         (["--train.model", "./nowhere"], "no such folder"),
     ],
 )
