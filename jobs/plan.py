@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from jobs import cli
-from jobs.runner import JobFlags, plan
+from jobs.runner import RunFlags, plan
 from jobs.select import SelectOptions
 from jobs.train_options import TrainOptions, check, planned, shape, verdict
 from s1 import schema
@@ -41,7 +41,7 @@ class PlanOptions(Config):
     expected: Expected = Field(default_factory=lambda: Expected.model_validate({}))
 
 
-class PlanCommand(JobFlags):
+class PlanCommand(RunFlags):
     """The command line."""
 
     train: TrainOptions = Field(description="Fine-tuning.")

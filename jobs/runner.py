@@ -29,13 +29,18 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 OptionsT = TypeVar("OptionsT", bound=Config)
 
 
-class JobFlags(Config):
-    """Flags that every job takes beside its own options."""
+class RunFlags(Config):
+    """Flags of every command about a run."""
 
     preset: str = Field("laptop", description=f"Values of all options that are not given: {', '.join(cli.presets())}.")
     run_dir: str = Field(
         "runs/laptop", description="Folder or URI (s3://…, gs://…) that holds the tables of this run, one folder each."
     )
+
+
+class JobFlags(RunFlags):
+    """Flags that every job takes beside its own options."""
+
     dry_run: bool = Field(False, description="Print the plan and stop.")
     force: bool = Field(False, description="Run even when the manifest says that the output is up to date.")
 
