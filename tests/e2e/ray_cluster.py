@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 START_S, POLL_S = 90, 0.5
+STATUS_S = 3  # `ray job status` takes a second of a core each time
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Cluster:
         """The status in which the job ends."""
         deadline = time.monotonic() + timeout
         while (status := self.status(name)) in ("PENDING", "RUNNING") and time.monotonic() < deadline:
-            time.sleep(POLL_S)
+            time.sleep(STATUS_S)
         return status
 
     def logs(self, name: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
-from ray_cluster import Cluster, cluster, processes
+from ray_cluster import STATUS_S, Cluster, cluster, processes
 
 STAGES = ("collect", "distill", "featurize", "select", "train", "evaluate", "report")
 BOUND_S = 600  # no measurement: only to end at all when nothing goes on
@@ -68,9 +68,12 @@ def num_answers(run_dir: Path) -> int:
 
 def until(happened: Callable[[], object], ray: Cluster, job: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
+    looked = time.monotonic()
     while not happened():
-        assert time.monotonic() < deadline and ray.status(job) in ("PENDING", "RUNNING"), ray.logs(job)
         time.sleep(0.2)
+        if time.monotonic() - looked > STATUS_S:
+            looked = time.monotonic()
+            assert looked < deadline and ray.status(job) in ("PENDING", "RUNNING"), ray.logs(job)
 
 
 def kill_driver(ray: Cluster, job: str, run_dir: Path) -> None:
