@@ -25,7 +25,21 @@ from s1.errors import UserError
 PREFIX = "embedded:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 # Part of the cache folder's name: raise it when a conversion below changes what it writes.
-_CONVERSION = "1"
+_CONVERSION = "2"
+# Names in LlamaConfig and in the head of a GGUF.
+_LLAMA_KEYS = {
+    "vocab_size": "llama.vocab_size",
+    "hidden_size": "llama.embedding_length",
+    "intermediate_size": "llama.feed_forward_length",
+    "num_hidden_layers": "llama.block_count",
+    "num_attention_heads": "llama.attention.head_count",
+    "num_key_value_heads": "llama.attention.head_count_kv",
+    "max_position_embeddings": "llama.context_length",
+    "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "pad_token_id": "tokenizer.ggml.padding_token_id",
+}
 
 
 @dataclass(frozen=True)
@@ -130,18 +144,26 @@ def _fill(target: Path, write: Callable[[Path], None]) -> None:
 def _convert_gguf(package: Path, folder: Path) -> None:
     """De-quantise a Llama GGUF into bf16 safetensors with its tokenizer and chat template."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.integrations.gguf.reader import read_gguf_metadata
 
     (file,) = package.glob("*.gguf")
-    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=file.name)
-    quantised = AutoModelForCausalLM.from_pretrained(package, gguf_file=file.name, dtype=torch.float32)
+    # The classes by name and the configuration from the head of the file: transformers' Auto classes read the whole
+    # vocabulary once more for each, which takes longer than the conversion.
+    metadata, tensor_names = read_gguf_metadata(str(file))
+    config = LlamaConfig(
+        **{name: metadata[key] for name, key in _LLAMA_KEYS.items()},
+        rope_parameters={"rope_type": "default", "rope_theta": metadata["llama.rope.freq_base"]},
+        tie_word_embeddings="output.weight" not in tensor_names,
+    )
+    quantised = LlamaForCausalLM.from_pretrained(package, gguf_file=file.name, config=config, dtype=torch.float32)
     # A model that was read from GGUF refuses to be saved: its weights go into a fresh one.
     values = quantised.config.to_dict()
     values.pop("quantization_config", None)
     model = LlamaForCausalLM(LlamaConfig(**values))
     model.load_state_dict(quantised.state_dict())
     model.bfloat16().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    PreTrainedTokenizerFast.from_pretrained(package, gguf_file=file.name).save_pretrained(folder)
 
 
 def _from_hub(ref: str) -> Path:
