@@ -43,7 +43,7 @@ def read_preset(folder: Path, name: str) -> dict[str, Any]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown preset {name!r}: presets are {', '.join(known)}{hint}")
     try:
-        sections = yaml.safe_load(path.read_text())
+        sections = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
     except yaml.YAMLError as error:
         raise UserError(f"preset {name!r} is not readable YAML: {' '.join(str(error).split())}") from error
     if not isinstance(sections, dict):

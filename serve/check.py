@@ -63,7 +63,7 @@ def _read(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give a Serve file such as cluster/serve.laptop.yaml") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

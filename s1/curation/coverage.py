@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Matrix = NDArray[np.float32]
 BLOCK_ROWS = 4096
@@ -29,10 +34,16 @@ class Clusters:
 @contextmanager
 def one_thread() -> Generator[None]:
     """For loops over small products: threads that wait for each other make them many times slower on a busy machine."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _thread_pools().limit(limits=1, user_api="blas"):
         yield
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """Those of the libraries that are loaded; looking for them takes longer than many a loop, so it is done once."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def squared_norms(points: Matrix) -> NDArray[np.float32]:
