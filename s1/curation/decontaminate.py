@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BATCH_WORDS = 500_000
+CACHED_CHUNKS = 200_000  # about 30 MB
 
 _SPACING = re.compile(r"\\(?:[,;:!> ]|quad(?![a-z])|qquad(?![a-z])|left(?![a-z])|right(?![a-z])|displaystyle(?![a-z]))")
 _FRACTION = re.compile(r"\\[dt]frac(?![a-z])")
@@ -33,9 +34,14 @@ def normalised_words(text: str) -> list[str]:
     """Words, numbers and signs one by one, without Unicode variants and LaTeX spacing: `$f\\left(x\\right)=2$` and
     `$f (x) = 2$` are the same. Signs count as words, so runs are shorter: 13 of them are about as telling as 8 words.
     """
+    return [word for chunk in _normalised_chunks(text) for word in _WORD.findall(chunk)]
+
+
+def _normalised_chunks(text: str) -> list[str]:
+    """The text without variants and LaTeX spacing, split at white space; no word reaches over the end of a chunk."""
     text = unicodedata.normalize("NFKC", text).lower()
     text = _FRACTION.sub(r"\\frac", _SPACING.sub(" ", text))
-    return _WORD.findall(text.replace("\u2212", "-"))
+    return text.replace("\u2212", "-").split()
 
 
 def contaminated(
@@ -75,12 +81,14 @@ class Index:
         if ngram < 1:
             raise ValueError(f"ngram={ngram}: must be at least 1")
         self.ngram, self.coverage = ngram, coverage
-        self.split = normalised_words if normalise else words
+        self._normalise = normalise
+        self._known: dict[str, tuple[int, ...]] = {}  # chunk -> numbers of its words; most chunks come again and again
         self._numbers: dict[str, int] = {}  # word -> number, from 1; 0 is any other word
         self._owners: dict[tuple[int, ...], tuple[int, ...]] = {}  # n-gram -> test questions that have it
         self._lengths: list[int] = []  # words of every test question
         for at, text in enumerate(test_questions):
-            row = [self._numbers.setdefault(word, len(self._numbers) + 1) for word in self.split(text)]
+            split = normalised_words if normalise else words
+            row = [self._numbers.setdefault(word, len(self._numbers) + 1) for word in split(text)]
             self._lengths.append(len(row))
             for gram in {tuple(row[start : start + ngram]) for start in range(len(row) - ngram + 1)}:
                 self._owners[gram] = (*self._owners.get(gram, ()), at)
@@ -107,14 +115,28 @@ class Index:
         lengths: list[int] = []
         numbers: list[int] = []
         for at, text in enumerate(questions):
-            get = self._numbers.get
-            row = [get(word, 0) for word in self.split(text)]
+            row = self._row(text)
             rows.append(at)
             lengths.append(len(row))
             numbers += row
             if len(numbers) >= BATCH_WORDS or at + 1 == len(questions):
                 yield np.repeat(np.array(rows, dtype=np.int64), lengths), np.array(numbers, dtype=np.int64)
                 rows, lengths, numbers = [], [], []
+
+    def _row(self, text: str) -> list[int]:
+        """The number of every word."""
+        number_of = self._numbers.get
+        if not self._normalise:
+            return [number_of(word, 0) for word in words(text)]
+        row: list[int] = []
+        for chunk in _normalised_chunks(text):
+            numbers = self._known.get(chunk)
+            if numbers is None:
+                numbers = tuple(number_of(word, 0) for word in _WORD.findall(chunk))
+                if len(self._known) < CACHED_CHUNKS:
+                    self._known[chunk] = numbers
+            row += numbers
+        return row
 
     def _mark(self, found: NDArray[np.int64], rows: NDArray[np.int64], numbers: NDArray[np.int64]) -> None:
         num_grams = len(numbers) - self.ngram + 1
@@ -130,16 +152,19 @@ class Index:
         if not len(starts):
             return
         hit_rows, first = np.unique(rows[starts], return_index=True)
-        for row, own in zip(hit_rows.tolist(), np.split(starts, first[1:]), strict=True):
-            length = int(np.searchsorted(rows, row, side="right") - np.searchsorted(rows, row, side="left"))
-            found[row] = self._best_covered(numbers, own, length)
+        lengths = np.searchsorted(rows, hit_rows, side="right") - np.searchsorted(rows, hit_rows, side="left")
+        own = np.split(starts, first[1:])
+        for row, length, begins in zip(hit_rows.tolist(), lengths.tolist(), own, strict=True):
+            here = int(begins[0])
+            text = numbers[here : int(begins[-1]) + self.ngram].tolist()
+            found[row] = self._best_covered(text, (begins - here).tolist(), length)
 
-    def _best_covered(self, numbers: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> int:
+    def _best_covered(self, numbers: list[int], starts: list[int], length: int) -> int:
         """The test question that shares most with a text of `length` words, whose hits begin at `starts`; -1: none."""
         covered: dict[int, int] = {}  # test question -> words of the text that are in shared runs
         reach: dict[int, int] = {}  # test question -> end of its last run
-        for start in starts.tolist():
-            for owner in self._owners.get(tuple(numbers[start : start + self.ngram].tolist()), ()):
+        for start in starts:
+            for owner in self._owners.get(tuple(numbers[start : start + self.ngram]), ()):
                 end = start + self.ngram
                 covered[owner] = covered.get(owner, 0) + end - max(start, reach.get(owner, start))
                 reach[owner] = end
