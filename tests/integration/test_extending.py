@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from chat_server import serving
 from extending_page import examples
-from test_select import feature_rows, put
+from feature_tables import feature_rows, put
 
 from actors.teacher_pool import QUESTION_COLUMNS, TeacherWorker
 from jobs import cli, collect, distill, evaluate, pipeline, runner, select
