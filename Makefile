@@ -28,7 +28,7 @@ demo: setup
 # The pages are tested in a real browser: the machine's own, else Debian's, else the one that Playwright fetches.
 $(VENV)/.browser: $(VENV)/.ready
 	which chromium || which chromium-browser || which google-chrome \
-		|| { test "$$(id -u)" = 0 && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium; } \
+		|| { test "$$(id -u)" = 0 && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium > /dev/null; } \
 		|| $(VENV)/bin/playwright install chromium
 	touch $@
 
