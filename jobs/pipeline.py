@@ -21,7 +21,7 @@ from jobs.collect import CollectOptions
 from jobs.distill import DistillOptions
 from jobs.evaluation_options import EvaluateOptions
 from jobs.featurize import FeaturizeOptions
-from jobs.ray_session import ray_session, run_folder
+from jobs.ray_session import joins_cluster, ray_session, run_folder
 from jobs.report import ReportOptions
 from jobs.runner import Job, JobFlags, execute, plan, render_plan, up_to_date
 from jobs.select import SelectOptions
@@ -86,16 +86,18 @@ def check_writable(run_dir: str) -> None:
 
 
 def run(options: PipelineOptions) -> list[Manifest]:
-    """Run what is not up to date; Ray is started once, and only when a stage has to run."""
+    """Run what is not up to date; Ray is started or joined once, and only when a stage has to run."""
     manifests: list[Manifest] = []
     stages = list(options.stages())
     with ExitStack() as stack:
         waiting = True
         for number, (job, stage) in enumerate(stages, start=1):
-            # Collecting needs no Ray: a bad row of the user's files is told before anything is started.
-            needed = job is not collect.JOB and (options.force or up_to_date(plan(job, stage, options.run_dir)) is None)
+            # Collecting needs no Ray: a bad row of the user's files is told before one is started for this run. A
+            # cluster that is there already is asked even before that whether it can give what the stages need.
+            may_start = job is not collect.JOB or joins_cluster()
+            needed = may_start and (options.force or up_to_date(plan(job, stage, options.run_dir)) is None)
             if waiting and needed:
-                print("starting Ray", file=sys.stderr)
+                print("joining the cluster" if joins_cluster() else "starting Ray", file=sys.stderr)
                 # What a later stage will never get is told before the first one has cost anything.
                 asked = capacity.of_stages((left.name, its) for left, its in stages[number - 1 :])
                 stack.enter_context(ray_session(*asked))

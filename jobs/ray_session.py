@@ -42,6 +42,11 @@ def run_folder(run_dir: str) -> str:
     return str(Path.home() / run_dir)
 
 
+def joins_cluster() -> bool:
+    """Whether a session joins a cluster that runs already; otherwise it starts a Ray on this machine."""
+    return "RAY_ADDRESS" in os.environ  # set by Ray's job server for the driver
+
+
 @contextmanager
 def ray_session(*demands: Demand) -> Generator[None]:
     """Ray for the time of the block; UserError when it can never give what is asked of it.

@@ -1,15 +1,18 @@
 """A cluster that does not grow and is too small is refused at once, in one line."""
 
+import time
+from pathlib import Path
+
 import pytest
 
-from jobs import capacity
+from jobs import capacity, pipeline
 from jobs.capacity import Demand
 from jobs.ray_session import ray_session
 from s1.errors import UserError
 
 
-def test_more_than_this_machine_has_is_refused_and_the_rest_is_not(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_more_than_there_is_is_refused_before_anything_runs_and_the_rest_is_not(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with ray_session():
@@ -18,5 +21,18 @@ def test_more_than_this_machine_has_is_refused_and_the_rest_is_not(
             UserError, match=r"^train\.workers=1600 needs 1600 x \(8 CPU and 1 GPU on one node\), but"
         ) as lack:
             capacity.check([Demand("distill", "pool.num_workers", 1, 0.5), Demand("train", "workers", 1600, 8, 1)])
+        check_pipeline_on_a_running_cluster(monkeypatch, tmp_path / "run")
     assert "\n" not in str(lack.value)
     assert "RAY_BACKEND_LOG_LEVEL" not in capfd.readouterr().err
+
+
+def check_pipeline_on_a_running_cluster(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:
+    """It is refused before the first stage has written anything."""
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    while capacity.grows():  # as long as the cluster's monitor has not said otherwise
+        time.sleep(0.2)
+    with pytest.raises(UserError, match=r"^train\.workers=1600 needs 1600 x"):
+        pipeline.main(["--run-dir", str(run_dir), "--train.workers", "1600", "--train.batch-size", "1600"])
+    assert not list(run_dir.iterdir())
