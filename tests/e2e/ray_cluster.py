@@ -1,34 +1,59 @@
-"""A Ray cluster of one node, as `ray start --head` makes it, and jobs submitted to it as users submit them."""
+"""A Ray cluster on this machine that is a head alone and grows when it is asked to, and jobs submitted to it.
 
+Its worker nodes are started and ended by the autoscaler that rents machines in a cloud as well (`local_machines`): each
+has a raylet, an object store, agents, workers and a folder of its own.
+"""
+
+import json
 import os
-import signal
+import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from local_machines import LocalMachines
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.util import get_node_ip_address
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-# Ray 2.60 asks every client of a cluster for its token; its own command line sends it only when told to.
+# Ray 2.60 asks every client of a cluster for its token; its own command line sends it only when told to. Nodes and jobs
+# inherit all of it from the head.
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parent)))),
     "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": (TOKEN := secrets.token_hex(32)),
     "HF_HUB_OFFLINE": "1",
+    "RAY_FAKE_CLUSTER": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+    "RAY_health_check_period_ms": "1000",
 }
-START_S, POLL_S = 90, 0.5
-STATUS_S = 3  # `ray job status` takes a second of a core each time
+# A training that is stopped saves after its step; Ray would kill it after 3 s.
+PATIENT = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
+MIB = 2**20
+MOST_NODES, NODE_CPUS, IDLE_MINUTES = 3, 1, 0.3
+START_S, END_S, POLL_S = 90, 15, 0.5
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the job server of a running cluster listens."""
+    """A running cluster: where its job server listens, and the session that all of its processes belong to."""
 
     address: str
+    session: int
 
     def ray(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """`ray job …` against this cluster."""
@@ -38,56 +63,143 @@ class Cluster:
 
     def submit(self, name: str, *entrypoint: str) -> None:
         """Submit the repository as it lies here, without waiting for the end of the job."""
-        done = self.ray("submit", "--no-wait", "--submission-id", name, "--working-dir", ".", "--", *entrypoint)
+        flags = ["--no-wait", "--submission-id", name, "--working-dir", ".", "--runtime-env-json", PATIENT]
+        done = self.ray("submit", *flags, "--", *entrypoint)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def stop(self, name: str) -> None:
+        """`ray job stop`, which waits for the end of the job."""
+        done = self.ray("stop", name)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def status(self, name: str) -> str:
         """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-        text = self.ray("status", name).stdout
-        return next((word for word in ("SUCCEEDED", "FAILED", "STOPPED", "RUNNING") if word in text.upper()), "PENDING")
+        headers = {"Authorization": f"Bearer {TOKEN}"}  # the command would take a second of a core each time
+        return (
+            httpx.get(f"{self.address}/api/jobs/{name}", headers=headers, timeout=60)
+            .raise_for_status()
+            .json()["status"]
+        )
 
     def wait(self, name: str, timeout: float) -> str:
         """The status in which the job ends."""
         deadline = time.monotonic() + timeout
         while (status := self.status(name)) in ("PENDING", "RUNNING") and time.monotonic() < deadline:
-            time.sleep(STATUS_S)
+            time.sleep(POLL_S)
         return status
 
     def logs(self, name: str) -> str:
         return self.ray("logs", name).stdout
 
+    def follow(self, name: str, timeout: float) -> str:
+        """What `ray job logs --follow` shows until the job ends."""
+        return self.ray("logs", "--follow", name, timeout=timeout).stdout
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Processes of the cluster whose command line holds all of `words`."""
+        return [process for process in processes(*words) if _session(process) == self.session]
+
+    def worker_nodes(self) -> list[psutil.Process]:
+        """The raylets of the nodes that the autoscaler has added."""
+        return [raylet for raylet in self.processes("raylet/raylet ") if "--head" not in raylet.cmdline()]
+
+    def lose_node_of(self, worker: psutil.Process) -> None:
+        """SIGKILL to the raylet whose worker this is; what belongs to that node ends with it, as on a lost machine."""
+        raylet = worker.parent()
+        assert raylet in self.worker_nodes()
+        raylet.kill()
+        psutil.wait_procs([raylet, worker], END_S)
+
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """A head node for the time of the block; everything that it started ends with it."""
+    """A cluster for the time of the block; everything that it started ends with it."""
     port, dashboard, agent, client = free_ports(4)
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus", "2", "--disable-usage-stats"]
-    command += ["--port", str(port), "--dashboard-port", str(dashboard), "--dashboard-agent-listen-port", str(agent)]
-    command += ["--ray-client-server-port", str(client)]
-    log = folder / "ray.log"
-    with log.open("w") as sink:
-        head = subprocess.Popen(command, env=ENVIRONMENT, stdout=sink, stderr=sink, start_new_session=True)
-    try:
-        running = Cluster(f"http://127.0.0.1:{dashboard}")
-        deadline = time.monotonic() + START_S
-        while running.ray("list").returncode != 0:
-            assert head.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(POLL_S)
-        yield running
-    finally:
-        head.terminate()
-        # A node that has lost workers to kills may take its time; nothing of it is needed any more.
-        with suppress(subprocess.TimeoutExpired):
-            head.wait(15)
-        kill_group(head.pid)
-        head.wait(15)
+    # Of its own, so that no command finds this cluster by itself; short, because sockets lie there.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temporary:
+        file = folder / "cluster.json"
+        file.write_text(json.dumps(cluster_file(f"{get_node_ip_address()}:{port}", temporary)))
+        command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus", "0", "--disable-usage-stats"]
+        command += ["--port", str(port), "--dashboard-port", str(dashboard)]
+        command += ["--dashboard-agent-listen-port", str(agent), "--ray-client-server-port", str(client)]
+        command += ["--autoscaling-config", str(file), "--temp-dir", f"{temporary}/0"]
+        command += ["--object-store-memory", str(300 * MIB)]
+        log = folder / "ray.log"
+        with log.open("w") as sink:
+            head = subprocess.Popen(command, env=ENVIRONMENT, stdout=sink, stderr=sink, start_new_session=True)
+        try:
+            running = Cluster(f"http://127.0.0.1:{dashboard}", head.pid)
+            deadline = time.monotonic() + START_S
+            while running.ray("list").returncode != 0:
+                assert head.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(POLL_S)
+            yield running
+        finally:
+            # At once: a node that has lost workers may take its time, and nothing of it is needed any more.
+            kill_session(head.pid)
+            head.wait(END_S)
 
 
-def kill_group(pid: int) -> None:
+def cluster_file(gcs_address: str, disks: str) -> dict[str, Any]:
+    """A head that takes no task, and workers that come when they are asked for and go when they are not."""
+    head, worker = "ray.head.default", "worker"  # the head is called so by the provider
+    node = {"node_config": {}, "min_workers": 0}
+    commands = [f"{who}{what}" for who in ("head_", "worker_") for what in ("setup_commands", "start_ray_commands")]
+    return {
+        "cluster_name": "growing",
+        "max_workers": MOST_NODES,
+        "idle_timeout_minutes": IDLE_MINUTES,
+        "provider": {
+            "type": "external",
+            "module": f"{LocalMachines.__module__}.{LocalMachines.__name__}",
+            "ray": str(BIN / "ray"),
+            "disks": disks,
+            "gcs_address": gcs_address,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        # `ray up` would fill these in.
+        **{name: {} for name in ("auth", "file_mounts")},
+        **{name: [] for name in ("cluster_synced_files", "initialization_commands", "setup_commands", *commands)},
+        "head_node_type": head,
+        "available_node_types": {
+            head: {**node, "resources": {"CPU": 0}, "max_workers": 0},
+            worker: {
+                **node,
+                "resources": {"CPU": NODE_CPUS, "object_store_memory": 200 * MIB},
+                "max_workers": MOST_NODES,
+            },
+        },
+    }
+
+
+def processes(*words: str) -> list[psutil.Process]:
+    """Processes whose command line holds all of `words`."""
+    lines = ((process, " ".join(process.info["cmdline"] or ())) for process in psutil.process_iter(["cmdline"]))
+    return [process for process, line in lines if all(word in line for word in words)]
+
+
+def kill_session(session: int) -> None:
+    """SIGKILL to every process of a session; those of worker nodes are no children of the head."""
+    deadline = time.monotonic() + END_S
+    while time.monotonic() < deadline:
+        members = [process for process in psutil.process_iter() if _session(process) == session]
+        if not members:
+            return
+        for process in members:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(members, 1)
+
+
+def _session(process: psutil.Process) -> int | None:
     try:
-        os.killpg(pid, signal.SIGKILL)
+        return os.getsid(process.pid)
     except ProcessLookupError:
-        return
+        return None  # it has ended meanwhile
 
 
 def free_ports(count: int) -> list[int]:
@@ -100,18 +212,3 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
-
-
-def processes(*words: str) -> list[int]:
-    """Process ids whose command line holds all of `words`."""
-    found: list[int] = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue  # it has ended meanwhile
-        if all(word in line for word in words):
-            found.append(int(folder.name))
-    return found
