@@ -34,12 +34,14 @@ class LocalMachines(FakeMultiNodeProvider):
                 "RAY_NODE_TYPE_NAME": tags[TAG_RAY_USER_NODE_TYPE],
                 "RAY_OVERRIDE_RESOURCES": json.dumps(resources),
             }
-            command = [self.provider_config["ray"], "start", "--block", "--address", self._gcs_address]
+            command = [self.provider_config["ray"], "start", "--block"]
+            command += ["--address", self.provider_config["gcs_address"]]
             command += ["--temp-dir", str(disk), "--dashboard-agent-listen-port", "0"]
             command += ["--min-worker-port", "0", "--max-worker-port", "0"]
             with (disk / "ray.log").open("w") as log:
                 node = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-            self._nodes[node_id] = {"tags": tags, "node": node}
+            nodes: dict[str, Any] = self._nodes
+            nodes[node_id] = {"tags": tags, "node": node}
 
     def _terminate_node(self, node: dict[str, Any]) -> None:
         node["node"].terminate()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "RAY_FAKE_CLUSTER": "1",
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "AUTOSCALER_METRIC_PORT": "0",  # any that is free
     "RAY_enable_autoscaler_v2": "1",
     "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
     "RAY_health_check_period_ms": "1000",
@@ -44,7 +45,7 @@ ENVIRONMENT = {
 # A training that is stopped saves after its step; Ray would kill it after 3 s.
 PATIENT = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
 MIB = 2**20
-MOST_NODES, NODE_CPUS, IDLE_MINUTES = 3, 1, 0.3
+MOST_NODES, NODE_CPUS, IDLE_MINUTES = 3, 1, 0.2
 START_S, END_S, POLL_S = 90, 15, 0.5
 
 
@@ -103,16 +104,22 @@ class Cluster:
         """The raylets of the nodes that the autoscaler has added."""
         return [raylet for raylet in self.processes("raylet/raylet ") if "--head" not in raylet.cmdline()]
 
+    def shrink(self, timeout: float) -> None:
+        """Wait until the autoscaler has taken all worker nodes away."""
+        deadline = time.monotonic() + timeout
+        while nodes := self.worker_nodes():
+            assert time.monotonic() < deadline, nodes
+            time.sleep(POLL_S)
+
     def lose_node_of(self, worker: psutil.Process) -> None:
         """SIGKILL to the raylet whose worker this is; what belongs to that node ends with it, as on a lost machine."""
-        raylet = worker.parent()
-        assert raylet in self.worker_nodes()
+        [raylet] = [node for node in self.worker_nodes() if node.pid == worker.ppid()]
         raylet.kill()
-        psutil.wait_procs([raylet, worker], END_S)
+        worker.wait(END_S)
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
+def cluster(folder: Path) -> Generator[Cluster]:
     """A cluster for the time of the block; everything that it started ends with it."""
     port, dashboard, agent, client = free_ports(4)
     # Of its own, so that no command finds this cluster by itself; short, because sockets lie there.
@@ -183,10 +190,12 @@ def processes(*words: str) -> list[psutil.Process]:
 
 
 def kill_session(session: int) -> None:
-    """SIGKILL to every process of a session; those of worker nodes are no children of the head."""
+    """SIGKILL to every process of a session, and to those below its leader: drivers have sessions of their own."""
     deadline = time.monotonic() + END_S
     while time.monotonic() < deadline:
-        members = [process for process in psutil.process_iter() if _session(process) == session]
+        members = {process for process in psutil.process_iter() if _session(process) == session}
+        with suppress(psutil.NoSuchProcess):
+            members |= {*psutil.Process(session).children(recursive=True)}
         if not members:
             return
         for process in members:
