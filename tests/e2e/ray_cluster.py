@@ -65,8 +65,11 @@ class Cluster:
     def submit(self, name: str, *entrypoint: str) -> None:
         """Submit the repository as it lies here, without waiting for the end of the job."""
         flags = ["--no-wait", "--submission-id", name, "--working-dir", ".", "--runtime-env-json", PATIENT]
-        done = self.ray("submit", *flags, "--", *entrypoint)
-        assert done.returncode == 0, done.stdout + done.stderr
+        deadline = time.monotonic() + START_S
+        while (done := self.ray("submit", *flags, "--", *entrypoint)).returncode != 0:
+            said = done.stdout + done.stderr
+            assert "No available agent" in said and time.monotonic() < deadline, said  # the job server comes last
+            time.sleep(POLL_S)
 
     def stop(self, name: str) -> None:
         """`ray job stop`, which waits for the end of the job."""
