@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 10_000
 _CELLS = 4_000_000  # weights in memory at a time
+_ALIKE = 1e-9  # percentage points between resamples that differ by nothing but rounding
 
 Floats = NDArray[np.float64]
 
@@ -86,15 +87,15 @@ def share_bounds(draws: Floats, num_questions: int) -> tuple[float, float]:
     """The 95% interval of a resampled percentage.
 
     Where every question came out alike, resampling shows no spread at all, whatever their number: then the interval
-    is Wilson's.
+    is Wilson's. That holds between 0 and 100, too: of two responses to every question, one each may be right.
     """
     low, high = bounds(draws)
-    if low == high and low in (0.0, 100.0):
-        low, high = (100 * bound for bound in wilson(round(low / 100 * num_questions), num_questions))
+    if high - low < _ALIKE:
+        low, high = (100 * bound for bound in wilson(low / 100 * num_questions, num_questions))
     return low, high
 
 
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
     """95% interval of a share by Wilson's score; the whole of [0, 1] without any trial."""
     if trials == 0:
         return 0.0, 1.0

@@ -79,6 +79,13 @@ def test_where_all_came_out_alike_the_interval_is_wilsons():
     assert share_bounds(np.linspace(20, 40, 101), 60) == pytest.approx((20.5, 39.5))
 
 
+@given(st.floats(0, 100), st.integers(1, 60))
+def test_an_interval_of_resamples_that_are_all_alike_has_a_width(share: float, num_questions: int):
+    low, high = share_bounds(np.full(100, share), num_questions)
+    assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 100
+    assert high - low > 5
+
+
 @given(st.lists(st.tuples(st.integers(1, 5000), st.floats(0, 100)), min_size=2, max_size=6))
 def test_slopes_of_many_resamples_are_the_slope_of_each(runs: list[tuple[int, float]]):
     tokens, accuracy = (list(column) for column in zip(*runs, strict=True))
