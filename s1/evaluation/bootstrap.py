@@ -106,10 +106,10 @@ def wilson(successes: float, trials: int, z: float = 1.96) -> tuple[float, float
     return (0.0 if successes == 0 else max(0.0, low)), (1.0 if successes == trials else min(1.0, high))
 
 
-def interval(outcomes: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The mean of one run over its questions (N,)."""
-    values = np.asarray(outcomes, dtype=np.float64)
-    low, high = bounds(resampled_means(values[:, None], resamples, seed)[:, 0])
+def interval(percentages: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """The mean of one run over its questions (N,), each in percent; see `share_bounds`."""
+    values = np.asarray(percentages, dtype=np.float64)
+    low, high = share_bounds(resampled_means(values[:, None], resamples, seed)[:, 0], len(values))
     return Interval(float(values.mean()), low, high)
 
 

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 
 from s1.artifacts import resolve
 from s1.errors import UserError
-from s1.evaluation.bootstrap import share_bounds
+from s1.evaluation.bootstrap import interval
 from s1.evaluation.sheet import Row
 from s1.hashing import question_id
 
@@ -133,13 +133,8 @@ def _asked(sample: Mapping[str, Any]) -> str | None:
 
 
 def _task(name: str, metric: str, verdicts: dict[str, float]) -> Task:
-    import numpy as np
-
-    from s1.evaluation.bootstrap import resampled_means
-
-    values = 100 * np.array(list(verdicts.values()))
-    bounds = share_bounds(resampled_means(values[:, None])[:, 0], len(values))
-    return Task(name, metric, float(values.mean()), bounds, len(values), verdicts)
+    found = interval([100 * share for share in verdicts.values()])
+    return Task(name, metric, found.mean, (found.low, found.high), len(verdicts), verdicts)
 
 
 def _from_results(results: Any, path: str) -> Iterable[Task]:
@@ -153,11 +148,9 @@ def _from_results(results: Any, path: str) -> Iterable[Task]:
             if metric in _METRICS and isinstance(value, int | float):
                 error = numbers.get(f"{metric}_stderr,{chosen}")
                 spread = 1.96 * 100 * error if isinstance(error, int | float) else None
-                interval = (
-                    None if spread is None else (max(0.0, 100 * value - spread), min(100.0, 100 * value + spread))
-                )
+                bounds = None if spread is None else (max(0.0, 100 * value - spread), min(100.0, 100 * value + spread))
                 count = results.get("n-samples", {}).get(task, {}).get("effective")
-                yield Task(task, metric, 100 * value, interval, count, {})
+                yield Task(task, metric, 100 * value, bounds, count, {})
                 break
 
 

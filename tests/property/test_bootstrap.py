@@ -14,10 +14,11 @@ OUTCOMES = st.lists(st.booleans(), min_size=1, max_size=30)
 
 @given(OUTCOMES, st.integers(0, 5))
 def test_an_interval_holds_its_mean_and_stays_in_range(outcomes: list[bool], seed: int):
-    found = interval(outcomes, resamples=200, seed=seed)
-    assert 0 <= found.low <= found.high <= 1
-    assert found.mean == pytest.approx(sum(outcomes) / len(outcomes))
-    assert found == interval(outcomes, resamples=200, seed=seed)
+    percentages = [100 * outcome for outcome in outcomes]
+    found = interval(percentages, resamples=200, seed=seed)
+    assert 0 <= found.low < found.high <= 100
+    assert found.mean == pytest.approx(100 * sum(outcomes) / len(outcomes))
+    assert found == interval(percentages, resamples=200, seed=seed)
 
 
 @given(OUTCOMES)
@@ -36,15 +37,15 @@ def test_the_other_way_round_is_the_negative(pairs: list[tuple[bool, bool]]):
 
 def test_the_spread_is_that_of_the_binomial():
     outcomes = np.arange(400) % 2
-    found = interval(outcomes)
-    assert found.low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.005)
-    assert found.high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.005)
+    found = interval(100 * outcomes)
+    assert found.low == pytest.approx(50 - 1.96 * 2.5, abs=0.5)
+    assert found.high == pytest.approx(50 + 1.96 * 2.5, abs=0.5)
 
 
 def test_pairs_show_a_difference_that_separate_intervals_hide():
     base = np.arange(100) < 40
     tuned = np.arange(100) < 48
-    assert interval(base, resamples=2000).high > interval(tuned, resamples=2000).low
+    assert interval(100 * base, resamples=2000).high > interval(100 * tuned, resamples=2000).low
     assert difference(tuned, base, resamples=2000).excludes_zero
 
 

@@ -166,7 +166,10 @@ def test_samples_give_pass_and_majority_at_k():
     assert natural["pass_at_k_pct"] == {"1": 50, "2": pytest.approx(100 * 5 / 6, abs=1e-3), "4": 100}
     assert natural["majority_at_k_pct"]["4"] == 100
     assert natural["majority_at_k_pct"]["1"] == 50
-    assert natural["pass_at_k_interval_pct"]["4"] == [100, 100]
+    # Both questions came out alike: resampling shows no spread, and yet two questions say little.
+    for name in ("pass_at_k", "majority_at_k"):
+        low, high = natural[f"{name}_interval_pct"]["4"]
+        assert 30 < low < 40 and high == 100
     assert natural["thinking_tokens_interval"] == [10, 20]
 
 
