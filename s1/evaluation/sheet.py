@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from s1.evaluation.bootstrap import RESAMPLES, Floats, bounds, resampled_ratios, share_bounds
+from s1.evaluation.bootstrap import RESAMPLES, Floats, Interval, bounds, resampled_ratios, share_bounds
 
 Row = Mapping[str, Any]
 Bounds = tuple[float, float]
@@ -40,6 +40,7 @@ class Sheet:
         columns += [self._column(run, [row["total_tokens"] or 0 for row in run]) for run in runs.values()]
         columns += [self._column(rows, [100.0 * hit for hit in within[name]]) for name, rows in groups.items()]
         self._sums, self._counts = (np.stack(part, axis=1) for part in zip(*columns, strict=True))  # (Q, 3S + G)
+        self._resamples = resamples
         self._draws = resampled_ratios(self._sums, self._counts, resamples)
 
     def _column(self, rows: Sequence[Row], values: Sequence[float]) -> tuple[Floats, Floats]:
@@ -57,18 +58,25 @@ class Sheet:
         """Interval of the percentage of responses that kept to what was asked."""
         return self._share(self._column_of(group))
 
-    def control_lead(self, group: str, other: str) -> Bounds:
-        """Interval of the percentage points by which `group` keeps to what is asked more often than `other`.
+    def control_lead(self, group: str, other: str) -> Interval | None:
+        """By how many percentage points `group` keeps to what is asked more often than `other`.
 
-        Where neither shows any spread, it follows from the intervals of the two (Newcombe's method).
+        On the questions that both were asked, None when there is none. Where the two show no spread against each
+        other, the bounds follow from the interval of each (Newcombe's method).
         """
-        first, second = (self._draws[:, self._column_of(name)] for name in (group, other))
-        low, high = bounds(first - second)
+        columns = [self._column_of(group), self._column_of(other)]
+        common = (self._counts[:, columns] > 0).all(axis=1)
+        if not common.any():
+            return None
+        sums, counts = self._sums[common][:, columns], self._counts[common][:, columns]
+        first, second = sums.sum(axis=0) / counts.sum(axis=0)
+        draws = resampled_ratios(sums, counts, self._resamples)
+        low, high = bounds(draws[:, 0] - draws[:, 1])
         if low == high:
-            one, two = self.control(group), self.control(other)
-            down, up = hypot(first[0] - one[0], two[1] - second[0]), hypot(one[1] - first[0], second[0] - two[0])
-            low, high = low - float(down), high + float(up)
-        return low, high
+            one, two = (share_bounds(draws[:, at], len(sums)) for at in (0, 1))
+            low -= hypot(first - one[0], two[1] - second)
+            high += hypot(one[1] - first, second - two[0])
+        return Interval(float(first - second), low, high)
 
     def thinking_tokens(self, run: str) -> Bounds:
         """Interval of the mean."""

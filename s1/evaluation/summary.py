@@ -173,10 +173,15 @@ def _lead(method: str, within: Mapping[str, list[bool]], sheet: Sheet) -> dict[s
     """By how many points budget forcing keeps to what is asked more often than `method`, on the same questions."""
     if method == BUDGET_FORCING or method not in within or BUDGET_FORCING not in within:
         return {"control_lead_of_budget_forcing": None}
-    low, high = sheet.control_lead(BUDGET_FORCING, method)
-    lead = _percentage(within[BUDGET_FORCING]) - _percentage(within[method])
-    found = {"difference_pct": _round(lead), "interval_pct": _rounded((low, high)), "significant": low > 0 or high < 0}
-    return {"control_lead_of_budget_forcing": found}
+    lead = sheet.control_lead(BUDGET_FORCING, method)
+    return {
+        "control_lead_of_budget_forcing": lead
+        and {
+            "difference_pct": _round(lead.mean),
+            "interval_pct": _rounded((lead.low, lead.high)),
+            "significant": lead.excludes_zero,
+        }
+    }
 
 
 def _run(name: str, rows: list[Row], sheet: Sheet) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+from math import hypot
 from typing import Any
 
 import pytest
@@ -141,6 +142,32 @@ def test_a_lead_without_any_spread_still_has_an_interval():
     lead = numbers["methods"]["token_conditional"]["control_lead_of_budget_forcing"]
     assert lead["difference_pct"] == 100 and lead["significant"]
     assert 40 < lead["interval_pct"][0] < lead["interval_pct"][1] == 100
+
+
+def test_the_lead_counts_the_questions_that_the_method_was_asked_too():
+    numbers = summary(
+        rows("tuned", "max_16", 16, [True] * 12, [16] * 2 + [17] * 10),
+        asked("tokens_16", 16, [10, 60]),
+    )["tuned"]
+    assert numbers["control_pct"] == pytest.approx(100 * 2 / 12, abs=1e-3)
+    assert numbers["methods"]["token_conditional"]["control_lead_of_budget_forcing"]["difference_pct"] == 50
+
+
+def test_without_a_question_of_both_there_is_no_lead():
+    others = [row | {"question_id": "other"} for row in asked("tokens_16", 16, [10])]
+    methods = summary(rows("tuned", "max_16", 16, [True], [16]), others)["tuned"]["methods"]
+    assert methods["token_conditional"]["control_lead_of_budget_forcing"] is None
+
+
+def test_a_lead_of_two_that_came_out_alike_lies_around_their_share():
+    """Both keep to what is asked in the same 3 of 12 questions: no difference, as uncertain one way as the other."""
+    tokens = [16] * 3 + [17] * 9
+    numbers = summary(rows("tuned", "max_16", 16, [True] * 12, tokens), asked("tokens_16", 16, tokens))["tuned"]
+    lead = numbers["methods"]["token_conditional"]["control_lead_of_budget_forcing"]
+    low, high = numbers["control_interval_pct"]
+    spread = hypot(25 - low, high - 25)
+    assert (lead["difference_pct"], lead["significant"]) == (0, False)
+    assert lead["interval_pct"] == pytest.approx([-spread, spread], abs=1e-2)
 
 
 def test_short_and_long_are_measured_by_the_natural_end():
