@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -25,7 +25,7 @@ from s1.hashing import question_id
 _METRICS = ("exact_match", "acc", "math_verify", "pass@1")
 _SAMPLES = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
 _RESULTS = re.compile(r"results_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+)\.json")
-_FIELDS = ("problem", "question", "Question", "query", "prompt", "input")
+_FIELDS = ("problem", "question", "query", "prompt", "input")  # in lower case: `Problem` is one of them
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,34 @@ class Task:
 
 
 def read(folder: str) -> list[Task]:
-    """The newest results of every task under `folder`. UserError when there are none, or they cannot be read."""
+    """The newest results of every task under `folder`, which may hold folders of several models.
+
+    Those of several are called `folder/task`. UserError when there are none, or they cannot be read.
+    """
     fs, path = resolve(folder)
     if fs.get_file_info(path).type == pafs.FileType.NotFound:
         raise UserError(f"{folder}: no such file or folder; give what lm-eval wrote with --output_path")
     files = [path] if fs.get_file_info(path).type == pafs.FileType.File else _files(fs, path)
-    newest: dict[str, str] = {}
+    newest: dict[tuple[str, str], tuple[str, Task]] = {}  # by folder and task, with its date
+    logged: dict[tuple[str, str], tuple[str, str]] = {}
     for name in files:  # sorted by date: later ones win
-        if found := _SAMPLES.fullmatch(name.rpartition("/")[2]):
-            newest[found["task"]] = name
-    tasks = {task: _from_samples(task, _lines(fs, name), name) for task, name in newest.items()}
-    for name in (name for name in files if _RESULTS.fullmatch(name.rpartition("/")[2])):
-        for task in _from_results(_json(fs, name), name):
-            if task.name not in tasks or not tasks[task.name].verdicts:
-                tasks[task.name] = task
-    if not tasks:
+        parent, _, file = name.rpartition("/")
+        if found := _RESULTS.fullmatch(file):
+            newest |= {(parent, task.name): (found["date"], task) for task in _from_results(_json(fs, name), name)}
+        elif found := _SAMPLES.fullmatch(file):
+            logged[parent, found["task"]] = found["date"], name
+    for key, (date, name) in logged.items():
+        # Of one run, samples say more than results.
+        if key not in newest or date >= newest[key][0]:
+            newest[key] = date, _from_samples(key[1], _lines(fs, name), name)
+    if not newest:
         raise UserError(f"{folder}: holds neither results_*.json nor samples_*.jsonl of lm-eval; give its output_path")
-    return sorted(tasks.values(), key=lambda task: task.name)
+    several = len({parent for parent, _ in newest}) > 1
+    tasks = [
+        replace(task, name=f"{parent.removeprefix(path)}/{task.name}".lstrip("/")) if several else task
+        for (parent, _), (_, task) in newest.items()
+    ]
+    return sorted(tasks, key=lambda task: task.name)
 
 
 def _files(fs: pafs.FileSystem, path: str) -> list[str]:
@@ -116,7 +127,8 @@ def _key(sample: Mapping[str, Any]) -> str:
     doc: Any = sample.get("doc")
     text = None
     if isinstance(doc, Mapping):
-        text = next((doc[name] for name in _FIELDS if isinstance(doc.get(name), str)), None)
+        fields = {name.lower(): value for name, value in doc.items() if isinstance(value, str)}
+        text = next((fields[name] for name in _FIELDS if name in fields), None)
     text = text or _asked(sample)
     return f"doc {sample['doc_id']}" if text is None else question_id(text)
 

@@ -73,6 +73,28 @@ def test_the_newest_samples_win_and_results_fill_in(tmp_path: Path):
     assert gpqa.interval_pct == pytest.approx((40.2, 59.8))
 
 
+def test_every_model_under_a_folder_is_kept(tmp_path: Path):
+    for model, right in (("one", 1.0), ("two", 0.0)):
+        write(tmp_path / model, f"samples_aime24_{DATE}.jsonl", [sample(0, right)])
+        write(tmp_path / model, f"results_{DATE}.json", {"results": {"gpqa": {"acc,none": right}}})
+    found = [(task.name, task.accuracy_pct) for task in lm_eval.read(str(tmp_path))]
+    assert found == [("one/aime24", 100), ("one/gpqa", 100), ("two/aime24", 0), ("two/gpqa", 0)]
+
+
+def test_later_results_win_over_earlier_samples(tmp_path: Path):
+    write(tmp_path, "samples_aime24_2026-01-01T00-00-00.000001.jsonl", [sample(0, 0.0)])
+    write(tmp_path, f"results_{DATE}.json", {"results": {"aime24": {"exact_match,none": 0.9}}})
+    (task,) = lm_eval.read(str(tmp_path))
+    assert (task.accuracy_pct, task.verdicts) == (90, {})
+
+
+@pytest.mark.parametrize("field", ["Problem", "question", "QUERY"])
+def test_a_question_is_found_however_its_field_is_spelt(tmp_path: Path, field: str):
+    write(tmp_path, f"samples_aime24_{DATE}.jsonl", [sample(0, 1.0, doc={"ID": "I-1", field: "What is 2 + 2?"})])
+    (task,) = lm_eval.read(str(tmp_path))
+    assert task.verdicts == {question_id("What is 2 + 2?"): 1.0}
+
+
 def test_ours_come_back_as_they_went(tmp_path: Path):
     rows = [
         {
