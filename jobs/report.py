@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, NonNegativeInt
 
@@ -26,6 +26,9 @@ from s1.evaluation.report.transcripts import transcripts
 from s1.evaluation.settings import NATURAL
 from s1.evaluation.summary import by_benchmark, gain, summarise, verdicts
 from s1.sources import records
+
+if TYPE_CHECKING:
+    from s1.evaluation.report.drawings import Drawing
 
 STAGES = ("questions", "traces", "features", "selection", "checkpoint", "generations")
 DATA_STAGES = STAGES[:4]
@@ -48,7 +51,7 @@ class ReportOptions(Config):
 
 def run(options: ReportOptions, context: Context) -> Outcome:
     """Read every table of the run, write the page."""
-    from s1.evaluation.report import figures, page
+    from s1.evaluation.report import drawings, figures, page
 
     manifests = _manifests(context)
     generations = context.inputs["generations"].read(schema.GENERATIONS)
@@ -59,8 +62,9 @@ def run(options: ReportOptions, context: Context) -> Outcome:
     right = verdicts(generations)
     compared = compare.rows(main, right.get(main, {}), others)
     metrics = numbers.metrics(summary, benchmarks, gain(generations), manifests.values(), engine, compared)
-    evaluated = _evaluation_figures(options, summary, benchmarks, {main: summary[main]}, others)
-    coverage, data = ([], {}) if options.only_results else _data_figures(context, manifests)
+    beside = {other.name: other.numbers for other in others if other.numbers}
+    evaluated = drawings.evaluation(summary, benchmarks, options.paper, main, beside)
+    coverage, data = ([], []) if options.only_results else _data_figures(context, manifests)
     html = page.render(
         page.Page(
             title=options.title,
@@ -69,9 +73,9 @@ def run(options: ReportOptions, context: Context) -> Outcome:
             abstract=abstract(metrics, main),
             metrics=metrics,
             beside_paper=numbers.beside_paper(benchmarks),
-            evaluation=tuple(_figure(name, drawn) for name, drawn in evaluated.items() if name != "methods"),
-            methods=_figure("methods", evaluated["methods"]) if "methods" in evaluated else None,
-            figures=tuple(_figure(name, drawn) for name, drawn in data.items()),
+            evaluation=tuple(map(_figure, (drawing for drawing in evaluated if drawing.kind != "methods"))),
+            methods=next(map(_figure, (drawing for drawing in evaluated if drawing.kind == "methods")), None),
+            figures=tuple(map(_figure, data)),
             coverage=coverage,
             transcripts=transcripts(generations.to_pylist(), options.num_transcripts),
             facts=_facts(manifests),
@@ -81,9 +85,9 @@ def run(options: ReportOptions, context: Context) -> Outcome:
     context.staging.write_bytes("report.html", html.encode())
     context.staging.write_bytes("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False).encode())
     _write_tables(context, summary, benchmarks, engine)
-    for name, figure in (evaluated | data).items():
-        context.staging.write_bytes(f"{name}.png", figures.png(figure))
-        context.staging.write_bytes(f"{name}.svg", figures.svg(figure))
+    for drawing in (*evaluated, *data):
+        context.staging.write_bytes(f"{drawing.name}.png", figures.png(drawing.figure))
+        context.staging.write_bytes(f"{drawing.name}.svg", figures.svg(drawing.figure))
     _export(context, generations.to_pylist(), main)
     return Outcome(rows_in=generations.num_rows, rows_out=generations.num_rows)
 
@@ -108,56 +112,19 @@ def _others(options: ReportOptions) -> list[compare.Other]:
     return found
 
 
-def _evaluation_figures(
-    options: ReportOptions,
-    summary: Mapping[str, Any],
-    benchmarks: Mapping[str, Any],
-    ours: Mapping[str, Any],
-    others: Sequence[compare.Other],
-) -> dict[str, Any]:
-    """Figures by name: the curve of all questions, then whatever else there is to draw."""
-    from s1.evaluation.report import curves, methods
-
-    beneath = [curve for name in options.paper for curve in paper.curves(name, "1")]
-    drawn: dict[str, Any] = {}
-    if len(benchmarks) != 1:
-        drawn["scaling"] = curves.scaling_curve(summary, beneath)
-    for name, part in benchmarks.items():
-        published = paper.curves(paper.NAMES[name], "1") if name in paper.NAMES else ()
-        own = "scaling" if len(benchmarks) == 1 else f"scaling_{name}"
-        drawn[own] = curves.scaling_curve(part, [*published, *(beneath if own == "scaling" else ())])
-    if any(len(curves.parallel_lines(model, part)) > 1 for model, part in summary.items()):
-        drawn["parallel"] = curves.parallel_curve(summary, _published(options, benchmarks, ("7", "4b")))
-    if any("rejection_sampling" in part["methods"] for part in summary.values()):
-        drawn["rejection"] = curves.rejection_curve(summary, _published(options, benchmarks, ("6",)))
-    if methods.comparable(summary):
-        drawn["methods"] = methods.method_comparison({**ours, **summary})
-    beside = {other.name: other.numbers for other in others if other.numbers}
-    if beside:
-        drawn["comparison"] = curves.comparison({**ours, **beside})
-    return drawn
-
-
-def _published(
-    options: ReportOptions, benchmarks: Mapping[str, Any], figures: Sequence[str]
-) -> tuple[paper.Curve, ...]:
-    """Lines of the paper's `figures` about what was asked: its only benchmark, or what is to be laid under."""
-    own = [paper.NAMES[name] for name in benchmarks if name in paper.NAMES] if len(benchmarks) == 1 else []
-    names = {*own, *options.paper}
-    found = (curve for figure in figures for curve in paper.curves(figure=figure) if curve.benchmark in names)
-    return tuple(curve.per_question() for curve in found)
-
-
-def _data_figures(context: Context, manifests: Mapping[str, Manifest]) -> tuple[list[tuple[str, int, int]], Any]:
-    from s1.evaluation.report import figures
+def _data_figures(
+    context: Context, manifests: Mapping[str, Manifest]
+) -> tuple[list[tuple[str, int, int]], list[Drawing]]:
+    from s1.evaluation.report import drawings, figures
 
     losses = _losses(context.inputs["checkpoint"], manifests["checkpoint"])
+    steps, values = ([record[name] for record in losses] for name in ("step", "loss"))
     coverage, plane = _coverage(context)
-    return coverage, {
-        "funnel": figures.funnel(numbers.funnel(manifests[name] for name in DATA_STAGES)),
-        "map": figures.embedding_map(*plane),
-        "loss": figures.loss_curve([record["step"] for record in losses], [record["loss"] for record in losses]),
-    }
+    return coverage, [
+        drawings.Drawing("funnel", figures.funnel(numbers.funnel(manifests[name] for name in DATA_STAGES))),
+        drawings.Drawing("map", figures.embedding_map(*plane)),
+        drawings.Drawing("loss", figures.loss_curve(steps, values)),
+    ]
 
 
 def _write_tables(
@@ -165,7 +132,7 @@ def _write_tables(
 ) -> None:
     tables = {
         "results": (numbers.results(summary, benchmarks, engine), numbers.RESULTS),
-        "methods": (numbers.methods(summary), numbers.METHODS),
+        "methods": (numbers.methods(summary, benchmarks), numbers.METHODS),
     }
     columns, beside = numbers.beside_paper(benchmarks)
     if beside:
@@ -235,15 +202,15 @@ CAPTIONS = {
 }
 
 
-def _figure(name: str, figure: Any) -> Any:
+def _figure(drawing: Drawing) -> Any:
     from s1.evaluation.report import figures, page
 
-    title, caption = CAPTIONS[name.partition("_")[0]]
-    if name.startswith("scaling_"):
-        title = f"{title}: {name.removeprefix('scaling_')}"
-    if any(str(line.get_label()).startswith("paper") for line in figure.axes[0].lines):
+    title, caption = CAPTIONS[drawing.kind]
+    if drawing.benchmark:
+        title = f"{title}: {drawing.benchmark}"
+    if any(str(line.get_label()).startswith("paper") for line in drawing.figure.axes[0].lines):
         caption += f" Dashed: points of the paper ({paper.source()})."
-    return page.Figure(title, caption, figures.inline_svg(figure, name, title))
+    return page.Figure(title, caption, figures.inline_svg(drawing.figure, drawing.name, title))
 
 
 def _subtitle(manifests: Mapping[str, Manifest], seconds: float) -> str:

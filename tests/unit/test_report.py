@@ -367,6 +367,51 @@ def test_a_benchmark_of_the_paper_is_drawn_over_its_points(tmp_path: Path):
     assert "Beside the paper" in html
 
 
+def several_benchmarks(tmp_path: Path, *names: str) -> Path:
+    """The report of a run that was asked several benchmarks, with rejection sampling and several samples."""
+    rows = [
+        {**row, "question_id": f"{name}{row['question_id']}", "source": f"benchmark:{name}", "domain": name}
+        for name in names
+        for row in generations().to_pylist()
+    ]
+    rows += [row | {"sample": 1} for row in rows if row["setting"] == "natural"]
+    rows += [row | {"method": "rejection_sampling", "setting": "rejection_64"} for row in rows if row["num_ignore"]]
+    commit(tmp_path / "generations", "evaluate", schema.to_table(rows, schema.GENERATIONS), 8, facts={"num_questions": 8})
+    execute(JOB, ReportOptions(only_results=True), str(tmp_path))
+    return tmp_path / "report"
+
+
+def test_every_benchmark_has_tables_and_figures_of_its_own(tmp_path: Path):
+    report = several_benchmarks(tmp_path, "aime24", "gpqa_diamond", "quiz")
+    with (report / "methods.csv").open() as file:
+        found = [(row["benchmark"], row["model"], row["method"]) for row in csv.DictReader(file)]
+    assert len(found) == len(set(found)) == 4 * 2 * 2
+    assert {benchmark for benchmark, _, _ in found} == {"all", "aime24", "gpqa_diamond", "quiz"}
+    for kind in ("scaling", "parallel", "rejection"):
+        assert {file.name for file in report.glob(f"{kind}*.svg")} == {
+            f"{kind}.svg",
+            *(f"{kind}_{name}.svg" for name in ("aime24", "gpqa_diamond", "quiz")),
+        }
+    html = (report / "report.html").read_text()
+    pooled, alone, quiz = (
+        re.search(rf"<b>Sequential against parallel{name}\.</b>.*?</figcaption>", html, re.DOTALL)
+        for name in ("", ": gpqa_diamond", ": quiz")
+    )
+    assert pooled and "points of the paper" not in pooled[0]
+    assert alone and "points of the paper" in alone[0]
+    assert quiz and "points of the paper" not in quiz[0]
+
+
+def test_a_benchmark_may_be_called_anything(tmp_path: Path):
+    report = several_benchmarks(tmp_path, "my/own quiz", "../quiz")
+    assert {file.name for file in report.glob("scaling*.svg")} == {
+        "scaling.svg",
+        "scaling_my-own-quiz.svg",
+        "scaling_-quiz.svg",
+    }
+    assert "Accuracy over thinking tokens: my/own quiz" in (report / "report.html").read_text()
+
+
 def test_methods_as_tables(report: Path):
     with (report / "methods.csv").open() as file:
         (base, tuned) = csv.DictReader(file)

@@ -103,6 +103,7 @@ RESULTS: tuple[str, ...] = (
 )
 METHODS: tuple[str, ...] = (
     "model",
+    "benchmark",
     "method",
     "control_pct",
     "control_low",
@@ -129,10 +130,8 @@ def results(
         "precision": engine.get("precision"),
         "versions": " ".join(f"{name} {version}" for name, version in versions.items()) or None,
     }
-    parts = [("", summary), *(benchmarks.items() if len(benchmarks) > 1 else ())]
-    only = next(iter(benchmarks)) if len(benchmarks) == 1 else "all"
     rows: list[dict[str, Any]] = []
-    for benchmark, part in parts:
+    for benchmark, part in _parts(summary, benchmarks):
         for model, numbers in part.items():
             for method, run in _runs(numbers):
                 low, high = run["accuracy_interval_pct"]
@@ -140,7 +139,7 @@ def results(
                     **run,
                     **measured,
                     "model": model,
-                    "benchmark": benchmark or only,
+                    "benchmark": benchmark,
                     "method": method,
                     "waits": run["num_ignore"],
                     "low_pct": low,
@@ -149,6 +148,15 @@ def results(
                 }
                 rows.append({name: values[name] for name in RESULTS})
     return rows
+
+
+def _parts(
+    summary: Mapping[str, Mapping[str, Any]], benchmarks: Mapping[str, Any]
+) -> list[tuple[str, Mapping[str, Mapping[str, Any]]]]:
+    """All questions, then every benchmark alone where there are several, by what a table calls them."""
+    if len(benchmarks) == 1:
+        return [(next(iter(benchmarks)), summary)]
+    return [("all", summary), *benchmarks.items()]
 
 
 def _runs(numbers: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -161,19 +169,24 @@ def _at_k(shares: Mapping[str, float] | None) -> str | None:
     return " ".join(f"{k}:{share:g}" for k, share in shares.items()) if shares else None
 
 
-def methods(summary: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row of `METHODS` per model and method (paper, table 3)."""
-    rows: list[dict[str, Any]] = []
-    for model, numbers in summary.items():
-        for name, method in numbers["methods"].items():
-            row: dict[str, Any] = {"model": model, "method": name, "num_runs": method["num_runs"]}
-            for metric in ("control_pct", "scaling", "performance_pct"):
-                short = metric.removesuffix("_pct")
-                interval = method[metric.replace("_pct", "_interval_pct") if short != metric else f"{metric}_interval"]
-                low, high = interval or (None, None)
-                row |= {metric: method[metric], f"{short}_low": low, f"{short}_high": high}
-            rows.append({column: row[column] for column in METHODS})
-    return rows
+def methods(summary: Mapping[str, Mapping[str, Any]], benchmarks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row of `METHODS` per model and method (paper, table 3), over all questions and for every benchmark."""
+    return [
+        _method(method, {"model": model, "benchmark": benchmark, "method": name})
+        for benchmark, part in _parts(summary, benchmarks)
+        for model, numbers in part.items()
+        for name, method in numbers["methods"].items()
+    ]
+
+
+def _method(method: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {**known, "num_runs": method["num_runs"]}
+    for metric in ("control_pct", "scaling", "performance_pct"):
+        short = metric.removesuffix("_pct")
+        interval = method[metric.replace("_pct", "_interval_pct") if short != metric else f"{metric}_interval"]
+        low, high = interval or (None, None)
+        row |= {metric: method[metric], f"{short}_low": low, f"{short}_high": high}
+    return {column: row[column] for column in METHODS}
 
 
 def beside_paper(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> tuple[list[str], list[dict[str, Any]]]:
