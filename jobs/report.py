@@ -103,6 +103,17 @@ def _named(text: str) -> tuple[str, str]:
     return (name, path) if equals and "://" not in name else (text.rstrip("/").rpartition("/")[2], text)
 
 
+def _check_names(options: ReportOptions) -> None:
+    """Figures and tables tell runs by their names, among them the models of this one."""
+    seen = {compare.TUNED, compare.BASE}
+    for name, path in map(_named, (*options.compare, *options.lm_eval)):
+        if name in seen:
+            raise UserError(
+                f"compare: {path} is called {name!r}, as a model or another run is; names must differ: say NAME={path}"
+            )
+        seen.add(name)
+
+
 def _others(options: ReportOptions) -> list[compare.Other]:
     found: list[compare.Other] = []
     for name, path in map(_named, options.compare):
@@ -247,10 +258,11 @@ def _yaml(config: Mapping[str, Any]) -> str:
 
 
 def check(options: ReportOptions) -> None:
-    """The names of the paper's benchmarks, and that what is compared is there."""
+    """The names of the paper's benchmarks, and that what is compared is there and has a name of its own."""
     unknown = sorted(set(options.paper) - set(paper.benchmarks()))
     if unknown:
         raise UserError(f"paper={unknown[0]!r}: the paper has points of {', '.join(paper.benchmarks())}")
+    _check_names(options)
     for name, path in map(_named, options.compare):
         if Artifact(join(path, "generations")).manifest() is None:
             raise UserError(

@@ -433,6 +433,10 @@ def test_every_result_says_what_it_was_measured_with(report: Path):
         ({"paper": ("AIME26",)}, "the paper has points of AIME24"),
         ({"compare": ("nowhere",)}, "nowhere holds no generations"),
         ({"lm_eval": ("nowhere",)}, "no such file or folder"),
+        ({"compare": ("a/laptop", "b/laptop")}, "b/laptop is called 'laptop'.*say NAME=b/laptop"),
+        ({"compare": ("old=a",), "lm_eval": ("old=b",)}, "b is called 'old'"),
+        ({"compare": ("tuned=a",)}, "a is called 'tuned'"),
+        ({"compare": ("runs/base",)}, "say NAME=runs/base"),
     ],
 )
 def test_what_cannot_be_shown_is_said_first(options: dict[str, Any], message: str):

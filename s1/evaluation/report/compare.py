@@ -12,7 +12,7 @@ from s1.evaluation import lm_eval
 from s1.evaluation.bootstrap import difference
 from s1.evaluation.summary import compared, summarise, verdicts
 
-TUNED = "tuned"
+TUNED, BASE = "tuned", "base"
 
 
 @dataclass(frozen=True)
