@@ -84,7 +84,7 @@ def run(options: ReportOptions, context: Context) -> Outcome:
     )
     context.staging.write_bytes("report.html", html.encode())
     context.staging.write_bytes("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False).encode())
-    _write_tables(context, summary, benchmarks, engine)
+    _write_tables(context, metrics)
     for drawing in (*evaluated, *data):
         context.staging.write_bytes(f"{drawing.name}.png", figures.png(drawing.figure))
         context.staging.write_bytes(f"{drawing.name}.svg", figures.svg(drawing.figure))
@@ -117,7 +117,10 @@ def _check_names(options: ReportOptions) -> None:
 def _others(options: ReportOptions) -> list[compare.Other]:
     found: list[compare.Other] = []
     for name, path in map(_named, options.compare):
-        found += compare.of_run(name, Artifact(join(path, "generations")).read(schema.GENERATIONS))
+        generations = Artifact(join(path, "generations"))
+        manifest = generations.manifest()
+        engine = manifest.facts.get("engine", {}) if manifest else {}
+        found += compare.of_run(name, generations.read(schema.GENERATIONS), engine)
     for name, path in map(_named, options.lm_eval):
         found += compare.of_lm_eval(name, lm_eval.read(path))
     return found
@@ -138,13 +141,14 @@ def _data_figures(
     ]
 
 
-def _write_tables(
-    context: Context, summary: Mapping[str, Any], benchmarks: Mapping[str, Any], engine: Mapping[str, Any]
-) -> None:
+def _write_tables(context: Context, metrics: Mapping[str, Any]) -> None:
+    summary, benchmarks, engine = (metrics[name] for name in ("models", "benchmarks", "engine"))
     tables = {
         "results": (numbers.results(summary, benchmarks, engine), numbers.RESULTS),
-        "methods": (numbers.methods(summary, benchmarks), numbers.METHODS),
+        "methods": (numbers.methods(summary, benchmarks, engine), numbers.METHODS),
     }
+    if metrics["compared"]:
+        tables["compared"] = numbers.compared(metrics["compared"]), numbers.COMPARED
     columns, beside = numbers.beside_paper(benchmarks)
     if beside:
         tables["beside_paper"] = beside, tuple(columns)

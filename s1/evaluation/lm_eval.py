@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -30,7 +30,11 @@ _FIELDS = ("problem", "question", "query", "prompt", "input")  # in lower case: 
 
 @dataclass(frozen=True)
 class Task:
-    """What one run of the harness found in one task. `verdicts` is empty when it kept no samples."""
+    """What one run of the harness found in one task.
+
+    `verdicts` is empty when it kept no samples. `engine`: engine, batch_size, precision and versions as its results
+    file names them; empty without one.
+    """
 
     name: str
     metric: str
@@ -38,6 +42,7 @@ class Task:
     interval_pct: tuple[float, float] | None
     num_questions: int | None
     verdicts: dict[str, float]  # question_id -> 0 … 1
+    engine: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def read(folder: str) -> list[Task]:
@@ -50,17 +55,21 @@ def read(folder: str) -> list[Task]:
         raise UserError(f"{folder}: no such file or folder; give what lm-eval wrote with --output_path")
     files = [path] if fs.get_file_info(path).type == pafs.FileType.File else _files(fs, path)
     newest: dict[tuple[str, str], tuple[str, Task]] = {}  # by folder and task, with its date
+    engines: dict[tuple[str, str], dict[str, Any]] = {}  # by folder and date
     logged: dict[tuple[str, str], tuple[str, str]] = {}
     for name in files:  # sorted by date: later ones win
         parent, _, file = name.rpartition("/")
         if found := _RESULTS.fullmatch(file):
-            newest |= {(parent, task.name): (found["date"], task) for task in _from_results(_json(fs, name), name)}
+            results = _json(fs, name)
+            newest |= {(parent, task.name): (found["date"], task) for task in _from_results(results, name)}
+            engines[parent, found["date"]] = _engine(results)
         elif found := _SAMPLES.fullmatch(file):
             logged[parent, found["task"]] = found["date"], name
     for key, (date, name) in logged.items():
         # Of one run, samples say more than results.
         if key not in newest or date >= newest[key][0]:
-            newest[key] = date, _from_samples(key[1], _lines(fs, name), name)
+            task = _from_samples(key[1], _lines(fs, name), name)
+            newest[key] = date, replace(task, engine=engines.get((key[0], date), {}))
     if not newest:
         raise UserError(f"{folder}: holds neither results_*.json nor samples_*.jsonl of lm-eval; give its output_path")
     several = len({parent for parent, _ in newest}) > 1
@@ -162,8 +171,20 @@ def _from_results(results: Any, path: str) -> Iterable[Task]:
                 spread = 1.96 * 100 * error if isinstance(error, int | float) else None
                 bounds = None if spread is None else (max(0.0, 100 * value - spread), min(100.0, 100 * value + spread))
                 count = results.get("n-samples", {}).get(task, {}).get("effective")
-                yield Task(task, metric, 100 * value, bounds, count, {})
+                yield Task(task, metric, 100 * value, bounds, count, {}, _engine(results))
                 break
+
+
+def _engine(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What a results file says of how it was measured."""
+    config: Any = results.get("config") or {}
+    packages = {"lm-eval": "lm_eval_version", "transformers": "transformers_version"}
+    return {
+        "engine": config.get("model"),
+        "batch_size": config.get("batch_size"),
+        "precision": config.get("model_dtype"),
+        "versions": {name: results[key] for name, key in packages.items() if results.get(key)},
+    }
 
 
 def samples(rows: Iterable[Row], model: str, setting: str, date: str) -> dict[str, str]:

@@ -88,6 +88,25 @@ def test_later_results_win_over_earlier_samples(tmp_path: Path):
     assert (task.accuracy_pct, task.verdicts) == (90, {})
 
 
+def test_a_task_knows_what_it_was_measured_with(tmp_path: Path):
+    """As lm-eval 0.4 writes its results; the samples of the same run say nothing of it."""
+    results = {
+        "results": {"gpqa": {"acc,none": 0.5}, "aime24": {"exact_match,none": 1.0}},
+        "config": {"model": "hf", "batch_size": "8", "model_dtype": "torch.bfloat16"},
+        "lm_eval_version": "0.4.13",
+        "transformers_version": None,
+    }
+    write(tmp_path, f"results_{DATE}.json", results)
+    write(tmp_path, f"samples_aime24_{DATE}.jsonl", [sample(0, 1.0)])
+    for task in lm_eval.read(str(tmp_path)):
+        assert task.engine == {
+            "engine": "hf",
+            "batch_size": "8",
+            "precision": "torch.bfloat16",
+            "versions": {"lm-eval": "0.4.13"},
+        }
+
+
 @pytest.mark.parametrize("field", ["Problem", "question", "QUERY"])
 def test_a_question_is_found_however_its_field_is_spelt(tmp_path: Path, field: str):
     write(tmp_path, f"samples_aime24_{DATE}.jsonl", [sample(0, 1.0, doc={"ID": "I-1", field: "What is 2 + 2?"})])

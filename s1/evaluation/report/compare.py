@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from s1.evaluation import lm_eval
 from s1.evaluation.bootstrap import difference
+from s1.evaluation.report.numbers import measured
 from s1.evaluation.summary import compared, summarise, verdicts
 
 TUNED, BASE = "tuned", "base"
@@ -17,13 +18,17 @@ TUNED, BASE = "tuned", "base"
 
 @dataclass(frozen=True)
 class Other:
-    """One model of another run. `numbers`: see `summarise`; empty when only an accuracy is known."""
+    """One model of another run.
+
+    `numbers`: see `summarise`; empty when only an accuracy is known. `measured`: columns of `numbers.MEASURED`.
+    """
 
     name: str
     accuracy_pct: float | None
     interval_pct: tuple[float, float] | None
     num_questions: int | None
     verdicts: Mapping[str, float]  # question_id -> share right, at the natural end
+    measured: Mapping[str, Any]
     numbers: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -32,8 +37,8 @@ def main_model(models: Mapping[str, Any]) -> str:
     return TUNED if TUNED in models else next(iter(models))
 
 
-def of_run(name: str, generations: pa.Table) -> list[Other]:
-    """Every model of a run of ours; the main one carries the run's name alone."""
+def of_run(name: str, generations: pa.Table, engine: Mapping[str, Any]) -> list[Other]:
+    """Every model of a run of ours; the main one carries the run's name alone. `engine`: facts of its evaluation."""
     summary, right = summarise(generations), verdicts(generations)
     if not summary:
         return []
@@ -44,14 +49,21 @@ def of_run(name: str, generations: pa.Table) -> list[Other]:
         title = name if model == main else f"{name}, {model}"
         interval = None if low_high is None else (low_high[0], low_high[1])
         shown = natural.get("accuracy_pct"), interval, natural.get("num_questions")
-        found.append(Other(title, *shown, right.get(model, {}), numbers))
+        found.append(Other(title, *shown, right.get(model, {}), measured(engine), numbers))
     return found
 
 
 def of_lm_eval(name: str, tasks: list[lm_eval.Task]) -> list[Other]:
     """Every task of a run of lm-eval."""
     return [
-        Other(f"{name}, {task.name}", task.accuracy_pct, task.interval_pct, task.num_questions, task.verdicts)
+        Other(
+            f"{name}, {task.name}",
+            task.accuracy_pct,
+            task.interval_pct,
+            task.num_questions,
+            task.verdicts,
+            measured(task.engine),
+        )
         for task in tasks
     ]
 
@@ -65,6 +77,7 @@ def rows(ours: str, right: Mapping[str, float], others: list[Other]) -> list[dic
             "accuracy_interval_pct": [round(bound, 3) for bound in other.interval_pct] if other.interval_pct else None,
             "num_questions": other.num_questions,
             **{name: other.numbers.get(name) for name in ("control_pct", "scaling", "performance_pct")},
+            **other.measured,
             "difference": None if right is other.verdicts else compared(other.name, other.verdicts, ours, right),
         }
         for other in others

@@ -76,6 +76,8 @@ def funnel(manifests: Iterable[Manifest]) -> list[tuple[str, int]]:
     return steps
 
 
+# What a score was measured with.
+MEASURED: tuple[str, ...] = ("engine", "batch_size", "parallelism", "precision", "versions")
 RESULTS: tuple[str, ...] = (
     "model",
     "benchmark",
@@ -95,11 +97,7 @@ RESULTS: tuple[str, ...] = (
     "pass_at_k_pct",
     "majority_at_k_pct",
     "cost_usd",
-    "engine",
-    "batch_size",
-    "parallelism",
-    "precision",
-    "versions",
+    *MEASURED,
 )
 METHODS: tuple[str, ...] = (
     "model",
@@ -115,21 +113,42 @@ METHODS: tuple[str, ...] = (
     "performance_low",
     "performance_high",
     "num_runs",
+    *MEASURED,
+)
+COMPARED: tuple[str, ...] = (
+    "name",
+    "accuracy_pct",
+    "low_pct",
+    "high_pct",
+    "num_questions",
+    "control_pct",
+    "scaling",
+    "performance_pct",
+    "difference_pct",
+    "difference_low",
+    "difference_high",
+    "significant",
+    "num_common",
+    *MEASURED,
 )
 
 
-def results(
-    summary: Mapping[str, Mapping[str, Any]], benchmarks: Mapping[str, Any], engine: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """One row of `RESULTS` per model and setting, over all questions and for every benchmark; unknown is None."""
+def measured(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of `MEASURED` from the engine's facts; unknown is None."""
     versions = engine.get("versions") or {}
-    measured = {
+    return {
         "engine": engine.get("endpoint") or engine.get("engine"),
         "batch_size": engine.get("batch_size"),
         "parallelism": engine.get("parallelism"),
         "precision": engine.get("precision"),
         "versions": " ".join(f"{name} {version}" for name, version in versions.items()) or None,
     }
+
+
+def results(
+    summary: Mapping[str, Mapping[str, Any]], benchmarks: Mapping[str, Any], engine: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """One row of `RESULTS` per model and setting, over all questions and for every benchmark; unknown is None."""
     rows: list[dict[str, Any]] = []
     for benchmark, part in _parts(summary, benchmarks):
         for model, numbers in part.items():
@@ -137,7 +156,7 @@ def results(
                 low, high = run["accuracy_interval_pct"]
                 values = {
                     **run,
-                    **measured,
+                    **measured(engine),
                     "model": model,
                     "benchmark": benchmark,
                     "method": method,
@@ -169,10 +188,12 @@ def _at_k(shares: Mapping[str, float] | None) -> str | None:
     return " ".join(f"{k}:{share:g}" for k, share in shares.items()) if shares else None
 
 
-def methods(summary: Mapping[str, Mapping[str, Any]], benchmarks: Mapping[str, Any]) -> list[dict[str, Any]]:
+def methods(
+    summary: Mapping[str, Mapping[str, Any]], benchmarks: Mapping[str, Any], engine: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """One row of `METHODS` per model and method (paper, table 3), over all questions and for every benchmark."""
     return [
-        _method(method, {"model": model, "benchmark": benchmark, "method": name})
+        _method(method, {**measured(engine), "model": model, "benchmark": benchmark, "method": name})
         for benchmark, part in _parts(summary, benchmarks)
         for model, numbers in part.items()
         for name, method in numbers["methods"].items()
@@ -187,6 +208,27 @@ def _method(method: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, An
         low, high = interval or (None, None)
         row |= {metric: method[metric], f"{short}_low": low, f"{short}_high": high}
     return {column: row[column] for column in METHODS}
+
+
+def compared(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row of `COMPARED` per run that stands beside this one; see `report.compare.rows`."""
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        gap = run["difference"] or {}
+        low, high = run["accuracy_interval_pct"] or (None, None)
+        difference_low, difference_high = gap.get("interval_pct") or (None, None)
+        values = {
+            **run,
+            "low_pct": low,
+            "high_pct": high,
+            "difference_pct": gap.get("difference_pct"),
+            "difference_low": difference_low,
+            "difference_high": difference_high,
+            "significant": gap.get("significant"),
+            "num_common": gap.get("num_questions", 0),
+        }
+        rows.append({name: values[name] for name in COMPARED})
+    return rows
 
 
 def beside_paper(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -228,7 +270,7 @@ def _shared_settings(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) 
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows of `results` or `methods` as CSV."""
+    """Rows of a table as CSV."""
     sink = io.StringIO()
     writer = csv.DictWriter(sink, columns, lineterminator="\n")
     writer.writeheader()
