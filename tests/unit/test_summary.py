@@ -160,12 +160,12 @@ def test_without_a_question_of_both_there_is_no_lead():
 
 
 def test_a_lead_of_two_that_came_out_alike_lies_around_their_share():
-    """Both keep to what is asked in the same 3 of 12 questions: no difference, as uncertain one way as the other."""
-    tokens = [16] * 3 + [17] * 9
+    """Both keep to what is asked in the same 4 of 12 questions: no difference, as uncertain one way as the other."""
+    tokens = [16] * 4 + [17] * 8
     numbers = summary(rows("tuned", "max_16", 16, [True] * 12, tokens), asked("tokens_16", 16, tokens))["tuned"]
     lead = numbers["methods"]["token_conditional"]["control_lead_of_budget_forcing"]
     low, high = numbers["control_interval_pct"]
-    spread = hypot(25 - low, high - 25)
+    spread = hypot(100 / 3 - low, high - 100 / 3)
     assert (lead["difference_pct"], lead["significant"]) == (0, False)
     assert lead["interval_pct"] == pytest.approx([-spread, spread], abs=1e-2)
 
