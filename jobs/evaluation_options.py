@@ -158,14 +158,15 @@ class EvaluateOptions(Config):
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """In the order of asking: the longest thinking first."""
+        """In the order of asking: the natural end, which tells a model that never ends, then the longest thinking."""
         guard = self.natural_max_tokens
         budgets, waits = ((), ()) if self.plain else (self.budgets, self.waits)
-        return (
+        found = (
             *self.parallel.settings(guard),
             *self.conditional.settings(guard),
             *settings.forced(budgets, waits, guard, self.ignore_strs),
         )
+        return tuple(sorted(found, key=lambda setting: setting.name != settings.NATURAL))
 
     @model_validator(mode="after")
     def _settings_make_sense(self) -> EvaluateOptions:

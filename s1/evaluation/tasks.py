@@ -48,7 +48,7 @@ def key_of(row: Mapping[str, Any]) -> Key:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is asked, and how. The settings stand in the order of asking, the longest thinking first."""
+    """What is asked, and how. The settings stand in the order of asking."""
 
     models: tuple[str, ...]
     questions: tuple[Row, ...]

@@ -56,7 +56,7 @@ def test_every_test_question_is_asked_in_every_setting(run_dir: Path):
     assert len(rows) == len(server.bodies) == 2 * 4 * 16
     assert {row["question_id"] for row in rows} == {f"{number:02d}" for number in range(4, 20)}
     assert list(dict.fromkeys((row["model"], row["setting"]) for row in rows)) == [
-        (model, setting) for model in ("base", "tuned") for setting in ("wait_1", "natural", "max_8", "max_4")
+        (model, setting) for model in ("base", "tuned") for setting in ("natural", "wait_1", "max_8", "max_4")
     ]
     assert all(row["correct"] == (int(str(row["question"])) % 2 == 1) for row in rows)
     assert manifest.facts["summary"]["tuned"]["natural"]["accuracy_pct"] == 50
@@ -240,9 +240,7 @@ def test_samples_are_seeded_and_told_apart(run_dir: Path):
 def test_a_model_that_never_ends_is_said_early(run_dir: Path):
     endless = {**FORCED, "ended_by": "context"}
     with serving(budget_forcing=endless) as server, pytest.raises(UserError, match="without ending its thinking"):
-        execute(
-            JOB, options(server, concurrency=1, domains=("sums", "other"), waits=(), models=("tuned",)), str(run_dir)
-        )
+        execute(JOB, options(server, concurrency=1, domains=("sums", "other"), models=("tuned",)), str(run_dir))
     assert len(server.bodies) <= NEVER_ENDS + 1
 
 
