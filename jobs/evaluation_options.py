@@ -179,6 +179,7 @@ class EvaluateOptions(Config):
             )
         if self.waits and not (self.ignore_strs and all(self.ignore_strs)):
             raise ValueError(f"ignore_strs={self.ignore_strs}: must be texts of at least one character")
+        self._check_names()
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"samples={self.samples} at temperature 0 would be {self.samples} equal answers; raise the temperature"
@@ -198,3 +199,16 @@ class EvaluateOptions(Config):
         if unknown:
             raise ValueError(f"conditional.models={unknown[0]!r} is none of models; name it there too")
         return self
+
+    def _check_names(self) -> None:
+        """Answers are kept by the name of their setting; a text of ignore_strs can give one that is taken."""
+        taken: dict[str, Setting] = {}
+        for setting in self.settings:
+            other = taken.setdefault(setting.name, setting)
+            if other is setting:
+                continue
+            one, two = (repr(each.ignore_str) if each.num_ignore else f"a {each.method}" for each in (other, setting))
+            raise ValueError(
+                f"ignore_strs: {one} and {two} would both be the setting {setting.name}, and names must differ; leave "
+                "one out or change the letters or digits of the text"
+            )

@@ -288,6 +288,13 @@ def test_a_server_of_ours_tells_what_it_runs_with(run_dir: Path):
         (["--offline", "--endpoint", "http://x/v1"], "contradict each other"),
         (["--plain"], "for endpoints that cannot force"),
         (["--benchmarks", "aime99"], "known by name are aime24"),
+        (["--ignore-strs", "Wait", "Wait,"], "'Wait' and 'Wait,' would both be the setting wait_1"),
+        (["--ignore-strs", "!", "…"], "'!' and '…' would both be the setting string_1"),
+        (["--ignore-strs", "max", "--waits", "8", "--budgets", "8"], "'max' and a budget_forcing would both be"),
+        (
+            ["--ignore-strs", "Vote", "--waits", "4", "--parallel.majority", "4"],
+            "a majority_voting and 'Vote' would both be",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(
