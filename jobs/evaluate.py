@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import logging
 import os
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from jobs import capacity
@@ -25,6 +22,7 @@ from jobs.evaluation_options import BASE, TUNED, EvaluateOptions
 from jobs.progress import Progress
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
+from jobs.served import served
 from s1 import schema
 from s1.artifacts import Manifest
 from s1.errors import UserError
@@ -205,31 +203,11 @@ def _endpoint(options: EvaluateOptions, context: Context) -> Generator[Endpoint]
     if options.endpoint is not None:
         yield _given_endpoint(options, options.endpoint)
         return
-    from serve.app import AppOptions, deployed
-
     asked, serving = _models(options, context)
-    # Every sample is a request of its own: the sampler's process would only take memory.
-    application = AppOptions.model_validate({**dict(serving), "models": asked, "sampler_replicas": 0})
-    with ray_session(*capacity.of_evaluate(options)), contextlib.ExitStack() as stack:
-        _quiet_serve()
-        with _starting() as on_wait:
-            # One name for one run folder: what an evaluation that was killed has left deployed is taken down.
-            name = f"s1-{fingerprint(context.inputs['checkpoint'].path)}"
-            base_url = stack.enter_context(deployed(asked, application, name=name, on_wait=on_wait))
+    # One name for one run folder: what an evaluation that was killed has left deployed is taken down.
+    name = f"s1-{fingerprint(context.inputs['checkpoint'].path)}"
+    with ray_session(*capacity.of_evaluate(options)), served(asked, serving, name) as base_url:
         yield Endpoint(base_url)
-
-
-def _quiet_serve() -> None:
-    importlib.import_module("ray.serve")  # sets up its logger when it is imported
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-
-
-@contextlib.contextmanager
-def _starting() -> Generator[Callable[[str], None]]:
-    """Says every few seconds which models are still starting."""
-    started = time.monotonic()
-    with Progress("evaluate: starting the models", total=None, unit="s") as bar:
-        yield lambda waiting: bar.update(int(time.monotonic() - started), waiting)
 
 
 def _engine(options: EvaluateOptions) -> dict[str, Any]:

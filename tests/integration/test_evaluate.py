@@ -12,8 +12,9 @@ import pytest
 from chat_server import FORCED, Server, serving
 
 from jobs.evaluate import JOB, NEVER_ENDS
-from jobs.evaluation_options import EvaluateOptions
+from jobs.evaluation_options import EvaluateOptions, ServeOptions
 from jobs.runner import command, execute
+from jobs.served import application, starting
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
@@ -305,3 +306,24 @@ def test_what_does_not_fit_together_is_refused(
     assert exit_.value.code == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (TimeoutError("not serving after 60 s: engine-base"), "engine-base; serve.startup_timeout_s=60 has to cover"),
+        (
+            RuntimeError("could not be served: Error:\n  no memory"),
+            "served: Error: no memory; a model must load within",
+        ),
+    ],
+)
+def test_models_that_do_not_start_end_in_one_line(failure: Exception, message: str):
+    with pytest.raises(UserError, match=message) as said, starting(60):
+        raise failure
+    assert "\n" not in str(said.value) and "\\n" not in str(said.value)
+
+
+def test_the_bound_of_the_start_is_no_option_of_the_application():
+    serving = ServeOptions(startup_timeout_s=60, num_replicas=2)
+    assert application({"base": "embedded:smollm2-135m-instruct"}, serving).num_replicas == 2

@@ -1,0 +1,62 @@
+"""The models of an evaluation on Ray Serve, for the time of a block."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import TYPE_CHECKING
+
+from jobs.evaluation_options import ServeOptions
+from jobs.progress import Progress
+from s1.errors import UserError
+
+if TYPE_CHECKING:
+    from serve.app import AppOptions
+
+
+@contextlib.contextmanager
+def served(models: Mapping[str, str], serving: ServeOptions, name: str) -> Generator[str]:
+    """Yields the URL where `models` (id -> reference) answer; needs an open Ray session.
+
+    UserError when they do not start, or not within `startup_timeout_s`.
+    """
+    from serve.app import deployed
+
+    importlib.import_module("ray.serve")  # sets up its logger when it is imported
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    app, timeout_s = application(models, serving), serving.startup_timeout_s
+    with contextlib.ExitStack() as stack:
+        with starting(timeout_s) as on_wait:
+            base_url = stack.enter_context(deployed(models, app, name=name, timeout_s=timeout_s, on_wait=on_wait))
+        yield base_url
+
+
+def application(models: Mapping[str, str], serving: ServeOptions) -> AppOptions:
+    """What is deployed."""
+    from serve.app import AppOptions
+
+    same = serving.model_dump(exclude={"startup_timeout_s"})
+    # Every sample is a request of its own: the sampler's process would only take memory.
+    return AppOptions.model_validate({**same, "models": dict(models), "sampler_replicas": 0})
+
+
+@contextlib.contextmanager
+def starting(timeout_s: float) -> Generator[Callable[[str], None]]:
+    """The start of the models: says every few seconds which are not there yet, and in one line why they never are."""
+    started = time.monotonic()
+    try:
+        with Progress("evaluate: starting the models", total=None, unit="s") as bar:
+            yield lambda waiting: bar.update(int(time.monotonic() - started), waiting)
+    except TimeoutError as error:
+        raise UserError(
+            f"the models are {error}; serve.startup_timeout_s={timeout_s:g} has to cover new nodes and the loading of "
+            "the weights: raise it, or see what `ray status` waits for"
+        ) from error
+    except RuntimeError as error:
+        raise UserError(
+            f"{' '.join(str(error).split())}; a model must load within what serve.engine and its node have: change "
+            "serve.engine, or the model"
+        ) from error
