@@ -93,6 +93,7 @@ def of_evaluate(options: EvaluateOptions) -> tuple[Demand, ...]:
 
 # Where `ray up` puts the cluster file on the head, which is where submitted jobs run.
 BOOTSTRAP_FILE = Path("~/ray_bootstrap_config.yaml")
+POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 _OF: dict[str, Callable[[Any], tuple[Demand, ...]]] = {
     "distill": of_distill,
@@ -135,7 +136,10 @@ def check(demands: Sequence[Demand]) -> None:
     most = nodes_at_most()
     lack_for_ever = None if most is None else shortage(demands, most)
     if lack_for_ever is not None:
-        raise UserError(f"{lack_for_ever} at most; ask for less, or raise max_workers in the cluster file")
+        raise UserError(
+            f"{lack_for_ever} at most; ask for less, or raise max_workers in the cluster file (maxReplicas on "
+            "Kubernetes)"
+        )
     print(f"{lack} now; waiting for the cluster to grow", file=sys.stderr)
 
 
@@ -168,18 +172,37 @@ def grows() -> bool:
 
 
 def nodes_at_most() -> list[Nodes] | None:
-    """The nodes that the cluster file allows; None where there is no such file."""
+    """The nodes that the cluster file, or KubeRay's RayCluster, allows; None where neither can be read."""
     import yaml
 
     path = BOOTSTRAP_FILE.expanduser()
-    return limits(yaml.safe_load(path.read_text())) if path.is_file() else None
+    if path.is_file():
+        return limits(yaml.safe_load(path.read_text()))
+    name = os.environ.get("RAY_CLUSTER_NAME")  # set by the operator in every pod
+    if name is None or not POD_NAMESPACE_FILE.is_file():
+        return None
+    return kubernetes_limits(name, POD_NAMESPACE_FILE.read_text().strip())
+
+
+def kubernetes_limits(name: str, namespace: str) -> list[Nodes] | None:
+    """The workers that RayCluster `name` allows; None when the pod may not read it or nothing answers."""
+    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
+
+    try:
+        # Not by the autoscaler's own producer: what is not permitted it tries again for 20 s.
+        manifest: dict[str, Any] = node_provider.KubernetesHttpApiClient(namespace).get(f"rayclusters/{name}")
+    except OSError:  # no token, no answer, not permitted: the errors of requests are some, too
+        return None
+    derive: Any = autoscaling_config._derive_autoscaling_config_from_ray_cr  # pyright: ignore[reportPrivateUsage]
+    return limits(derive(manifest))
 
 
 def limits(cluster_file: Mapping[str, Any]) -> list[Nodes]:
     """The workers that a Ray cluster file allows; the head takes none of our tasks."""
+    most = cluster_file["max_workers"]
     found: list[Nodes] = []
     for name, node in cluster_file["available_node_types"].items():
         resources = node.get("resources", {})
-        count = 0 if name == cluster_file["head_node_type"] else node.get("max_workers", cluster_file["max_workers"])
+        count = 0 if name == cluster_file["head_node_type"] else min(node.get("max_workers", most), most)
         found.append(Nodes(count, resources.get("CPU", 0), resources.get("GPU", 0)))
     return found

@@ -22,7 +22,8 @@ class ServeOptions(Config):
     num_cpus: NonNegativeFloat = Field(default=0.5, description="Logical CPUs that one engine replica reserves in Ray.")
     max_ongoing_requests: PositiveInt = Field(default=64, description="Requests that one engine replica works on.")
     startup_timeout_s: PositiveFloat = Field(
-        default=600, description="Longest wait until the models answer: for nodes to come, and for the weights to be loaded."
+        default=600,
+        description="Longest wait until the models answer: for nodes to come, and for the weights to be loaded.",
     )
 
 

@@ -129,6 +129,36 @@ def test_more_than_the_cluster_has_is_told_by_the_scheduler_and_by_us(name: str)
     assert said is not None and "train.workers=17" in said and "room for 16" in said and "16 GPU" in said
 
 
+def test_on_kubernetes_the_limits_are_those_of_the_raycluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Ray's client answers with the manifest that the operator holds; the real one wants HTTPS with the pod's keys."""
+    import requests
+    from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
+
+    (tmp_path / "namespace").write_text("default")
+    monkeypatch.setattr(capacity, "BOOTSTRAP_FILE", tmp_path / "none")
+    monkeypatch.setattr(capacity, "POD_NAMESPACE_FILE", tmp_path / "namespace")
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "s1")
+    manifest = load("kuberay/raycluster.yaml")
+    manifest["metadata"]["namespace"] = "default"
+    asked: list[str] = []
+
+    def get(_: Any, path: str) -> dict[str, Any]:
+        asked.append(path)
+        return manifest
+
+    def refuse(_: Any, path: str) -> dict[str, Any]:
+        raise requests.HTTPError("403 Forbidden")
+
+    monkeypatch.setattr(KubernetesHttpApiClient, "get", get)
+    assert capacity.nodes_at_most() == capacity.limits(autoscaling_config("raycluster.yaml"))
+    assert asked == ["rayclusters/s1"]
+    monkeypatch.setattr(KubernetesHttpApiClient, "get", refuse)
+    assert capacity.nodes_at_most() is None
+    monkeypatch.undo()
+    monkeypatch.setattr(capacity, "BOOTSTRAP_FILE", tmp_path / "none")
+    assert capacity.nodes_at_most() is None  # no pod
+
+
 def test_the_manifests_agree_with_each_other():
     specs = {name: ray_cluster_spec(load(f"kuberay/{name}")) for name in MANIFESTS}
     whole = specs.pop("raycluster.yaml")

@@ -102,6 +102,7 @@ def test_a_cluster_file_allows_its_workers_and_nothing_on_the_head():
             "head": {"resources": {"CPU": 8}, "max_workers": 3},
             "small": {"resources": {"CPU": 16}},
             "large": {"resources": {"CPU": 192, "GPU": 8}, "max_workers": 2},
+            "many": {"resources": {"CPU": 4}, "max_workers": 99},
         },
     }
-    assert capacity.limits(file) == [Nodes(0, 8, 0), Nodes(10, 16, 0), Nodes(2, 192, 8)]
+    assert capacity.limits(file) == [Nodes(0, 8, 0), Nodes(10, 16, 0), Nodes(2, 192, 8), Nodes(10, 4, 0)]
