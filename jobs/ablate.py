@@ -21,7 +21,7 @@ from pydantic import Field
 from jobs import cli, evaluate, select, train
 from jobs.evaluation_options import TUNED, ConditionalOptions, EvaluateOptions, ParallelOptions
 from jobs.ray_session import ray_session, run_folder
-from jobs.runner import Context, Job, JobFlags, Outcome, execute, plan, render_plan
+from jobs.runner import Context, Job, JobFlags, Outcome, execute, plan, render_plan, up_to_date
 from jobs.select import SelectOptions
 from jobs.train import TrainOptions
 from s1 import schema
@@ -244,6 +244,9 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(
                 f"ablate needs the {name} of a run, but {options.run_dir} holds none; run python -m jobs.pipeline first"
             )
+    asked = [stage for variant in in_order(options.variants) for stage in stages(options, variant)]
+    if options.force or not all(up_to_date(plan(job, stage, options.run_dir)) for job, stage in asked):
+        evaluate.check_hub(options.evaluate)
     found = run(options)
     write(options, found)
     print(f"\n{short_table(found)}\n\n{join(Artifact(options.run_dir).path, FOLDER, 'table')}")

@@ -258,6 +258,15 @@ def check(options: EvaluateOptions) -> None:
         )
 
 
+def check_hub(options: EvaluateOptions) -> None:
+    """What only the hub can say, for jobs that train before they evaluate: its benchmarks can be read and graded."""
+    for text in options.benchmarks:
+        try:
+            benchmarks.check_hub(text, options.fields)
+        except UserError as error:
+            raise UserError(f"evaluate: {error}") from error
+
+
 def _check_plan(plan: Plan | None) -> None:
     for name in ("scorer", "reward"):
         if reference := getattr(plan, name, None):

@@ -107,6 +107,12 @@ def run(options: PipelineOptions) -> list[Manifest]:
     return manifests
 
 
+def _evaluated(options: PipelineOptions) -> bool:
+    """Whether everything up to the evaluation is up to date."""
+    needed = [(job, stage) for job, stage in options.stages() if job is not report.JOB]
+    return not options.force and all(up_to_date(plan(job, stage, options.run_dir)) for job, stage in needed)
+
+
 def result(manifests: Sequence[Manifest]) -> str:
     """What the run has found and what it took, as a short table."""
     by_job = {manifest.job: manifest for manifest in manifests}
@@ -139,6 +145,8 @@ def main(argv: Sequence[str]) -> None:
         print("\n\n".join(render_plan(plan(job, stage, options.run_dir)) for job, stage in options.stages()))
         return
     check_writable(options.run_dir)
+    if not _evaluated(options):
+        evaluate.check_hub(options.evaluate)
     manifests = run(options)
     print(f"\n{result(manifests)}\n\n{join(Artifact(options.run_dir).path, 'report', 'report.html')}")
 

@@ -106,6 +106,13 @@ def check(text: str, fields: mapping.Fields) -> None:
         raise UserError(_unanswered(text))
 
 
+def check_hub(text: str, fields: mapping.Fields) -> None:
+    """Raise UserError when `text` is a data set of the hub that is missing, gated or without answers; it is read."""
+    found = parse(text)
+    if found.reference is None or found.reference.startswith(records.HUB):
+        load(text, fields)
+
+
 def state(text: str) -> object:
     """Changes when a file of the benchmark does, or what is known about it."""
     found = parse(text)

@@ -119,6 +119,15 @@ def test_without_features_there_is_nothing_to_choose_from(tmp_path: Path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_benchmark_that_the_hub_does_not_give_is_said_before_ray_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with Artifact(str(tmp_path / "features")).staging() as staging:
+        staging.commit(Manifest("featurize", "f", {}, {}, "0", 0, 0))
+    said = refused(["--run-dir", str(tmp_path), "--evaluate.benchmarks", "hub:nobody/nothing"], capsys)
+    assert said.startswith("error: evaluate: data set 'nobody/nothing'")
+
+
 def test_an_endpoint_serves_one_model_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     argv = ["--run-dir", str(tmp_path), "--evaluate.endpoint", "http://x/v1"]
     assert "every variant runs its own model" in refused(argv, capsys)

@@ -72,6 +72,17 @@ def test_a_bad_row_or_file_is_said_before_ray_starts(
     assert "starting Ray" not in said and sum(line.startswith("error") for line in said) == 1
 
 
+@pytest.mark.parametrize("benchmark", ["aime24", "hub:nobody/nothing", "quiz=hub:nobody/nothing:test"])
+def test_a_benchmark_that_the_hub_does_not_give_is_said_before_anything_runs(
+    benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["--run-dir", str(tmp_path), "--evaluate.benchmarks", benchmark]
+    said = mistake(argv, capsys)
+    assert said.startswith("error: evaluate: data set ") and "cannot be read" in said
+    assert list(tmp_path.iterdir()) == []
+    main([*argv, "--dry-run"])  # asks nobody
+
+
 def test_checking_leaves_nothing_behind(tmp_path: Path):
     check_writable(str(tmp_path / "run"))
     assert list((tmp_path / "run").iterdir()) == []
