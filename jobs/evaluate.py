@@ -18,7 +18,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from jobs import capacity
-from jobs.evaluation_options import BASE, TUNED, EvaluateOptions
+from jobs.evaluation_options import BASE, TUNED, ConditionalOptions, EvaluateOptions, ParallelOptions
 from jobs.progress import Progress
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
@@ -65,8 +65,11 @@ def run(options: EvaluateOptions, context: Context) -> Outcome:
 
 
 def _sweep(options: EvaluateOptions, questions: Sequence[Mapping[str, Any]]) -> Sweep:
-    settings, words = options.settings, options.conditional
-    in_words = [setting.name for setting in settings if setting.instruction is not None]
+    settings = options.settings
+    parts: list[tuple[str, ConditionalOptions | ParallelOptions]] = [
+        (setting.name, options.conditional) for setting in settings if setting.instruction is not None
+    ]
+    parts += [(setting.name, options.parallel) for setting in settings if setting.plan is not None]
     return Sweep(
         models=options.models,
         questions=tuple(questions),
@@ -77,8 +80,8 @@ def _sweep(options: EvaluateOptions, questions: Sequence[Mapping[str, Any]]) -> 
         samples=options.samples,
         seed=options.seed,
         plain=options.plain,
-        only_models=dict.fromkeys(in_words, words.models),
-        only_questions={} if words.num_questions is None else dict.fromkeys(in_words, words.num_questions),
+        only_models={name: part.models for name, part in parts},
+        only_questions={name: part.num_questions for name, part in parts if part.num_questions is not None},
     )
 
 

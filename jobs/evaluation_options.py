@@ -73,6 +73,8 @@ class ParallelOptions(Config):
     )
     step_tokens: PositiveInt = Field(256, description="Tokens of one step of the tree search.")
     max_steps: PositiveInt = Field(16, description="Most steps of the tree search.")
+    models: tuple[str, ...] = Field((), description="Ask only these models so; by default all.")
+    num_questions: PositiveInt | None = Field(None, description="Ask only so many of the questions.")
 
     @model_validator(mode="after")
     def _tree_has_a_reward(self) -> ParallelOptions:
@@ -199,9 +201,10 @@ class EvaluateOptions(Config):
                 f"parallel.tree={self.parallel.tree} goes on from pieces of thinking, which no endpoint does; "
                 "set offline"
             )
-        unknown = sorted(set(self.conditional.models) - set(self.models))
-        if unknown:
-            raise ValueError(f"conditional.models={unknown[0]!r} is none of models; name it there too")
+        for name, part in (("conditional", self.conditional), ("parallel", self.parallel)):
+            unknown = sorted(set(part.models) - set(self.models))
+            if unknown:
+                raise ValueError(f"{name}.models={unknown[0]!r} is none of models; name it there too")
         return self
 
     def _check_names(self) -> None:

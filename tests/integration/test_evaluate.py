@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from chat_server import FORCED, Server, serving
 
+from jobs import pipeline
 from jobs.evaluate import JOB, NEVER_ENDS
 from jobs.evaluation_options import EvaluateOptions, ServeOptions
 from jobs.runner import command, execute
@@ -220,6 +222,36 @@ def test_every_method_is_asked_over_the_one_protocol(run_dir: Path):
     assert "conditional" not in manifest.facts["summary"]["base"]["methods"]
 
 
+def test_methods_that_sample_can_be_kept_to_a_model_and_a_few_questions(run_dir: Path):
+    with serving(budget_forcing={**FORCED, "ended_by": "natural"}) as server:
+        few = {"rejection": (8,), "majority": (2,), "models": ("tuned",), "num_questions": 3}
+        execute(JOB, options(server, waits=(), budgets=(8,), parallel=few), str(run_dir))
+    asked = Counter((row["model"], row["setting"]) for row in table(run_dir))
+    assert asked == {
+        ("base", "natural"): 16,
+        ("base", "max_8"): 16,
+        ("tuned", "natural"): 16,
+        ("tuned", "max_8"): 16,
+        ("tuned", "reject_8"): 3,
+        ("tuned", "vote_2"): 3,
+    }
+
+
+@pytest.mark.parametrize("preset", ["s1", "s1.1"])
+def test_the_presets_of_the_paper_ask_for_its_methods(preset: str):
+    methods = Counter(setting.method for setting in pipeline.parse(["--preset", preset]).evaluate.settings)
+    assert methods == {
+        "budget_forcing": 6 + 3 + 1,
+        "token_conditional": 5,
+        "token_conditional_forced": 5,
+        "step_conditional": 5,
+        "step_conditional_forced": 5,
+        "class_conditional": 2,
+        "rejection_sampling": 5,
+        "majority_voting": 4,
+    }
+
+
 def test_a_strict_endpoint_gets_openai_s_protocol_and_nothing_else(run_dir: Path):
     with serving() as server:
         wanted = options(server, plain=True, num_questions=2, models=("tuned",), conditional={"tokens": (8,)})
@@ -285,7 +317,8 @@ def test_a_server_of_ours_tells_what_it_runs_with(run_dir: Path):
         (["--parallel.tree", "4", "--parallel.reward", "a:b"], "set offline"),
         (["--parallel.best-of", "4", "--parallel.scorer", "nowhere:score"], "'nowhere:score' cannot be loaded"),
         (["--parallel.best-of", "4", "--parallel.scorer", "json:dumps"], "no async function"),
-        (["--conditional.models", "gpt"], "is none of models"),
+        (["--conditional.models", "gpt"], "conditional.models='gpt' is none of models"),
+        (["--parallel.models", "gpt"], "parallel.models='gpt' is none of models"),
         (["--offline", "--endpoint", "http://x/v1"], "contradict each other"),
         (["--plain"], "for endpoints that cannot force"),
         (["--benchmarks", "aime99"], "known by name are aime24"),
