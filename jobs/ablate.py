@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from jobs import cli, evaluate, select, train
+from jobs import capacity, cli, evaluate, select, train
+from jobs.capacity import Demand
 from jobs.evaluation_options import TUNED, ConditionalOptions, EvaluateOptions, ParallelOptions
 from jobs.ray_session import ray_session, run_folder
 from jobs.runner import Context, Job, JobFlags, Outcome, execute, plan, render_plan, up_to_date
@@ -120,6 +121,16 @@ def stages(options: AblateOptions, variant: Variant) -> list[tuple[Job[Any], Con
     ]
 
 
+def every_stage(options: AblateOptions) -> list[tuple[Job[Any], Config]]:
+    """The stages of all variants."""
+    return [stage for variant in in_order(options.variants) for stage in stages(options, variant)]
+
+
+def demands(options: AblateOptions) -> tuple[Demand, ...]:
+    """What all variants ask of a cluster: what none can give is told before the first has cost anything."""
+    return capacity.of_stages((job.name, stage) for job, stage in every_stage(options))
+
+
 def _domains(run_dir: str) -> tuple[str, ...]:
     chosen = Artifact(join(run_dir, FOLDER, SELECTION, "selection"))
     if chosen.manifest() is None:
@@ -137,7 +148,7 @@ def run(options: AblateOptions) -> list[dict[str, Any]]:
     """Run what is not up to date; returns the rows of the table."""
     with ExitStack() as stack:
         print("starting Ray", file=sys.stderr)
-        stack.enter_context(ray_session())
+        stack.enter_context(ray_session(*demands(options)))
         for variant in in_order(options.variants):
             # The selection has to be there before the questions are known.
             for step in range(3):
@@ -232,19 +243,17 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f"evaluate.endpoint={options.evaluate.endpoint}: every variant runs its own model; leave it out"
         )
-    for variant in in_order(options.variants):
-        for job, stage in stages(options, variant):
-            job.check(stage)
+    asked = every_stage(options)
+    for job, stage in asked:
+        job.check(stage)
     if options.dry_run:
-        found = (stage for variant in in_order(options.variants) for stage in stages(options, variant))
-        print("\n\n".join(render_plan(plan(job, stage, options.run_dir)) for job, stage in found))
+        print("\n\n".join(render_plan(plan(job, stage, options.run_dir)) for job, stage in asked))
         return
     for name in ("questions", "features") if not options.evaluate.benchmarks else ("features",):
         if Artifact(join(options.run_dir, name)).manifest() is None:
             raise UserError(
                 f"ablate needs the {name} of a run, but {options.run_dir} holds none; run python -m jobs.pipeline first"
             )
-    asked = [stage for variant in in_order(options.variants) for stage in stages(options, variant)]
     if options.force or not all(up_to_date(plan(job, stage, options.run_dir)) for job, stage in asked):
         evaluate.check_hub(options.evaluate)
     found = run(options)

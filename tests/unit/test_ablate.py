@@ -128,6 +128,18 @@ def test_a_benchmark_that_the_hub_does_not_give_is_said_before_ray_starts(
     assert said.startswith("error: evaluate: data set 'nobody/nothing'")
 
 
+def test_the_cluster_is_asked_for_what_every_variant_needs(tmp_path: Path):
+    options = cli.parse(
+        ablate.AblateOptions,
+        ["--preset", "s1", "--run-dir", str(tmp_path), "--variants", "random"],
+        prog="ablate",
+        description="",
+        fill=lambda sections: {"run_dir": "", **{name: sections[name] for name in ("select", "train", "evaluate")}},
+    )
+    asked = [(demand.option, demand.count, demand.gpus) for demand in ablate.demands(options)]
+    assert asked == [("workers", 16, 1), ("serve.num_replicas", 1, 8)] * 2  # the selection and the random one
+
+
 def test_an_endpoint_serves_one_model_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     argv = ["--run-dir", str(tmp_path), "--evaluate.endpoint", "http://x/v1"]
     assert "every variant runs its own model" in refused(argv, capsys)
