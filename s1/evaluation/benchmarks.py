@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -77,7 +78,7 @@ def parse(text: str) -> Benchmark:
     """`aime24`, `aime24=my/copy.jsonl`, `questions.jsonl`, `quiz=questions.jsonl`, `hub:owner/name[:split]` or
     `module:function`, each also behind `NAME=`.
 
-    UserError when it is neither a known name nor anything that can be read.
+    UserError when it is neither a known name nor anything that can be read, or when files could not bear its name.
     """
     name, equals, reference = text.partition("=")
     if not equals:
@@ -86,6 +87,11 @@ def parse(text: str) -> Benchmark:
         name, reference = benchmark_name(text), text
     if not name or not reference:
         raise UserError(f"benchmark {text!r}: must be NAME, PATH or NAME=PATH")
+    if re.search(r"[\s/\\()\[\]{}<>]", name):
+        raise UserError(
+            f"benchmark {text!r}: files bear its name, and {name!r} has a space, slash or bracket; give another one: "
+            "NAME=PATH"
+        )
     return Benchmark(name, reference, SPECS.get(name) if equals else None)
 
 
@@ -123,7 +129,7 @@ def load(text: str, fields: mapping.Fields) -> list[dict[str, Any]]:
     """The rows of QUESTIONS of one benchmark.
 
     The domain is the benchmark's name, so that its accuracy can be told from that of others. UserError when no row has
-    a reference answer: nothing could be graded.
+    a reference answer: nothing could be graded. Another number of questions than a known benchmark has is told.
     """
     found = parse(text)
     if found.reference is not None:
@@ -135,6 +141,10 @@ def load(text: str, fields: mapping.Fields) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = table.collect(raw, seed=0, num_test=0).rows
     if not any(row["answer"] for row in rows):
         raise UserError(_unanswered(text))
+    if found.spec is not None and len(rows) != found.spec.num_questions:
+        print(
+            f"benchmark {text!r}: {len(rows)} questions, {found.name} has {found.spec.num_questions}", file=sys.stderr
+        )
     return [{**row, "domain": found.name, "split": "test"} for row in rows]
 
 
@@ -158,9 +168,10 @@ def _check_answer(record: Record, answer: str | None, benchmark: Benchmark) -> N
     spec = benchmark.spec
     if spec is None or answer is None:
         return
+    letter = answer.strip().strip("()").upper()
     fits = {
         "integer": re.fullmatch(r"-?[\d,]+(?:\.0+)?", answer.strip().strip("$")) is not None,
-        "choice": answer.strip().strip("()").upper() in LETTERS,
+        "choice": len(letter) == 1 and letter in LETTERS,
         "expression": True,
     }[spec.answers]
     if not fits:

@@ -93,6 +93,8 @@ def test_any_table_is_a_benchmark_by_its_name(tmp_path: Path):
     [
         ("aime24={}", {"problem": "x", "answer": "x + 1"}, "aime24 answers are a whole number, not 'x \\+ 1'"),
         ("gpqa_diamond={}", {"question": "x", "answer": "Jupiter"}, "the letter of an option"),
+        ("gpqa_diamond={}", {"question": "x", "answer": "AB"}, "the letter of an option, not 'AB'"),
+        ("gpqa_diamond={}", {"question": "x", "answer": "()"}, "the letter of an option"),
         ("gpqa_diamond={}", {"Question": "x", "Correct Answer": "y"}, "no field 'Incorrect Answer 1'"),
         ("math500={}", {"problem": "x"}, "no row has an answer"),
     ],
@@ -109,3 +111,24 @@ def test_what_cannot_be_found_is_said_before_anything_runs(text: str):
     with pytest.raises(UserError, match="benchmark "):
         check(text, Fields())
     check("gpqa_diamond", Fields())
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "a b", "a[0]", "a(1)"])
+def test_a_name_that_no_file_could_have_is_refused(name: str, tmp_path: Path):
+    path = write(tmp_path / "q.jsonl", [{"question": "x?", "answer": "4"}])
+    with pytest.raises(UserError, match="has a space, slash or bracket; give another one: NAME=PATH"):
+        check(f"{name}={path}", Fields())
+    with pytest.raises(UserError, match="'my quiz' has a space"):
+        parse("tables/my quiz.jsonl")
+    assert parse("data/*.parquet").reference == "data/*.parquet"
+
+
+def test_another_number_of_questions_than_the_benchmark_has_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [{"problem": f"{number}?", "answer": str(number)} for number in range(30)]
+    load("aime24=" + write(tmp_path / "all.jsonl", rows), Fields())
+    assert capsys.readouterr().err == ""
+    some = "aime24=" + write(tmp_path / "some.jsonl", rows[:29])
+    load(some, Fields())
+    assert capsys.readouterr().err == f"benchmark {some!r}: 29 questions, aime24 has 30\n"
+    load("quiz=" + write(tmp_path / "quiz.jsonl", rows[:2]), Fields())
+    assert capsys.readouterr().err == ""
