@@ -174,6 +174,14 @@ def test_the_manifests_agree_with_each_other():
     assert names == [list(groups), ["h100-on-demand", "h100-spot"]]
 
 
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_every_pod_has_the_keys_of_the_one_secret_if_there_is_one(name: str):
+    spec = ray_cluster_spec(load(f"kuberay/{name}"))
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "s1-keys", "optional": True}}]
+
+
 def test_versions_are_those_of_the_project():
     import ray
 
