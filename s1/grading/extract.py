@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _MARKER = re.compile(
-    r"(?:####(?=[^\n]{0,200}\s*\Z)"  # the way gsm8k ends; elsewhere it is a heading
+    r"(?:####(?=[^\n]{0,200}+\s*\Z)"  # the way gsm8k ends; elsewhere it is a heading
     r"|^[#* \t]*(?:final[ \t]+)?answer[* \t]*$"
     r"|\b(?:final|correct|right)?\s*(?:\d\s+)?answer\b\**\s*(?:is\b\s*:?|:|=)"
     r"|<answer>)"

@@ -21,7 +21,7 @@ _PROOF = re.compile(
     re.IGNORECASE,
 )
 _PROGRAM = re.compile(
-    r"^\s*(?:```|#include\b|def\s+\w+\(|class\s+\w+[:(]|import\s+\w|from\s+\w+\s+import\b|int\s+main\s*\(|"
+    r"^[^\S\n]*(?:```|#include\b|def\s+\w+\(|class\s+\w+[:(]|import\s+\w|from\s+\w+\s+import\b|int\s+main\s*\(|"
     r"public\s+(?:static|class)\b|using\s+namespace\b|function\s+\w+\(|fn\s+\w+\(|SELECT\s.+\sFROM\b)",
     re.MULTILINE,
 )

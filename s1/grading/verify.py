@@ -49,7 +49,9 @@ def _chooses(question: str, gold: str, response: str) -> bool:
     response = response_part(response)
     if not response or unterminated(response):
         return False
-    wanted, answer = kinds.letters(gold), plain(final_answer(response))
+    wanted, answer = kinds.letters(gold), final_answer(response)
+    if len(answer) <= MAX_ANSWER_CHARS:  # in what is longer, brackets within brackets would take long
+        answer = plain(answer)
     named = kinds.letters(answer)
     if named:
         return named == wanted

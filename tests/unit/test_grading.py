@@ -81,7 +81,7 @@ def test_verdicts(gold: str, prediction: str, expected: bool):
     assert equivalent(gold, prediction) is expected
 
 
-@pytest.mark.parametrize(
+HOSTILE = pytest.mark.parametrize(
     "prediction",
     [
         "2^{2^{2^{2^{2^{2^{9}}}}}}",
@@ -99,13 +99,35 @@ def test_verdicts(gold: str, prediction: str, expected: bool):
         "\\text{" * 600 + "}" * 600,
         "\\boxed{\\sum_{n=1}^{10^{100}} n!}",
         "\x00\ud800",
+        "{" * 8_000 + "1" + "}" * 8_000,
+        "a" + "\n" * 24_000 + "a",
     ],
 )
+
+
+@HOSTILE
 def test_hostile_answers_are_wrong_and_quickly_so(prediction: str):
     equivalent("x+1", "1+x")  # the worker is up
     started = time.monotonic()
     assert not equivalent("7", prediction)
     assert time.monotonic() - started < 5
+
+
+@HOSTILE
+@pytest.mark.parametrize(
+    ("question", "gold"),
+    [
+        ("Which? A) 1 B) 2", "B"),
+        ("Write a program.", "def f(a):\n    return a"),
+        ("Prove that 1 > 0.", "It is so. " * 20),
+    ],
+)
+def test_hostile_answers_are_told_quickly_whatever_is_asked_for(question: str, gold: str, prediction: str):
+    equivalent("x+1", "1+x")  # the worker is up
+    for answer, response in ((gold, prediction), (prediction, gold)):
+        started = time.monotonic()
+        assert not correct({"question": question, "answer": answer}, response)
+        assert time.monotonic() - started < 5
 
 
 def test_any_thread_may_ask():
