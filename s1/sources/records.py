@@ -14,6 +14,7 @@ import gzip
 import inspect
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ HUB = "hub:"
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _GLOB = frozenset("*?[")
 _BATCH_ROWS = 1024
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of such bytes
 
 
 @dataclass(frozen=True)
@@ -257,8 +259,9 @@ def _json(stream: IO[bytes]) -> Iterator[Any]:
 
 def _csv(stream: IO[bytes]) -> Iterator[Any]:
     csv.field_size_limit(2**31 - 1)
-    lines = (_decoded(line) for line in io.BufferedReader(cast(io.RawIOBase, stream)))
-    reader = csv.DictReader(lines, strict=True)
+    # A row may be many lines: which row is not UTF-8 is known only when it is whole.
+    buffered = io.BufferedReader(cast(io.RawIOBase, stream))
+    reader = csv.DictReader((line.decode("utf-8-sig", "surrogateescape") for line in buffered), strict=True)
     while True:
         try:
             values = next(reader, None)
@@ -269,6 +272,8 @@ def _csv(stream: IO[bytes]) -> Iterator[Any]:
             return
         if None in values or None in values.values():
             yield _BadRow(f"another number of fields than the header's {len(reader.fieldnames or ())}")
+        elif _NOT_UTF8.search("".join((*values, *values.values()))):
+            yield _BadRow("not UTF-8 (the row or the header); save the file as UTF-8")
         else:
             yield values
 

@@ -17,6 +17,7 @@ from jobs.runner import execute
 from s1 import schema
 from s1.artifacts import Artifact
 from s1.errors import UserError
+from s1.sources.records import read
 
 GOOD = b'{"question": "One?"}\n'
 
@@ -73,6 +74,28 @@ def test_csv_rows_of_another_shape_are_set_aside(tmp_path):
     content = b"question,answer\nOne?,1\nTwo?\nThree?,3,3\nFour?,4\n"
     questions, count, _ = set_aside(tmp_path, "a.csv", content)
     assert (questions, count) == (["One?", "Four?"], 2)
+
+
+@pytest.mark.parametrize(
+    ("header", "bad", "lost"),
+    [
+        (b"question,answer", b"Stra\xdfe?,1", [2]),
+        (b"question,answer", b'"Two\nlines \xff?",1', [2]),
+        (b"question,r\xe9ponse", b"Two?,2", range(1, 503)),
+    ],
+)
+def test_csv_rows_that_are_not_utf8_are_set_aside_one_by_one(tmp_path, header, bad, lost):
+    good = [f"Question {n}?,{n}".encode() for n in range(501)]
+    content = b"\n".join([header, good[0], bad, *good[1:], b""])
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    found: list[str] = []
+    records = list(read(str(path), lambda line, num_rows=1: found.append(line)))
+    assert [line.partition(":")[0] for line in found] == [str(path)] * len(lost)
+    assert [f": row {row}: not UTF-8" in line for row, line in zip(lost, found, strict=True)] == [True] * len(lost)
+    assert len(records) == 502 - len(lost)
+    with pytest.raises(UserError, match=rf"a\.csv: row {lost[0]}: not UTF-8"):
+        list(read(str(path)))
 
 
 def test_a_damaged_part_of_a_parquet_file_takes_its_row_group_with_it(tmp_path):
