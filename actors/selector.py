@@ -74,6 +74,9 @@ class SelectionShard:
         with fs.open_input_file(path) as source:
             column: Any = pq.read_table(source, columns=["embedding"])["embedding"].combine_chunks()
         rows = np.flatnonzero(table.keep[file.first_row : file.first_row + len(column)])
+        if not len(rows):
+            none = Part(rows, np.zeros(0, dtype=np.uint64), np.zeros((0, 0), dtype=np.float32))
+            return (none,) * self._num_shards
         found = column.take(pa.array(rows))
         sizes = set(found.value_lengths().to_pylist())
         if len(sizes) > 1 or None in sizes:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from feature_tables import feature_rows, put
 
+from actors import selector
 from jobs.runner import execute
 from jobs.select import JOB, SelectOptions
 from s1 import schema
@@ -148,3 +149,15 @@ def test_the_benchmarks_mix_comes_from_featurize(tmp_path: Path):
 def test_options_that_do_not_go_together_are_said_first(tmp_path: Path, values: dict[str, Any], says: str):
     with pytest.raises(UserError, match=says):
         execute(JOB, SelectOptions.model_validate(values), str(tmp_path))
+
+
+def test_a_shard_reads_a_file_of_which_no_row_is_kept(tmp_path: Path):
+    put(tmp_path, feature_rows(4))
+    file = selector.File(str(tmp_path / "features" / "part-00000.parquet"), 0)
+    shard = selector.SelectionShard(2, 0)
+    for keep, num_rows in ([False, False], 0), ([False, True], 1):
+        table = selector.Table(np.array(keep), np.ones(2), None, None)
+        parts = [part for part in shard.read(file, table) if isinstance(part, selector.Part)]
+        assert len(parts) == 2 and sum(len(part.rows) for part in parts) == num_rows
+        rows, keys = selector.SelectionShard(2, 0).hold(*parts)
+        assert len(rows) == len(keys) == num_rows
