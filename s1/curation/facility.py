@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from s1.curation.coverage import BLOCK_ROWS, Matrix, nearest, one_thread, unit_length
 from s1.curation.quota import Room
 
-# Gains are sums over this many rows, or over this many times the size; of more rows, over a sample.
+# Gains are sums over this many rows, or over this many times the size, as far as the table below has room for both its
+# sides; of more rows, over a sample.
 SAMPLE_ROWS, SAMPLE_ROWS_PER_PICK = 8192, 8
 # Of more rows than fit into such a table, or than so many times the size, a sample are candidates at first.
 TABLE_BYTES, CANDIDATE_ROWS_PER_PICK = 512 << 20, 4
@@ -36,8 +37,11 @@ class Sample:
 
 
 def num_sample_rows(num_rows: int, size: int) -> int:
-    """Rows that gains are sums over when `size` of `num_rows` are picked."""
-    return min(num_rows, max(SAMPLE_ROWS, SAMPLE_ROWS_PER_PICK * size))
+    """Rows that gains are sums over when `size` of `num_rows` are picked: with `num_candidates` rows beside them, the
+    table has a byte for each pair in TABLE_BYTES at most.
+    """
+    most = TABLE_BYTES // max(1, min(num_rows, CANDIDATE_ROWS_PER_PICK * size))
+    return min(num_rows, max(SAMPLE_ROWS, SAMPLE_ROWS_PER_PICK * size), most)
 
 
 def facility_location(

@@ -1,8 +1,8 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from s1.curation import farthest
+from s1.curation import facility, farthest
 from s1.curation.diversity import METHODS, select
 
 
@@ -89,3 +89,15 @@ def test_quotas_hold_and_nothing_that_fits_is_left_out(pool, method, most):
     room = sum(min(domains.count(name), quotas.get(name, len(domains))) for name in set(domains))
     assert len(picks) == len(set(picks.tolist())) == min(size, room)
     assert all([domains[row] for row in picks].count(name) <= limit for name, limit in quotas.items())
+
+
+@given(st.integers(1, 10**8), st.integers(1, 10**8))
+@example(59_000, 10_000)
+@example(23_170, 23_170)
+def test_the_table_of_facility_location_is_bounded(num_rows, size):
+    sampled = facility.num_sample_rows(num_rows, size)
+    candidates = facility.num_candidates(num_rows, sampled, size)
+    assert 0 < sampled * candidates <= facility.TABLE_BYTES
+    assert candidates >= min(num_rows, size)
+    if num_rows <= 8_192 or num_rows <= min(8 * size, 23_170):
+        assert sampled == candidates == num_rows
