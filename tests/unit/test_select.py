@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 from feature_tables import feature_rows, put
 
 from actors import selector
+from jobs.cli import PRESETS
 from jobs.runner import execute
-from jobs.select import JOB, SelectOptions
+from jobs.select import JOB, Row, SelectOptions, is_kept_first
 from s1 import schema
 from s1.artifacts import Artifact
+from s1.config import read_preset, validate
 from s1.errors import UserError
 
 
@@ -69,6 +72,21 @@ def test_rows_to_keep_come_first(tmp_path: Path):
     put(tmp_path, rows)
     execute(JOB, SelectOptions(size=8, method="s1", keep_first={"*aime*": 0}), str(tmp_path))
     assert [row["question_id"] for row in chosen(tmp_path)][:3] == ["q30", "q10", "q0"]
+
+
+@pytest.mark.parametrize("preset", ["s1", "s1.1"])
+def test_the_presets_of_the_paper_drop_no_wrong_trace_and_keep_three_sources_first(preset: str):
+    options = validate(SelectOptions, read_preset(PRESETS, preset)["select"], "select")
+    assert not options.drop_wrong
+    kept = {"qq8933/AIME_1983_2024", "hub:di-zhang-fdu/AIME_1983_2024", "Idavidrein/gpqa", "hub:Idavidrein/gpqa"}
+    longer = {"simplescaling/openaimath/Algebra", "hub:simplescaling/openaimath/Geometry"}
+    others = {"AI-MO/NuminaMath-CoT/amc_aime", "hub:AI-MO/NuminaMath-CoT/aops_forum", "KbsdJames/Omni-MATH"}
+    for source in kept | longer | others:
+        for num_tokens in (5600, 5601):
+            row = Row("q", source, None, [], True, False, 2, 0, num_tokens)
+            wanted = source in kept or (source in longer and num_tokens > 5600)
+            assert is_kept_first(row, options.keep_first) is wanted
+            assert not is_kept_first(replace(row, trace_correct=False), options.keep_first)
 
 
 def test_all_that_is_left_is_taken_when_more_is_asked_for(tmp_path: Path):
