@@ -19,6 +19,7 @@ MAX_TRACE_CHARS = 4_000_000
 CUT_SHORT = frozenset({"length", "max_tokens", "max_output_tokens", "truncated"})
 
 _NUMBERED = re.compile(r"p[1-9]\d{0,2}\.")
+_AIME = re.compile(r"(?:^|[:/])aime[^/]*\Z", re.IGNORECASE)
 _RUN = re.compile(r"[^\s\]]+")
 
 _TAIL_WORDS, _LOOP_WORDS, _LOOP_ROUNDS = 2_000, 60, 6
@@ -55,9 +56,10 @@ def issues(row: Mapping[str, Any]) -> list[str]:
 def badly_formatted(question: str, source: str = "") -> bool:
     """The reference's format filter: figures that are not there, numbered parts, bold numbers.
 
-    `[asy]` drawings are kept for AIME, whose questions say in words what the figure shows.
+    `[asy]` drawings are kept for AIME, whose questions say in words what the figure shows: sources whose own name begins
+    with it, not parts of collections such as `NuminaMath-CoT/amc_aime`.
     """
-    if "[asy]" in question and "aime" not in source.lower():
+    if "[asy]" in question and not _AIME.search(source):
         return True
     if "![Image]" in question or _NUMBERED.search(question):
         return True

@@ -45,6 +45,8 @@ GOOD = {
         ({"question": "Do **this** often"}, []),
         ({"question": "[asy] draw(); [/asy]"}, ["question_format"]),
         ({"question": "[asy] draw(); [/asy]", "source": "files:aime_1983"}, []),
+        ({"question": "[asy] draw(); [/asy]", "source": "hub:di-zhang-fdu/AIME_1983_2024"}, []),
+        ({"question": "[asy] draw(); [/asy]", "source": "hub:AI-MO/NuminaMath-CoT/amc_aime"}, ["question_format"]),
         ({"question": "x" * 200_000}, ["question_too_long"]),
         ({"answer": None, "attempt": "Some words about it. " * 5}, []),
     ],
