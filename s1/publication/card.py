@@ -15,10 +15,11 @@ NOT_STATED = "not stated"
 _STEPS = {
     "traces": "traces",
     "quality": "without faults, not touching a test question",
-    "difficulty": "not solved by a solver, trace not wrong",
+    "difficulty": "of any difficulty",
     "distinct": "without near-duplicates",
     "selected": "selected",
 }
+_DIFFICULTY = {"drop_solved": "not solved by a solver", "drop_wrong": "trace not wrong"}
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,11 @@ def funnel(manifests: Mapping[str, Manifest]) -> list[tuple[str, int]]:
         if manifest is not None:
             steps.append((met, manifest.rows_in))
             steps += [(kept, manifest.rows_out)] if kept else []
-    found = manifests["selection"].facts.get("funnel", {})
-    return steps + [(label, found[name]) for name, label in _STEPS.items() if name in found]
+    selection = manifests["selection"]
+    found = selection.facts.get("funnel", {})
+    left_out = ", ".join(label for option, label in _DIFFICULTY.items() if selection.config.get(option, True))
+    labels = _STEPS | ({"difficulty": left_out} if left_out else {})
+    return steps + [(label, found[name]) for name, label in labels.items() if name in found]
 
 
 def licence_of(source: str, licences: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from jobs.runner import execute
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
+from s1.publication.card import funnel
 from s1.publication.rows import PUBLISHED
 
 SELECTED: list[dict[str, Any]] = [
@@ -87,6 +88,19 @@ def test_the_selection_becomes_a_data_set_in_the_published_schema(tmp_path: Path
         "attempt": "Answer: 4",
     }
     assert (rows[1]["solution"], rows[1]["cot_type"]) == ("5", "science")
+
+
+@pytest.mark.parametrize(
+    ("config", "label"),
+    [
+        ({"drop_solved": True, "drop_wrong": False}, "not solved by a solver"),
+        ({"drop_solved": False, "drop_wrong": True}, "trace not wrong"),
+        ({"drop_solved": False, "drop_wrong": False}, "of any difficulty"),
+    ],
+)
+def test_the_card_names_no_reason_that_was_switched_off(config: dict[str, bool], label: str):
+    facts = {"funnel": {"difficulty": 5}}
+    assert funnel({"selection": Manifest("select", "s" * 16, config, {}, "0.1", 9, 2, facts=facts)}) == [(label, 5)]
 
 
 def test_the_card_says_how_the_rows_came_about(tmp_path: Path):
