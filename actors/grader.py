@@ -47,7 +47,7 @@ class TraceGrader:
         self._names, self._index = tests.names, tests.index()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """question_id, what is wrong, which test questions are touched, trace_correct and trace_tokens of every row."""
+        """question_id, what is wrong, which test questions are touched, trace_correct and lengths of every row."""
         rows: list[dict[str, Any]] = batch.to_pylist()
         faults = [quality.issues(row) for row in rows]
         by_question = self._touched([row["question"] or "" for row in rows])
@@ -55,6 +55,7 @@ class TraceGrader:
         for names, question, trace in zip(faults, by_question, by_trace, strict=True):
             names += [CONTAMINATED] if question else []
             names += [TRACE_CONTAMINATED] if trace else []
+        thinking, attempt = self._num_tokens(rows, "thinking"), self._num_tokens(rows, "attempt")
         return pa.table(
             {
                 "question_id": batch["question_id"],
@@ -62,7 +63,8 @@ class TraceGrader:
                 "question_touches": pa.array(by_question, pa.string()),
                 "trace_touches": pa.array(by_trace, pa.string()),
                 "trace_correct": _verdicts(rows, "attempt"),
-                "trace_tokens": pa.array([self._num_tokens(row) for row in rows], pa.int64()),
+                "trace_tokens": pa.array(map(sum, zip(thinking, attempt, strict=True)), pa.int64()),
+                "thinking_tokens": pa.array(thinking, pa.int64()),
             }
         )
 
@@ -70,9 +72,8 @@ class TraceGrader:
         """Names of the test questions that the texts touch."""
         return [self._names[at] if at >= 0 else None for at in self._index.touched(texts).tolist()]
 
-    def _num_tokens(self, row: dict[str, Any]) -> int:
-        """Tokens of thinking and attempt, of the student's tokenizer."""
-        return sum(len(self._template.plain(row[name] or "")) for name in ("thinking", "attempt"))
+    def _num_tokens(self, rows: list[dict[str, Any]], column: str) -> list[int]:
+        return [len(self._template.plain(row[column] or "")) for row in rows]
 
 
 def grade_attempts(batch: pa.Table) -> pa.Table:

@@ -33,7 +33,7 @@ from s1.errors import UserError
 
 COLUMNS = [
     *("question_id", "source", "domain", "quality_issues", "trace_correct", "solver_correct"),
-    *("solver_attempts", "solver_solved", "trace_tokens"),
+    *("solver_attempts", "solver_solved", "trace_tokens", "thinking_tokens"),
     "embedding",
 ]
 EMBEDDING = "embedding"
@@ -59,7 +59,7 @@ class SelectOptions(Config):
     )
     keep_first: dict[str, int] = Field(
         default={},
-        description="Patterns of source or domain, with the least trace tokens: such rows with a right answer are "
+        description="Patterns of source or domain, with the least thinking tokens: such rows with a right answer are "
         "picked before all others (method s1).",
     )
     quality: Literal["length", "difficulty"] = Field(
@@ -98,6 +98,7 @@ class Row:
     solver_attempts: int | None
     solver_solved: int | None
     trace_tokens: int
+    thinking_tokens: int
 
 
 def check(options: SelectOptions) -> None:
@@ -211,7 +212,8 @@ def choose(options: SelectOptions, rows: Sequence[Row], points: NDArray[np.float
         points,
         options.size,
         options.method,
-        lengths=[row.trace_tokens for row in rows],
+        # Algorithm 1 goes by the thinking alone.
+        lengths=[row.thinking_tokens if options.method == "s1" else row.trace_tokens for row in rows],
         domains=domains(rows),
         quality=quality(options, rows),
         seed=options.seed,
@@ -308,7 +310,7 @@ def is_kept_first(row: Row, patterns: Mapping[str, int]) -> bool:
     """Whether the row is one of those that Algorithm 1 keeps up front."""
     names = [name.lower() for name in (row.source, row.domain) if name]
     return row.trace_correct is True and any(
-        row.trace_tokens > least and any(fnmatch.fnmatchcase(name, pattern.lower()) for name in names)
+        row.thinking_tokens > least and any(fnmatch.fnmatchcase(name, pattern.lower()) for name in names)
         for pattern, least in patterns.items()
     )
 

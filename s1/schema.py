@@ -60,7 +60,7 @@ TRACES = _schema(
 
 FEATURES = _schema(
     "FEATURES",
-    2,
+    3,
     *_QUESTION,
     ("metadata", STRING),
     *_TRACE,
@@ -74,6 +74,7 @@ FEATURES = _schema(
     ("solver_attempts", INT),  # attempts of all solvers that have a verdict
     ("solver_solved", INT),  # and how many of them were right
     ("trace_tokens", INT),  # thinking and attempt
+    ("thinking_tokens", INT),
     ("embedding", pa.list_(pa.float32())),  # unit length
 )
 

@@ -25,6 +25,7 @@ def feature_rows(num_rows: int = 40) -> list[dict[str, Any]]:
             "trace_correct": True,
             "solver_correct": False,
             "trace_tokens": 100 + at,
+            "thinking_tokens": 90 + at,
             "embedding": point.tolist(),
         }
         for at, point in enumerate(points)

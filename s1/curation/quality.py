@@ -56,8 +56,8 @@ def issues(row: Mapping[str, Any]) -> list[str]:
 def badly_formatted(question: str, source: str = "") -> bool:
     """The reference's format filter: figures that are not there, numbered parts, bold numbers.
 
-    `[asy]` drawings are kept for AIME, whose questions say in words what the figure shows: sources whose own name begins
-    with it, not parts of collections such as `NuminaMath-CoT/amc_aime`.
+    `[asy]` drawings are kept for AIME, whose questions say in words what the figure shows: of sources whose own name
+    begins with it, not of parts of collections such as `NuminaMath-CoT/amc_aime`.
     """
     if "[asy]" in question and not _AIME.search(source):
         return True

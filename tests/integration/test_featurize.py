@@ -81,6 +81,7 @@ def test_traces_become_features_and_features_a_selection(tmp_path: Path):
     assert all(row["solver"] == "embedded:smollm2-135m-instruct" and row["solver_attempt"] for row in sums)
     assert all(row["solver_correct"] is not None for row in sums)
     assert all(10 < row["trace_tokens"] < 40 for row in sums)
+    assert all(0 < row["thinking_tokens"] < row["trace_tokens"] for row in sums)
     norms = np.linalg.norm([row["embedding"] for row in found], axis=1)
     assert norms == pytest.approx(np.ones(len(found)), abs=1e-3)
 

@@ -83,10 +83,24 @@ def test_the_presets_of_the_paper_drop_no_wrong_trace_and_keep_three_sources_fir
     others = {"AI-MO/NuminaMath-CoT/amc_aime", "hub:AI-MO/NuminaMath-CoT/aops_forum", "KbsdJames/Omni-MATH"}
     for source in kept | longer | others:
         for num_tokens in (5600, 5601):
-            row = Row("q", source, None, [], True, False, 2, 0, num_tokens)
+            row = Row("q", source, None, [], True, False, 2, 0, num_tokens + 100, num_tokens)
             wanted = source in kept or (source in longer and num_tokens > 5600)
             assert is_kept_first(row, options.keep_first) is wanted
             assert not is_kept_first(replace(row, trace_correct=False), options.keep_first)
+
+
+def test_algorithm_1_goes_by_the_thinking_alone(tmp_path: Path):
+    rows = feature_rows()
+    for row in rows:
+        row["domain"] = "a"
+    rows[7] |= {"thinking_tokens": 5000, "trace_tokens": 5001}
+    rows[8] |= {"thinking_tokens": 10, "trace_tokens": 9000}
+    put(tmp_path, rows)
+    firsts = []
+    for seed in range(20):
+        execute(JOB, SelectOptions(size=5, method="s1", seed=seed), str(tmp_path))
+        firsts += [row["question_id"] for row in chosen(tmp_path)]
+    assert firsts.count("q7") == 20 and firsts.count("q8") == 0
 
 
 def test_all_that_is_left_is_taken_when_more_is_asked_for(tmp_path: Path):
