@@ -145,13 +145,16 @@ def unique_ids(traces: Artifact) -> list[str]:
 
 
 def test_items(options: FeaturizeOptions) -> TestItems:
-    """All questions of the test sets; a name is the file or data set, and the row."""
-    names: list[str] = []
+    """All questions of the test sets; a name is the file or data set, with folders where two share one, and the row."""
+    places: list[tuple[str, int]] = []
     questions: list[str] = []
     for path in options.test_sets:
         for record in records.read(path):
-            names.append(f"{record.file.rpartition('/')[2]}:{record.row}")
+            places.append((record.file, record.row))
             questions.append(mapping.to_question(record, mapping.Fields(), path).question)
+    short = {file: file.rpartition("/")[2] for file, _ in places}
+    times = Counter(short.values())
+    names = [f"{short[file] if times[short[file]] == 1 else file}:{row}" for file, row in places]
     return TestItems(names, questions, options.ngram, options.normalise, options.coverage)
 
 

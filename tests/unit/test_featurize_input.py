@@ -37,6 +37,18 @@ def test_a_damaged_file_is_named_even_where_its_keys_can_be_read(tmp_path: Path)
         execute(featurize.JOB, featurize.FeaturizeOptions(), str(tmp_path))
 
 
+def test_test_sets_of_one_name_are_told_apart(tmp_path: Path):
+    files = [tmp_path / name for name in ("a/test.jsonl", "b/test.jsonl", "b/other.jsonl")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text('{"question": "One?"}\n{"question": "Two?"}\n')
+    tests = featurize.test_items(featurize.FeaturizeOptions(test_sets=tuple(map(str, files))))
+    same = [f"{file}:{row}" for file in files[:2] for row in (1, 2)]
+    assert tests.names == [*same, "other.jsonl:1", "other.jsonl:2"]
+    twice = featurize.test_items(featurize.FeaturizeOptions(test_sets=(str(files[0]), str(files[0]))))
+    assert twice.names == 2 * ["test.jsonl:1", "test.jsonl:2"]
+
+
 def attempt(key: str, model: str, verdict: bool | None) -> dict[str, Any]:
     return {"question_id": key, "solver": model, "solver_attempt": f"{model} says {verdict}", "solver_correct": verdict}
 
