@@ -50,7 +50,7 @@ class CollectOptions(Config):
     on_fault: Literal["stop", "set_aside"] = Field(
         "stop", description="A row that cannot be used: stop and name it, or set it aside and count it."
     )
-    max_question_chars: int = Field(100_000, ge=1, description="A longer question is a fault.")
+    max_question_chars: int = Field(100_000, ge=1, description="A longer question, answer or solution is a fault.")
     path: str = Field("", description="Source files: a file, a folder or a glob (JSONL, JSON, CSV, Parquet, also .gz).")
     fields: Fields = Field(Fields(), description="Sources files and hub: which field holds what.")
     hub: data_sets.Hub = Field(data_sets.Hub(), description="Source hub: which data set.")
@@ -191,13 +191,15 @@ def _mapped(
 def _usable(raw: Iterator[RawQuestion], max_chars: int, on_fault: Fault) -> Iterator[RawQuestion]:
     """Questions that a teacher can be asked."""
     for question in raw:
-        if len(question.question) <= max_chars:
-            yield question
-        else:
+        texts = {"a question": question.question, "an answer": question.answer, "a solution": question.solution}
+        too_long = [f"{name} of {len(text)}" for name, text in texts.items() if text and len(text) > max_chars]
+        if too_long:
             on_fault(
-                f"{question.where or question.source}: a question of {len(question.question)} characters, at most "
-                f"{max_chars} are allowed (--max-question-chars)"
+                f"{question.where or question.source}: {too_long[0]} characters, at most {max_chars} are allowed "
+                "(--max-question-chars)"
             )
+        else:
+            yield question
 
 
 def _total(options: CollectOptions) -> int | None:

@@ -45,6 +45,8 @@ def set_aside(tmp_path, name: str, content: bytes, **options: object) -> tuple[l
         (b'{"question"', "row 2: not JSON"),
         (b"[1]", "row 2: is a list"),
         (json.dumps({"question": "x" * 10_000_000}).encode(), "row 2: a question of 10000000 characters"),
+        (json.dumps({"question": "?", "answer": "x" * 200_000}).encode(), "row 2: an answer of 200000 characters"),
+        (json.dumps({"question": "?", "solution": "x" * 200_000}).encode(), "row 2: a solution of 200000 characters"),
     ],
 )
 def test_a_bad_row_is_set_aside_and_the_rest_is_collected(tmp_path, row, says):
@@ -54,10 +56,13 @@ def test_a_bad_row_is_set_aside_and_the_rest_is_collected(tmp_path, row, says):
     assert says in lines[0]
 
 
-def test_a_question_that_is_too_long_is_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("field", "says"), [("question", "a question"), ("answer", "an answer"), ("solution", "a solution")]
+)
+def test_a_text_that_is_too_long_is_one_line(tmp_path, field, says):
     path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"question": "x" * 200}))
-    with pytest.raises(UserError, match=r"row 1: a question of 200 characters, at most 100"):
+    path.write_text(json.dumps({"question": "Short?", field: "x" * 200}))
+    with pytest.raises(UserError, match=rf"row 1: {says} of 200 characters, at most 100"):
         execute(JOB, CollectOptions(source="files", path=str(path), max_question_chars=100), str(tmp_path / "run"))
 
 
