@@ -6,7 +6,7 @@ The questions are those of the data folder, filled up to --rows with splices of 
 other questions around the answer, at random between half and twice as long. The test sets are MATH500 and AIME24. No
 solver is asked. The jobs run as a user runs them, one after the other on a local Ray; memory is the sum over the whole
 tree of processes, Ray's own among them, of proportional set sizes (shared pages are counted once). Prints one JSON
-object a job and one for all.
+object a job and one for all. Exit code 1 when a job needs more than 6 GB.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from decontamination import corpus
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from process_tree import watched
 
+MAX_PEAK_GB = 6.0
 ENCODER, STUDENT = "embedded:minilm", "embedded:smollm2-135m-instruct"
 
 
@@ -78,6 +79,8 @@ def main() -> None:
             "peak_gb": max(result["peak_gb"] for result in results.values()),
         }
         print(json.dumps(summary), flush=True)
+    if summary["peak_gb"] > MAX_PEAK_GB:
+        raise SystemExit(f"missed: {summary['peak_gb']} GB, at most {MAX_PEAK_GB}")
 
 
 if __name__ == "__main__":
