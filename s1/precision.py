@@ -19,7 +19,7 @@ _INSTRUCTIONS = frozenset({"amx_bf16", "bf16"})
 
 
 def resolve(dtype: Dtype | Literal["auto"], *, gpu: bool) -> Dtype:
-    """`dtype`; in place of "auto" bfloat16, or float32 where the model runs on a CPU without matrix instructions for it."""
+    """`dtype`; in place of "auto" bfloat16, or float32 on a CPU without matrix instructions for it."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if gpu or cpu_has_bfloat16() else "float32"

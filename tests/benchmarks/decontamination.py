@@ -7,7 +7,7 @@ two of them; the test side are MATH500, AIME24, AMC23 and a part of GSM8K. The p
 reference's way: an index of the n-grams of all questions. Each side runs in a process of its own; memory is what it
 adds to the questions. Then, against MATH500: how many of the 36 near copies of a third-party audit are found in each
 mode, and which share of the published s1K outside of the audit's list is flagged beside them. Exit code 1 when a bound
-is missed, which is said on stderr: the paper's comparison within 3 s, 150 MB, the verdicts of the reference, and 34
+is missed, which is said on stderr: 3 s, 150 MB, the verdicts of the reference, and 34
 near copies found when normalised.
 """
 
@@ -111,8 +111,8 @@ def speed(data: Path, num_rows: int, num_tests: int, normalise: bool) -> list[st
     }
     print(json.dumps(summary), flush=True)
     missed: list[str] = []
-    if not normalise and ours["seconds"] > MAX_SECONDS:
-        missed.append(f"{ours['seconds']} s, at most {MAX_SECONDS}")
+    if ours["seconds"] > MAX_SECONDS:
+        missed.append(f"{ours['seconds']} s, at most {MAX_SECONDS} (normalise {normalise})")
     if ours["added_mb"] > MAX_ADDED_MB:
         missed.append(f"{ours['added_mb']} MB added, at most {MAX_ADDED_MB} (normalise {normalise})")
     if not summary["same_verdicts"]:
