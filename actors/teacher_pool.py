@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -100,11 +100,15 @@ class TeacherWorker:
         return _Chosen(spec.build(name), spec.identity(name), service, gate)
 
     async def _trace(self, question: Question) -> TraceOutcome:
-        """What the first teacher says that does not hand the question on, or else the last one."""
+        """What the first teacher says that does not hand the question on, or else the last one; the cost is that of
+        all who were asked.
+        """
         async with self._under_way:
             outcome, is_local = self._fatal or TraceOutcome(Status.DECLINED), False
+            cost_usd = 0.0
             for chosen in self._chosen:
                 outcome = self._fatal or await self._asked_once(chosen, question)
+                cost_usd += outcome.cost_usd
                 is_local = chosen.gate is None and outcome.status != Status.UNASKED
                 if outcome.status not in HANDED_ON:
                     break
@@ -114,7 +118,7 @@ class TeacherWorker:
                     await self._connection.call("stop", outcome.detail)
             if self._connection is not None:
                 self._connection.finished(outcome, is_local=is_local)
-            return outcome
+            return replace(outcome, cost_usd=cost_usd)
 
     async def _asked_once(self, chosen: _Chosen, question: Question) -> TraceOutcome:
         """The outcome from the ledger, or a new one that the ledger holds before anybody sees it."""

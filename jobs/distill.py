@@ -104,17 +104,18 @@ def run(options: DistillOptions, context: Context) -> Outcome:
     ledger = Ledger(options.ledger or join(context.run_dir, "_ledger")) if spec.is_paid else None
     with Spool(OUTCOMES, ROWS_PER_FILE) as spool:
         tally = Tally(questions["question_id"].to_pylist(), spool)
+        spent_usd = 0.0
         if ledger is not None:
             ledger.check_writable()
             ledger.compact()  # what a killed run has left in many small files
-            take_recorded(tally, questions, spec, ledger)
+            spent_usd = take_recorded(tally, questions, spec, ledger)
         num_recorded = tally.num_done
         waiting = questions.filter(pa.array([key not in tally for key in questions["question_id"].to_pylist()]))
         if waiting.num_rows:
             if ledger is not None:
                 print(_outlook(spec, num_recorded, waiting.num_rows), file=sys.stderr)
             with ray_session(*capacity.of_distill(options)):
-                stopped = _ask(options, spec, waiting, tally, ledger)
+                stopped = _ask(options, spec, waiting, tally, ledger, spent_usd)
             if ledger is not None:
                 ledger.compact()
             check_stopped(options, tally, stopped, ledger)
@@ -132,7 +133,12 @@ def _outlook(spec: TeacherSpec, num_recorded: int, num_waiting: int) -> str:
 
 
 def _ask(
-    options: DistillOptions, spec: TeacherSpec, waiting: pa.Table, tally: Tally, ledger: Ledger | None
+    options: DistillOptions,
+    spec: TeacherSpec,
+    waiting: pa.Table,
+    tally: Tally,
+    ledger: Ledger | None,
+    spent_usd: float,
 ) -> str | None:
     """Ask about the rows of `waiting`; returns why the asking stopped before its end, if it did."""
     with Progress("distill", waiting.num_rows, "questions") as bar:
@@ -141,7 +147,7 @@ def _ask(
                 tally.add(row)
                 bar.advance(1, tally.note())
             return None
-        limiter = rate_limiter.start(spec.services, waiting.num_rows, options.max_usd, tally.cost_usd)
+        limiter = rate_limiter.start(spec.services, waiting.num_rows, options.max_usd, spent_usd)
         with Watch(limiter, bar) as watch:
             for row in stream(waiting, spec, ledger.uri, options.pool, limiter):
                 tally.add(row)
@@ -153,24 +159,29 @@ def _ask(
         return numbers.stopped
 
 
-def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: Ledger) -> None:
-    """Count outcomes that an earlier run has paid for.
+def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: Ledger) -> float:
+    """Count outcomes of the first teacher that an earlier run has paid for; returns what all teachers' recorded
+    outcomes for these questions have cost.
 
-    With a first teacher that costs nothing, the workers look them up themselves, after that one has been asked.
+    Those of the second one the workers look up themselves, after the first one has been asked.
     """
-    identity = spec.identity(spec.names[0])
-    if identity is None:
-        return
-    by_key: dict[str, list[Question]] = {}
-    for batch in questions.select(QUESTION_COLUMNS).to_batches():
-        for values in batch.to_pylist():
-            by_key.setdefault(request_key(values["question"], identity), []).append(Question(**values))
+    spent_usd = 0.0
     ledger.refresh()
-    for key, outcome in ledger.find(by_key):
-        if len(spec.names) > 1 and outcome.status in HANDED_ON:
+    for name in spec.names:
+        identity = spec.identity(name)
+        if identity is None:
             continue
-        for row in outcome_table(by_key[key], [outcome] * len(by_key[key])).to_pylist():
-            tally.add(row)
+        by_key: dict[str, list[Question]] = {}
+        for batch in questions.select(QUESTION_COLUMNS).to_batches():
+            for values in batch.to_pylist():
+                by_key.setdefault(request_key(values["question"], identity), []).append(Question(**values))
+        for key, outcome in ledger.find(by_key):
+            spent_usd += outcome.cost_usd
+            if name != spec.names[0] or (len(spec.names) > 1 and outcome.status in HANDED_ON):
+                continue
+            for row in outcome_table(by_key[key], [outcome] * len(by_key[key])).to_pylist():
+                tally.add(row)
+    return spent_usd
 
 
 def training_questions(options: DistillOptions, context: Context) -> pa.Table:

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from teacher_server import completion, refusal, teaching
+from teacher_server import candidate, completion, refusal, teaching
 
 from actors.rate_limiter import RateLimiter
 from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, TeacherWorker
 from jobs.collect import JOB as COLLECT
 from jobs.collect import CollectOptions
-from jobs.distill import JOB, DistillOptions, check_losses, check_stopped
+from jobs.distill import JOB, DistillOptions, check_losses, check_stopped, take_recorded
 from jobs.runner import command, execute
 from jobs.spool import Spool
 from jobs.tally import Tally
@@ -62,10 +62,14 @@ def test_a_dry_run_says_whom_it_would_ask(tmp_path, capsys):
     assert "asks: worked then recorded for 1 traces" in capsys.readouterr().out
 
 
-def ask(worker: TeacherWorker, *texts: str) -> list[dict]:
+def questions(*texts: str) -> pa.Table:
     rows = [dict.fromkeys(QUESTION_COLUMNS) | {"question_id": question_id(t), "question": t} for t in texts]
     schema = pa.schema([(name, pa.string()) for name in QUESTION_COLUMNS])
-    return asyncio.run(worker(pa.Table.from_pylist(rows, schema=schema))).to_pylist()
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def ask(worker: TeacherWorker, *texts: str) -> list[dict]:
+    return asyncio.run(worker(questions(*texts))).to_pylist()
 
 
 def options(base_url: str, **settings: object) -> DistillOptions:
@@ -108,6 +112,7 @@ def test_no_more_questions_are_under_way_than_allowed(tmp_path):
     assert most[0] == 3
 
 
+GEMINI = candidate("hm", "7")  # 20 tokens of thinking and answer
 DOLLAR_EACH = {"usd_per_million_output": 1e6 / 20, "expected_output_tokens": 20}
 
 
@@ -126,6 +131,33 @@ def test_at_the_cap_nothing_more_is_asked_and_what_was_bought_is_kept(tmp_path):
         ledger = Ledger(str(tmp_path / "ledger"))
         ledger.refresh()
         assert len(ledger) == 5
+
+
+def test_what_both_teachers_are_paid_is_in_the_cost_and_counts_against_the_cap_of_the_next_run(tmp_path):
+    def script(text: str, count: int):
+        # The second teacher is Gemini, on the same server, and is asked only about what was blocked.
+        return completion("hm", text, reason="stop" if text == "a" else "content_filter") if count == 1 else GEMINI
+
+    with teaching(script) as server:
+        gemini = {"model": "g", "base_url": server.origin, "api_key_env": "", "usd_per_million_output": 1e6 / 20}
+        values = options(server.base_url, **DOLLAR_EACH).model_dump() | {"then": "gemini", "gemini": gemini}
+        spec = registry.spec(DistillOptions.model_validate(values))
+        ledger = Ledger(str(tmp_path / "ledger"))
+        rows = ask(TeacherWorker(spec, ledger.uri, 8, RateLimiter(spec.services, 3)), *"abc")
+        assert [(row["status"], row["cost_usd"]) for row in rows] == [("ok", 1.0), ("ok", 2.0), ("ok", 2.0)]
+
+        tally = Tally([row["question_id"] for row in rows], Spool(OUTCOMES, 10))
+        spent_usd = take_recorded(tally, questions(*"abc"), spec, ledger)
+        assert (spent_usd, tally.num_done, tally.cost_usd) == (5.0, 1, 1.0)
+        limiter = RateLimiter(spec.services, 3, 5.5, spent_usd)
+        again = ask(TeacherWorker(spec, ledger.uri, 8, limiter), *"bcd")
+        assert [row["cost_usd"] for row in again] == [2.0, 2.0, 0.0]
+        assert again[2]["status"] == "unasked"
+        assert asyncio.run(limiter.report()).cost_usd == 5.0
+        assert server.asked == {"a": 1, "b": 2, "c": 2}
+        # A first teacher that costs nothing changes nothing about that.
+        spec = registry.spec(DistillOptions.model_validate(values | {"teacher": "worked"}))
+        assert take_recorded(tally, questions(*"abc"), spec, ledger) == 2.0
 
 
 def test_failures_that_pass_are_asked_again_with_a_permit_each_and_others_are_not(tmp_path):
