@@ -42,7 +42,9 @@ class Service(Config):
         return self.usd_per_million_input > 0 or self.usd_per_million_output > 0
 
     def cost_usd(self, input_tokens: int | None, output_tokens: int | None) -> float:
-        """What a response costs; unknown tokens cost nothing."""
+        """What a response costs: what it is expected to when the service counts no tokens at all, so that a cap holds."""
+        if input_tokens is None and output_tokens is None:
+            return self.expected_usd
         prompt = (input_tokens or 0) * self.usd_per_million_input
         return (prompt + (output_tokens or 0) * self.usd_per_million_output) / 1e6
 

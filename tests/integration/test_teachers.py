@@ -59,6 +59,14 @@ def test_the_thinking_is_found_in_either_field(where):
     assert outcome.model_version == "r1-0528"
 
 
+def test_an_answer_without_usage_costs_what_was_expected():
+    reply = completion("2 + 2 = 4", "4")
+    reply.payload["usage"] = None
+    with teaching(lambda *_: reply) as server:
+        outcome = ask(server.base_url, usd_per_million_output=2.0, expected_output_tokens=500)
+    assert (outcome.output_tokens, outcome.cost_usd) == (None, pytest.approx(1e-3))
+
+
 @pytest.mark.parametrize("content", ["<think>\n2 + 2 = 4\n</think>\n\n4", "2 + 2 = 4</think>4"])
 def test_the_thinking_is_found_in_tags(content):
     with teaching(lambda *_: completion("", content)) as server:

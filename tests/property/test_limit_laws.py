@@ -126,8 +126,12 @@ def simulate(
     max_usd: float | None = None,
     spread: float = 1.0,
     killed_every: int = 0,
+    counted: float = 1.0,
 ) -> Run:
-    """`num` questions by eight workers against a service with random latencies, costs and failures."""
+    """`num` questions by eight workers against a service with random latencies, costs and failures.
+
+    `counted`: the share of answers that come with their number of tokens.
+    """
     draw = random.Random(seed)
     retry = Retry(attempts=1000, first_pause_s=0.5, longest_pause_s=20)
     service = OpenAI(
@@ -167,7 +171,9 @@ def simulate(
         now, permit, cost = heapq.heappop(under_way)
         failed = draw.random() < failing
         run.spent_usd += 0 if failed else cost
-        result = Result(failed, None if failed else int(cost * 1000), 0 if failed else cost)
+        tokens = int(cost * 1000) if not failed and draw.random() < counted else None
+        known_usd = cost if tokens is not None else service.cost_usd(None, None)
+        result = Result(failed, tokens, 0 if failed else known_usd)
         limiter.finished(now, permit, result)
         if permit == -1 or failed:
             waiting += not run.stopped
@@ -210,6 +216,15 @@ def test_the_cap_is_passed_by_no_more_than_what_the_last_requests_cost_beyond_ex
     assert run.finished == 100 or "is reached" in run.stopped
     assert run.most_over_usd <= 1e-9, "a request was sent when the cap had been passed"
     assert run.spent_usd <= max_usd + run.most_under_way * MEAN_USD * spread * 2 + 1e-9
+
+
+@settings(max_examples=30)
+@given(max_usd=st.floats(0.1, 30), most=st.integers(1, 64), counted=st.floats(0, 1), seed=st.integers(0, 1000))
+def test_the_cap_holds_when_the_service_does_not_say_what_was_used(max_usd, most, counted, seed):
+    limits = Limits(max_concurrency=most, give_up_after_s=1e6)
+    run = simulate(limits, num=100, seed=seed, max_usd=max_usd, spread=0.0, counted=counted)
+    assert run.finished * MEAN_USD <= max_usd + 1e-9
+    assert "is reached" in run.stopped
 
 
 @settings(max_examples=30)
