@@ -161,7 +161,10 @@ def outcome_table(questions: Sequence[Question], outcomes: Sequence[TraceOutcome
 def stream(
     questions: pa.Table, spec: TeacherSpec, ledger_uri: str | None, pool: Pool, limiter: Any = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of OUTCOMES as they come, one for every row of `questions`. Needs a Ray session."""
+    """Rows of OUTCOMES as they come, one for every row of `questions`. Needs a Ray session.
+
+    UserError when one of them is FATAL; with a limiter, which that has stopped, only after what was under way is done.
+    """
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -192,9 +195,15 @@ def stream(
         num_cpus=pool.num_cpus,
         num_gpus=spec.num_gpus if pool.num_gpus is None else pool.num_gpus,
     )
+    fatal: dict[str, Any] | None = None
     for batch in traced.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in cast(pa.Table, batch).to_pylist():
-            if row["status"] == Status.FATAL:
-                who = f"{row['teacher']}: " if row["teacher"] else ""
-                raise UserError(f"{who}{row['detail']}; what was finished is kept, mend this and run again")
-            yield row
+            if row["status"] != Status.FATAL:
+                yield row
+            else:
+                fatal = fatal or row
+        if fatal is not None and limiter is None:  # nothing that is paid for is under way
+            break
+    if fatal is not None:
+        who = f"{fatal['teacher']}: " if fatal["teacher"] else ""
+        raise UserError(f"{who}{fatal['detail']}; what was finished is kept, mend this and run again")

@@ -94,9 +94,11 @@ def _replies(
     columns |= {"question_id": list(prompts), "question": list(prompts.values())}
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     limiter = rate_limiter.start(spec.services, table.num_rows, options.max_usd, spent_usd)
-    with Progress(label, table.num_rows, "replies") as bar, Watch(limiter, bar) as watch:
-        for row in stream(table, spec, ledger_uri, options.pool, limiter):
-            if row["status"] == Status.UNASKED:
-                raise UserError(f"{label}: stopped ({row['detail']}); what was finished is kept, run again to go on")
-            yield row
-        watch.numbers()
+    with Progress(label, table.num_rows, "replies") as bar:
+        with Watch(limiter, bar) as watch:
+            # To the end: with an exception here the session would end, and with it what is under way and paid for.
+            yield from stream(table, spec, ledger_uri, options.pool, limiter)
+            numbers = watch.numbers()
+        watch.end_if_told()
+    if numbers.stopped is not None:
+        raise UserError(f"{label}: stopped ({numbers.stopped}); what was finished is kept, run again to go on")

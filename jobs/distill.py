@@ -10,7 +10,6 @@ where it stopped, and pays for nothing twice.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -26,7 +25,6 @@ from jobs.runner import Context, Job, Outcome, command
 from jobs.spool import POSITION, Spool
 from jobs.tally import Tally
 from jobs.teacher_watch import Watch
-from jobs.termination import terminate
 from s1 import extensions, schema
 from s1.artifacts import Manifest, Staging, join
 from s1.errors import UserError
@@ -152,10 +150,7 @@ def _ask(
             for row in stream(waiting, spec, ledger.uri, options.pool, limiter):
                 tally.add(row)
             numbers = watch.numbers()
-        if watch.signal == signal.SIGTERM:
-            terminate()
-        if watch.signal is not None:
-            raise KeyboardInterrupt
+        watch.end_if_told()
         return numbers.stopped
 
 

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from jobs.progress import Progress
+from jobs.termination import terminate
 from s1.teachers.numbers import Numbers
 
 _LOOK_S = 0.25
@@ -54,6 +55,13 @@ class Watch:
         numbers: Numbers = ray.get(self._limiter.publish.remote())
         self._bar.update(numbers.num_done, numbers.note())
         return numbers
+
+    def end_if_told(self) -> None:
+        """End the job as the signal that came does, if one came: after the block, when nothing is under way."""
+        if self.signal == signal.SIGTERM:
+            terminate()
+        if self.signal is not None:
+            raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:

@@ -1,0 +1,87 @@
+"""Asking a model short questions on a real Ray: how it ends, what it costs, and that nothing is bought twice."""
+
+import os
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from teacher_server import Reply, completion, refusal, teaching
+
+from jobs import termination
+from jobs.asking import AskOptions, ask
+from jobs.ray_session import ray_session
+from jobs.teacher_watch import Watch
+from s1.errors import UserError
+from s1.teachers.ledger import Ledger
+
+
+@pytest.fixture(scope="module")
+def ray():
+    with ray_session():
+        yield
+
+
+def options(base_url: str, **settings: object) -> AskOptions:
+    price = {"usd_per_million_output": 1e6 / 20, "expected_output_tokens": 20}  # a dollar for every reply
+    endpoint = {"base_url": base_url, "model": "r1", **price}
+    return AskOptions.model_validate({"openai": endpoint, "pool": {"num_cpus": 0.1, "concurrency": 32}, **settings})
+
+
+def prompts(*texts: str) -> dict:
+    """Each says in its second round that it is asked again."""
+    return {f"key {at}": partial(said, text) for at, text in enumerate(texts)}
+
+
+def said(text: str, number: int) -> str:
+    return text if number == 1 else f"{text} (again)"
+
+
+def num_recorded(uri: Path) -> int:
+    ledger = Ledger(str(uri))
+    ledger.refresh()
+    return len(ledger)
+
+
+MANY = [f"question {number}" for number in range(40)]
+
+
+@pytest.mark.parametrize("ending", ["cap", "fatal", "interrupted"])
+def test_what_is_under_way_when_the_asking_stops_is_waited_for(ray, tmp_path: Path, ending: str):
+    under_way = threading.Event()
+
+    def script(text: str, _: int) -> Reply:
+        if text != MANY[0]:
+            under_way.set()
+            time.sleep(2)
+            return completion("hm", "yes")
+        under_way.wait(30)
+        if ending == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+        return refusal(401, "invalid key") if ending == "fatal" else completion("hm", "yes", tokens=20 * 50)
+
+    says = {
+        "cap": (UserError, r"label: stopped \(max_usd=30 is reached.*\); what was finished is kept"),
+        "fatal": (UserError, "invalid key; what was finished is kept"),
+        "interrupted": (KeyboardInterrupt, ""),
+    }
+    with teaching(script) as server:
+        kind, message = says[ending]
+        max_usd = 30 if ending == "cap" else None
+        with pytest.raises(kind, match=message):
+            ask(options(server.base_url, max_usd=max_usd), prompts(*MANY), str.strip, str(tmp_path), "label")
+        assert num_recorded(tmp_path) == server.finished.total() - (ending == "fatal")
+        assert server.paid.total() == num_recorded(tmp_path) > 1
+
+
+def test_a_signal_that_was_waited_for_ends_the_job_as_itself(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(termination, "_received", threading.Event())
+    watch = Watch(None, None)  # pyright: ignore[reportArgumentType]
+    watch.end_if_told()
+    for number, terminated in ((signal.SIGINT, False), (signal.SIGTERM, True)):
+        watch.signal = number
+        with pytest.raises(KeyboardInterrupt):
+            watch.end_if_told()
+        assert termination.was_terminated() is terminated
