@@ -6,7 +6,7 @@ A reply that cannot be read is asked for again in other words, so that the ledge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +20,7 @@ from jobs.teacher_watch import Watch
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers import registry, service
+from s1.teachers.ledger import Ledger, request_key
 from s1.teachers.openai import OpenAI
 from s1.teachers.protocol import Status
 from s1.teachers.registry import TeacherOptions
@@ -38,7 +39,9 @@ class AskOptions(Config):
     max_unread: float = Field(
         default=0.02, ge=0, le=1, description="Share of replies that may stay unread before the job ends."
     )
-    max_usd: NonNegativeFloat | None = Field(default=None, description="Most that the requests of this run may cost.")
+    max_usd: NonNegativeFloat | None = Field(
+        default=None, description="Most that the replies may cost, what is recorded already included."
+    )
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Answers(Generic[Value]):
 def check(options: AskOptions, name: str) -> None:
     """Raise UserError when the endpoint cannot be asked. Asks nobody."""
     service.check(options.openai, name)
+    service.check_cap(options.openai, name, options.max_usd)
 
 
 def ask(
@@ -61,8 +65,9 @@ def ask(
     read: Callable[[str], Value | None],
     ledger_uri: str,
     label: str,
+    spent_usd: float = 0.0,
 ) -> Answers[Value]:
-    """What `read` makes of the replies. Needs a Ray session.
+    """What `read` makes of the replies. Needs a Ray session. `spent_usd` of the cap has been spent before.
 
     UserError when more than `max_unread` stay unread, or when the asking stops; what was paid for is in the ledger.
     """
@@ -72,7 +77,7 @@ def ask(
         waiting = {key: prompt(number) for key, prompt in prompts.items() if key not in found}
         if not waiting:
             break
-        for row in _replies(options, waiting, ledger_uri, label, cost_usd):
+        for row in _replies(options, waiting, ledger_uri, label, spent_usd + cost_usd):
             cost_usd += row["cost_usd"] or 0.0
             value = read(row["attempt"] or "") if row["status"] in _ANSWERED else None
             if value is not None:
@@ -93,6 +98,7 @@ def _replies(
     columns = {name: [None] * len(prompts) for name in QUESTION_COLUMNS}
     columns |= {"question_id": list(prompts), "question": list(prompts.values())}
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    spent_usd += _recorded_usd(prompts.values(), options.openai.identity(), ledger_uri)
     limiter = rate_limiter.start(spec.services, table.num_rows, options.max_usd, spent_usd)
     with Progress(label, table.num_rows, "replies") as bar:
         with Watch(limiter, bar) as watch:
@@ -101,4 +107,14 @@ def _replies(
             numbers = watch.numbers()
         watch.end_if_told()
     if numbers.stopped is not None:
-        raise UserError(f"{label}: stopped ({numbers.stopped}); what was finished is kept, run again to go on")
+        raise UserError(
+            f"{label}: stopped ({numbers.stopped}); what was finished is kept, run again to go on "
+            "(with a higher max_usd, if that was the reason)"
+        )
+
+
+def _recorded_usd(texts: Iterable[str], identity: Mapping[str, Any], ledger_uri: str) -> float:
+    """What the replies to `texts` that are in the ledger already have cost."""
+    ledger = Ledger(ledger_uri)
+    ledger.refresh()
+    return sum(outcome.cost_usd for _, outcome in ledger.find(request_key(text, identity) for text in texts))

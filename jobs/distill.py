@@ -29,7 +29,7 @@ from s1 import extensions, schema
 from s1.artifacts import Manifest, Staging, join
 from s1.errors import UserError
 from s1.sources import records
-from s1.teachers import registry
+from s1.teachers import registry, service
 from s1.teachers.ledger import Ledger, request_key
 from s1.teachers.protocol import HANDED_ON, Question, Status
 from s1.teachers.registry import TeacherOptions, TeacherSpec
@@ -56,17 +56,10 @@ class DistillOptions(TeacherOptions):
 def check(options: DistillOptions) -> None:
     """Raise UserError for what cannot work. Starts nothing and asks nobody."""
     registry.check(options)
-    if options.max_usd is None:
-        return
     for name in registry.chosen(options):
-        service = registry.service(options, name)
-        if service is not None and not service.is_priced:
-            prices = ("usd_per_million_input", "usd_per_million_output")
-            flags = [f"--{name}.{price.replace('_', '-')}" for price in prices]
-            give = f"{name}.service {' and '.join(prices)}" if extensions.is_reference(name) else " and ".join(flags)
-            raise UserError(
-                f"max_usd={options.max_usd:g} cannot be kept without a price of {service.model!r}: give {give}"
-            )
+        settings = registry.service(options, name)
+        if settings is not None:
+            service.check_cap(settings, name, options.max_usd)
 
 
 def describe(options: DistillOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
@@ -77,19 +70,9 @@ def describe(options: DistillOptions, manifests: Mapping[str, Manifest | None]) 
     names = registry.chosen(options)
     lines = [f"asks: {' then '.join(names)} for {count or '?'} traces, {options.pool.num_workers} worker(s)"]
     for name in names:
-        service = registry.service(options, name)
-        if service is None:
-            continue
-        if not service.is_priced:
-            lines.append(f"cost of {name}: no price of {service.model!r} is set")
-            continue
-        each = f"{service.expected_input_tokens:,} + {service.expected_output_tokens:,} tokens each"
-        total = "?" if count is None else f"{count * service.expected_usd:,.2f}"
-        line = f"cost of {name}: about ${total} when all come to it and nothing is recorded ({each})"
-        if service.max_tokens is not None and count is not None:
-            most = count * service.cost_usd(service.expected_input_tokens, service.max_tokens)
-            line += f", at most ${most:,.2f} ({service.max_tokens:,} tokens of response)"
-        lines.append(line)
+        settings = registry.service(options, name)
+        if settings is not None:
+            lines.append(service.estimate(settings, name, count))
     if options.max_usd is not None:
         lines.append(f"cap: ${options.max_usd:,.2f}")
     return lines
@@ -126,7 +109,7 @@ def run(options: DistillOptions, context: Context) -> Outcome:
 def _outlook(spec: TeacherSpec, num_recorded: int, num_waiting: int) -> str:
     """What is about to be asked, and what that is likely to cost."""
     line = f"distill: {num_recorded} recorded, {num_waiting} to ask"
-    costs = [num_waiting * service.expected_usd for service in spec.services.values() if service.is_priced]
+    costs = [num_waiting * priced.expected_usd for priced in spec.services.values() if priced.is_priced]
     return f"{line}, about ${max(costs):,.2f}" if costs else line
 
 

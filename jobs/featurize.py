@@ -115,8 +115,9 @@ def run(options: FeaturizeOptions, context: Context) -> Outcome:
         attempted: Iterable[Row] = attempt_questions(options.solver, without_faults(questions, features))
         if options.judge.enabled:
             attempted = list(attempted)
+            spent_usd = found["judged_traces"]["cost_usd"]
             found["judged_attempts"] = judging.judge_attempts(
-                options.judge, attempted, questions, solutions, ledger_uri
+                options.judge, attempted, questions, solutions, ledger_uri, spent_usd
             )
         for key, values in summed_up(attempted).items():
             features[key].update(values)

@@ -49,15 +49,23 @@ def judge_traces(
 
 
 def judge_attempts(
-    options: JudgeOptions, attempts: list[Row], questions: pa.Table, solutions: Mapping[str, str], ledger_uri: str
+    options: JudgeOptions,
+    attempts: list[Row],
+    questions: pa.Table,
+    solutions: Mapping[str, str],
+    ledger_uri: str,
+    spent_usd: float,
 ) -> Row:
-    """Set solver_correct of attempts that no rule finds right; what the report tells about it."""
+    """Set solver_correct of attempts that no rule finds right; what the report tells about it.
+
+    `spent_usd`: what the judge has cost before.
+    """
     asked = {row["question_id"]: row for row in questions.to_pylist()}
     prompts: dict[str, Prompt] = {}
     for at, row in enumerate(attempts):
         if not row["solver_correct"]:
             add_prompt(prompts, str(at), asked[row["question_id"]], row["solver_attempt"], solutions)
-    answers = ask(options, prompts, judge.verdict, ledger_uri, "featurize: judge of solvers")
+    answers = ask(options, prompts, judge.verdict, ledger_uri, "featurize: judge of solvers", spent_usd)
     for key, verdict in answers.found.items():
         attempts[int(key)]["solver_correct"] = verdict
     right = sum(answers.found.values())

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 from pydantic import Field, SecretStr
 
+from s1 import extensions
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.limits import Limits
@@ -42,7 +43,7 @@ class Service(Config):
         return self.usd_per_million_input > 0 or self.usd_per_million_output > 0
 
     def cost_usd(self, input_tokens: int | None, output_tokens: int | None) -> float:
-        """What a response costs: what it is expected to when the service counts no tokens at all, so that a cap holds."""
+        """What a response costs: when the service counted no tokens at all, what is expected, so that a cap holds."""
         if input_tokens is None and output_tokens is None:
             return self.expected_usd
         prompt = (input_tokens or 0) * self.usd_per_million_input
@@ -71,6 +72,29 @@ def check(settings: Service, name: str) -> None:
         if url.scheme not in ("http", "https") or not url.host:
             raise UserError(f"{name}.base_url={settings.base_url!r}: must be a URL such as http://127.0.0.1:8000/v1")
     api_key(settings, name)
+
+
+def check_cap(settings: Service, name: str, max_usd: float | None) -> None:
+    """Raise UserError when there is a cap and no price to keep it with."""
+    if max_usd is None or settings.is_priced:
+        return
+    prices = ("usd_per_million_input", "usd_per_million_output")
+    flags = [f"--{name}.{price.replace('_', '-')}" for price in prices]
+    give = f"{name}.service {' and '.join(prices)}" if extensions.is_reference(name) else " and ".join(flags)
+    raise UserError(f"max_usd={max_usd:g} cannot be kept without a price of {settings.model!r}: give {give}")
+
+
+def estimate(settings: Service, name: str, count: int | None) -> str:
+    """What `count` questions may cost when all come to this service, in one line for `--dry-run`."""
+    if not settings.is_priced:
+        return f"cost of {name}: no price of {settings.model!r} is set"
+    each = f"{settings.expected_input_tokens:,} + {settings.expected_output_tokens:,} tokens each"
+    total = "?" if count is None else f"{count * settings.expected_usd:,.2f}"
+    line = f"cost of {name}: about ${total} when all come to it and nothing is recorded ({each})"
+    if settings.max_tokens is not None and count is not None:
+        most = count * settings.cost_usd(settings.expected_input_tokens, settings.max_tokens)
+        line += f", at most ${most:,.2f} ({settings.max_tokens:,} tokens of response)"
+    return line
 
 
 def api_key(settings: Service, name: str) -> SecretStr | None:

@@ -76,6 +76,22 @@ def test_what_is_under_way_when_the_asking_stops_is_waited_for(ray, tmp_path: Pa
         assert server.paid.total() == num_recorded(tmp_path) > 1
 
 
+def test_the_cap_counts_what_was_spent_before_and_what_is_recorded(ray, tmp_path: Path):
+    def read(reply: str) -> str | None:
+        return reply if "again" in reply else None
+
+    with teaching(lambda text, _: completion("hm", text)) as server:
+        capped = options(server.base_url, max_usd=5.5)
+        three = prompts("a", "b (again)", "c (again)")  # one of them takes two rounds
+        answers = ask(capped, three, read, str(tmp_path), "label", 1.0)
+        assert (len(answers.found), answers.cost_usd) == (3, 4.0)
+        answers = ask(capped, three, read, str(tmp_path), "label", 1.0)
+        assert (len(answers.found), answers.cost_usd, server.asked.total()) == (3, 4.0, 4)
+        with pytest.raises(UserError, match=r"max_usd=5.5 is reached: \$5.0000 are spent"):
+            ask(capped, {**three, "more": partial(said, "d (again)")}, read, str(tmp_path), "label", 1.0)
+        assert server.asked.total() == 4
+
+
 def test_a_signal_that_was_waited_for_ends_the_job_as_itself(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(termination, "_received", threading.Event())
     watch = Watch(None, None)  # pyright: ignore[reportArgumentType]

@@ -168,6 +168,10 @@ def test_one_question_twice_is_said_before_ray_starts(tmp_path: Path):
         ({"solver": SolverOptions(attempts=4)}, "at temperature 0 all are the same"),
         ({"judge": JudgeOptions(enabled=True)}, "needs --judge.openai.model"),
         ({"domains": DomainOptions(method="llm")}, "needs --domains.llm.openai.model"),
+        (
+            {"judge": JudgeOptions(enabled=True, max_usd=5, openai=OpenAI(model="r1"))},
+            "max_usd=5 cannot be kept without a price of 'r1': give --judge.openai.usd-per-million-input",
+        ),
     ],
 )
 def test_mistakes_are_said_before_ray_starts(tmp_path: Path, values: dict[str, Any], says: str):
