@@ -34,11 +34,10 @@ def completion(
     return Reply({"model": "r1-0528", "choices": [{"message": message, "finish_reason": reason}], "usage": usage})
 
 
-def refusal(status: int, message: str = "not now", **headers: str) -> Reply:
+def refusal(status: int, message: str = "not now", *, code: object = None, **headers: str) -> Reply:
     """An error in the way that services report it."""
-    return Reply(
-        {"error": {"message": message}}, status, {name.replace("_", "-"): value for name, value in headers.items()}
-    )
+    error = {"message": message, "code": code}
+    return Reply({"error": error}, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 def candidate(thinking: str, text: str, *, reason: str = "STOP", **more: Any) -> Reply:

@@ -6,6 +6,7 @@ comes from the environment and goes nowhere but into the header.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,19 @@ from s1.teachers.service import FATAL_CODES, TRANSIENT_CODES, Service, num_token
 PROMPT_VERSION = "1"  # part of every ledger key: raise it when `body` asks in another way
 _TRANSIENT_ERRORS = (httpx.TransportError, httpx.DecodingError)
 _NO_CREDIT = "insufficient_quota"
+# A model that is not there is a 404 nearly everywhere; with these services a 400.
+_NO_MODEL = re.compile(
+    r"model not exist"  # DeepSeek
+    r"|is not a valid model id",  # OpenRouter
+    re.IGNORECASE,
+)
+# What a filter says about one question: another one may fare better.
+_FILTERED = re.compile(
+    r"\bcontent_filter\b"  # Azure OpenAI, as the error's code
+    r"|content exists risk"  # DeepSeek
+    r"|requires moderation\b.*\bflagged",  # OpenRouter, with 403
+    re.IGNORECASE,
+)
 
 
 class OpenAI(Service):
@@ -93,9 +107,12 @@ class OpenAITeacher:
 
 def _refusal(response: httpx.Response) -> TraceOutcome:
     """The outcome of a status that is no success."""
-    code, detail = response.status_code, f"HTTP {response.status_code}: {_error_text(response)}"
+    code, (kind, text) = response.status_code, _error(response)
+    detail = f"HTTP {code}: {text}"
+    if code in (400, 403) and _FILTERED.search(f"{kind} {text}"):
+        return TraceOutcome(Status.BLOCKED, detail=detail, finish_reason="content_filter")
     # No credit comes as 429 too, and does not pass by waiting.
-    if code in FATAL_CODES or _NO_CREDIT in response.text:
+    if code in FATAL_CODES or _NO_CREDIT in response.text or (code == 400 and _NO_MODEL.search(text)):
         return TraceOutcome(Status.FATAL, detail=detail)
     if code == 429 or code in TRANSIENT_CODES:
         status = Status.RATE_LIMITED if code == 429 else Status.TRANSIENT
@@ -114,11 +131,11 @@ def thinking_and_attempt(message: Mapping[str, Any]) -> tuple[str | None, str]:
     return split_think_tags(str(content))
 
 
-def _error_text(response: httpx.Response) -> str:
-    """What the service says about a failure, in one short line."""
+def _error(response: httpx.Response) -> tuple[str, str]:
+    """The code that the service gives a failure, if any, and what it says about it, in one short line each."""
     try:
         error = response.json()["error"]
-        text = error["message"] if isinstance(error, dict) else error
+        kind, text = (error.get("code"), error["message"]) if isinstance(error, dict) else (None, error)
     except (ValueError, LookupError, TypeError, RecursionError):
-        text = response.text
-    return short(text)
+        kind, text = None, response.text
+    return short(kind or ""), short(text)

@@ -27,6 +27,7 @@ class Status(StrEnum):
 PASSING = frozenset({Status.RATE_LIMITED, Status.TRANSIENT})  # may go well the next time
 HANDED_ON = frozenset({Status.DECLINED, Status.BLOCKED, Status.RECITATION})  # another teacher may do better
 _BLOCKED_REASONS = frozenset({"content_filter", "refusal"})
+_BROKEN_OFF_REASONS = frozenset({"abort", "error"})  # of vLLM and SGLang; of OpenRouter when its provider fails
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def classified(thinking: str | None, attempt: str | None, finish_reason: str, **
         status, detail = Status.TRUNCATED, "the token limit came before the end of the answer"
     elif finish_reason in _BLOCKED_REASONS:
         status, detail = Status.BLOCKED, f"finish reason {finish_reason}"
+    elif finish_reason in _BROKEN_OFF_REASONS:
+        status, detail = Status.TRANSIENT, f"broken off by the service: finish reason {finish_reason}"
     elif not thinking:
         status, detail = Status.MALFORMED, "no thinking"
     elif not attempt:

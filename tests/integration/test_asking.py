@@ -65,7 +65,7 @@ def test_what_is_under_way_when_the_asking_stops_is_waited_for(ray, tmp_path: Pa
     says = {
         "cap": (UserError, r"label: stopped \(max_usd=30 is reached.*\); what was finished is kept"),
         "fatal": (UserError, "invalid key; what was finished is kept"),
-        "interrupted": (KeyboardInterrupt, ""),
+        "interrupted": (KeyboardInterrupt, None),
     }
     with teaching(script) as server:
         kind, message = says[ending]

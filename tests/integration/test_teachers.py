@@ -99,6 +99,14 @@ def test_the_request_says_what_was_configured(monkeypatch):
         (refusal(401), Status.FATAL),
         (refusal(404, "no such model"), Status.FATAL),
         (refusal(308, "", Location="/elsewhere"), Status.FATAL),
+        (refusal(400, "Model Not Exist", code="invalid_request_error"), Status.FATAL),
+        (refusal(400, "r1:fre is not a valid model ID", code=400), Status.FATAL),
+        (refusal(400, "The response was filtered", code="content_filter"), Status.BLOCKED),
+        (refusal(400, "Content Exists Risk", code="invalid_request_error"), Status.BLOCKED),
+        (refusal(403, 'm requires moderation on P. Your input was flagged for "x".', code=403), Status.BLOCKED),
+        (refusal(403, "this key may not use the model"), Status.FATAL),
+        (completion("half a", "half", reason="abort"), Status.TRANSIENT),
+        (completion("half a", "half", reason="error"), Status.TRANSIENT),
         (refusal(429, "insufficient_quota"), Status.FATAL),
         (refusal(429, "slow down"), Status.RATE_LIMITED),
         (refusal(503), Status.TRANSIENT),
@@ -106,7 +114,9 @@ def test_the_request_says_what_was_configured(monkeypatch):
 )
 def test_every_end_has_its_class_and_only_passing_ones_are_asked_again(reply, status):
     with teaching(lambda *_: reply) as server:
-        assert ask(server.base_url).status == status
+        outcome = ask(server.base_url)
+    assert outcome.status == status
+    assert outcome.is_final == (status in (Status.TRUNCATED, Status.MALFORMED, Status.BLOCKED))
     assert server.asked.total() == (QUICK.attempts if status in PASSING else 1)
 
 
