@@ -158,7 +158,7 @@ class Ledger:
 
     def _read(self, path: str, rows: list[tuple[int, str]]) -> Iterator[tuple[str, TraceOutcome]]:
         """The records of a file at `rows`, which are sorted."""
-        with self.fs.open_input_file(path) as source:
+        with _named(path), self.fs.open_input_file(path) as source:
             file = pq.ParquetFile(source)
             start, waiting = 0, iter(rows)
             row, key = next(waiting)
@@ -191,10 +191,18 @@ def _files(fs: pafs.FileSystem, folder: str) -> list[pafs.FileInfo]:
 
 def _column(fs: pafs.FileSystem, path: str, name: str) -> list[Any]:
     """One column of a file of records. UserError when the file is none."""
+    with _named(path), fs.open_input_file(path) as source:
+        return pq.read_table(source, columns=[name]).column(name).to_pylist()
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """UserError with the name of a file that cannot be read; one that is gone stays a FileNotFoundError."""
     try:
-        with fs.open_input_file(path) as source:
-            return pq.read_table(source, columns=[name]).column(name).to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, KeyError) as error:  # OSError: what a damaged page is to zstd
         raise UserError(
             f"{path}: not a file of paid records ({' '.join(str(error).split())}); restore it, or delete it to ask its "
             "questions again"
@@ -207,23 +215,24 @@ def _merge(fs: pafs.FileSystem, folder: str, paths: list[str], seen: set[str]) -
     What somebody else has merged meanwhile is left out.
     """
     merged: list[str] = []
+    taken: set[str] = set()
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, RECORDS, compression="zstd") as writer:
         for path in paths:
             try:
-                with fs.open_input_file(path) as source:
+                with _named(path), fs.open_input_file(path) as source:
                     table = pq.read_table(source, columns=RECORDS.names).cast(RECORDS)
             except FileNotFoundError:
                 continue
             merged.append(path)
             keys = table.column("key").to_pylist()
-            writer.write_table(
-                table.filter(pa.array([key not in seen for key in keys], pa.bool_())), row_group_size=_GROUP_ROWS
-            )
-            seen.update(keys)
+            fresh = [key not in seen and key not in taken for key in keys]
+            writer.write_table(table.filter(pa.array(fresh, pa.bool_())), row_group_size=_GROUP_ROWS)
+            taken.update(keys)
     if len(merged) < 2:
         return
     _put(fs, folder, f"merged-{uuid.uuid4().hex[:12]}{SUFFIX}", sink.getvalue())
+    seen |= taken
     for path in merged:
         try:
             fs.delete_file(path)
@@ -307,8 +316,9 @@ class _Writer:
                     done.set_result(None)
             if len(self._own) >= _SMALL_FILES:
                 small, self._own = self._own, []
-                # A merge that fails loses nothing; a disk that is full says so at the next record.
-                with contextlib.suppress(OSError):
+                # A merge that fails loses nothing; a disk that is full says so at the next record, a damaged file at
+                # the end of the job.
+                with contextlib.suppress(OSError, UserError):
                     await asyncio.to_thread(_merge, self.fs, self.path, small, set())
 
     def _write_file(self, records: list[dict[str, Any]]) -> None:

@@ -60,6 +60,54 @@ def test_a_broken_file_is_named(tmp_path, content):
         Ledger(str(tmp_path)).refresh()
 
 
+@pytest.mark.parametrize("column", ["key", "thinking"])
+def test_a_file_with_a_damaged_page_is_named_wherever_it_is_read(tmp_path, column):
+    ledger = Ledger(str(tmp_path))
+    record(ledger, "a")
+    (path,) = tmp_path.iterdir()
+    ledger.refresh()
+    chunk = next(
+        found
+        for found in map(pq.ParquetFile(path).metadata.row_group(0).column, range(len(ledgers.RECORDS)))
+        if found.path_in_schema == column
+    )
+    content, start = bytearray(path.read_bytes()), chunk.dictionary_page_offset or chunk.data_page_offset
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(bytes(content))
+    record(Ledger(str(tmp_path)), "b")
+    readings = [lambda: ledger.get("a"), ledger.compact] if column == "thinking" else [Ledger(str(tmp_path)).refresh]
+    for reading in readings:
+        with pytest.raises(UserError, match=rf"{path.name}: not a file of paid records .* restore it, or delete it"):
+            reading()
+
+
+def test_a_page_that_zstd_cannot_unpack_is_named(tmp_path):
+    ledger = Ledger(str(tmp_path))
+    asyncio.run(ledger.record("a", "?", TraceOutcome(Status.OK, "".join(map(str, range(50_000))), "y")))
+    (path,) = tmp_path.iterdir()
+    ledger.refresh()
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2  # most of the file is the thinking
+    content[middle : middle + 100] = b"\x00" * 100
+    path.write_bytes(bytes(content))
+    record(Ledger(str(tmp_path)), "b")
+    for reading in (lambda: ledger.get("a"), ledger.compact):
+        with pytest.raises(UserError, match=rf"{path.name}: not a file of paid records"):
+            reading()
+
+
+def test_keys_of_a_merge_that_wrote_nothing_are_written_by_the_next_one(tmp_path):
+    ledger, seen = Ledger(str(tmp_path)), set[str]()
+    record(ledger, "a")
+    (path,) = map(str, tmp_path.iterdir())
+    ledgers._merge(ledger.fs, ledger.path, [path, f"{path}.gone"], seen)
+    assert seen == set()
+    record(ledger, "a", "b")
+    ledgers._merge(ledger.fs, ledger.path, sorted(map(str, tmp_path.iterdir())), seen)
+    assert seen == {"a", "b"}
+    assert sorted(pq.read_table(tmp_path)["key"].to_pylist()) == ["a", "b"]
+
+
 def test_another_table_is_not_taken_for_records(tmp_path):
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match=r"other.parquet: not a file of paid records"):
