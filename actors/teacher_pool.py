@@ -137,7 +137,7 @@ class TeacherWorker:
 
     async def _ask(self, chosen: _Chosen, question: Question, keep: Keep) -> TraceOutcome:
         if chosen.gate is not None and chosen.service is not None:
-            return await ask_patiently(chosen.teacher, question, chosen.gate, chosen.service.retry, self._draw, keep)
+            return await ask_patiently(chosen.teacher, question, chosen.gate, chosen.service, self._draw, keep)
         if self._connection is not None and self._connection.stopped is not None:
             return TraceOutcome(Status.UNASKED, detail=self._connection.stopped.reason)
         outcome = await asked(chosen.teacher, question)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from s1.teachers.limiter import Result, Stop
 from s1.teachers.protocol import PASSING, Question, Status, Teacher, TraceOutcome, asked
-from s1.teachers.retry import Retry
+from s1.teachers.service import Service
 
 # Makes an outcome durable and returns it; an outcome that ends the job when that cannot be done.
 Keep = Callable[[TraceOutcome], Awaitable[TraceOutcome]]
@@ -31,13 +31,14 @@ class Gate(Protocol):
 
 
 async def ask_patiently(
-    teacher: Teacher, question: Question, gate: Gate, retry: Retry, draw: random.Random, keep: Keep
+    teacher: Teacher, question: Question, gate: Gate, service: Service, draw: random.Random, keep: Keep
 ) -> TraceOutcome:
-    """The outcome of the last request of at most `retry.attempts`; only passing failures are asked again.
+    """The outcome of the last request of at most `service.retry.attempts`; only passing failures are asked again.
 
     A permit is given back when `keep` has made a final outcome durable: never is more unrecorded than is under way.
     UNASKED when the job stops: a question whose last request failed may be asked in the next run.
     """
+    retry, patience_s = service.retry, service.limits.give_up_after_s
     outcome = TraceOutcome(Status.UNASKED)
     for attempt in range(1, retry.attempts + 1):
         permit = await gate.enter()
@@ -51,7 +52,7 @@ async def ask_patiently(
             await gate.leave(permit, result_of(outcome))
         if kept.status not in PASSING or attempt == retry.attempts:
             return kept
-        await gate.pause(retry.pause_s(attempt, outcome.retry_after_s, draw))
+        await gate.pause(retry.pause_s(attempt, outcome.retry_after_s, draw, patience_s))
     return outcome
 
 

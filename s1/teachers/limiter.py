@@ -80,7 +80,6 @@ class _Service:
     def __init__(self, settings: Service, now: float) -> None:
         limits, retry = settings.limits, settings.retry
         self.give_up_after_s = limits.give_up_after_s
-        self.longest_pause_s = retry.longest_pause_s
         self.requests = Pace(limits.requests_per_minute, _BURST_S, now)
         self.tokens = Pace(limits.tokens_per_minute, _BURST_S, now)
         self.concurrency = Concurrency(limits.max_concurrency)
@@ -115,7 +114,7 @@ class _Service:
         self.failing_since = now if self.failing_since is None else self.failing_since
         # One request that is told to wait waits by itself; when many are, all wait.
         if result.retry_after_s is not None and (was_cut or self.breaker.is_open):
-            self.paused_until = max(self.paused_until, now + min(result.retry_after_s, self.longest_pause_s))
+            self.paused_until = max(self.paused_until, now + min(result.retry_after_s, self.give_up_after_s))
 
 
 class Limiter:

@@ -23,13 +23,17 @@ class Retry(Config):
 
     attempts: int = Field(default=6, ge=1, description="Requests for one question, the first one included.")
     first_pause_s: float = Field(default=1.0, gt=0, description="Longest pause after the first failure; doubles.")
-    longest_pause_s: float = Field(default=120.0, gt=0, description="No pause is longer, whatever the service asks.")
+    longest_pause_s: float = Field(
+        default=120.0, gt=0, description="Longest pause of ours; for one that the service asks for see give_up_after_s."
+    )
 
-    def pause_s(self, attempt: int, retry_after_s: float | None, draw: random.Random) -> float:
-        """Pause after failed attempt number `attempt` (from 1): what the service asks for, else a random one."""
+    def pause_s(self, attempt: int, retry_after_s: float | None, draw: random.Random, give_up_after_s: float) -> float:
+        """Pause after failed attempt number `attempt` (from 1): what the service asks for, as long as the job has that
+        patience, else a random one.
+        """
         if retry_after_s is not None:
             # A little more than asked, so that a crowd does not come back in the same moment.
-            return min(retry_after_s * (1 + 0.1 * draw.random()), self.longest_pause_s)
+            return min(retry_after_s * (1 + 0.1 * draw.random()), give_up_after_s)
         doubled = self.first_pause_s * 2.0 ** min(attempt - 1, 60)
         return min(doubled, self.longest_pause_s) * (0.5 + 0.5 * draw.random())
 

@@ -42,7 +42,7 @@ def ask(base_url: str, text: str = "2 + 2?", **settings: object):
     async def until_it_ends():
         teacher = OpenAITeacher(values, service.api_key(values, "openai"))
         try:
-            return await ask_patiently(teacher, Question("q", text), OpenGate(), values.retry, random.Random(0), kept)
+            return await ask_patiently(teacher, Question("q", text), OpenGate(), values, random.Random(0), kept)
         finally:
             await teacher.aclose()
 
@@ -158,10 +158,11 @@ def test_a_response_that_never_comes_is_a_passing_failure():
 
 def test_the_service_decides_how_long_to_wait_within_our_bound():
     draw = random.Random(0)
-    assert 7.0 <= Retry().pause_s(1, 7.0, draw) <= 7.7
-    assert Retry(longest_pause_s=60).pause_s(1, 3600.0, draw) == 60.0
-    assert all(0.5 * 2**n <= Retry().pause_s(n + 1, None, draw) <= 2**n for n in range(5))
-    assert Retry(longest_pause_s=60).pause_s(500, None, draw) <= 60.0
+    assert 7.0 <= Retry().pause_s(1, 7.0, draw, 1800.0) <= 7.7
+    assert 300.0 <= Retry(longest_pause_s=60).pause_s(1, 300.0, draw, 1800.0) <= 330.0
+    assert Retry(longest_pause_s=60).pause_s(1, 3600.0, draw, 1800.0) == 1800.0
+    assert all(0.5 * 2**n <= Retry().pause_s(n + 1, None, draw, 1800.0) <= 2**n for n in range(5))
+    assert Retry(longest_pause_s=60).pause_s(500, None, draw, 1800.0) <= 60.0
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_a_pause_that_was_asked_for_is_kept():
 
     with teaching(lambda _, count: refusal(429, Retry_After="0.3") if count == 1 else completion("a", "b")) as server:
         started = time.monotonic()
-        ask(server.base_url, retry=Retry(attempts=2, first_pause_s=0.001, longest_pause_s=5))
+        ask(server.base_url, retry=Retry(attempts=2, first_pause_s=0.001, longest_pause_s=0.1))
     assert time.monotonic() - started >= 0.3
 
 

@@ -240,14 +240,25 @@ def test_a_service_that_only_fails_stops_the_job():
     assert "has done nothing but fail for" in run.stopped
 
 
+def test_when_many_are_told_to_come_back_later_nobody_is_sent_before():
+    service = OpenAI(retry=Retry(first_pause_s=0.1, longest_pause_s=1.0), limits=Limits(give_up_after_s=1800.0))
+    limiter = Limiter({"s": service}, Budget(None), 0.0)
+    limiter.renew(20.0, "w")
+    for grant in [limiter.ask(20.0, "s", "w") for _ in range(Breaker.WINDOW)]:
+        assert isinstance(grant, Grant)
+        limiter.finished(20.0, grant.permit, Result(failed=True, retry_after_s=300.0))
+    assert limiter.ask(200.0, "s", "w") == Wait(120.0)
+    assert isinstance(limiter.ask(320.5, "s", "w"), Grant)
+
+
 @given(attempt=st.integers(1, 10_000), wanted=st.none() | st.floats(0, 1e9), seed=st.integers(0, 50))
 def test_pauses_are_bounded_and_never_shorter_than_asked_for(attempt, wanted, seed):
     retry = Retry(first_pause_s=1.0, longest_pause_s=60.0)
-    pause = retry.pause_s(attempt, wanted, random.Random(seed))
-    assert 0 <= pause <= 60
+    pause = retry.pause_s(attempt, wanted, random.Random(seed), 1800.0)
     if wanted is not None:
-        assert pause >= min(wanted, 60)
+        assert min(wanted, 1800) <= pause <= 1800
     else:
+        assert pause <= 60
         assert pause >= min(2.0 ** min(attempt - 1, 60), 60) / 2
 
 
