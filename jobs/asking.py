@@ -67,21 +67,25 @@ def ask(
     label: str,
     spent_usd: float = 0.0,
 ) -> Answers[Value]:
-    """What `read` makes of the replies. Needs a Ray session. `spent_usd` of the cap has been spent before.
+    """What `read` makes of the replies; prompts that are the same are asked once. Needs a Ray session.
+
+    `spent_usd` of the cap has been spent before.
 
     UserError when more than `max_unread` stay unread, or when the asking stops; what was paid for is in the ledger.
     """
     found: dict[str, Value] = {}
     cost_usd = 0.0
     for number in range(1, options.rounds + 1):
-        waiting = {key: prompt(number) for key, prompt in prompts.items() if key not in found}
-        if not waiting:
+        same = by_text({key: prompt(number) for key, prompt in prompts.items() if key not in found})
+        if not same:
             break
-        for row in _replies(options, waiting, ledger_uri, label, spent_usd + cost_usd):
+        keys_of = {keys[0]: keys for keys in same.values()}
+        first = {keys[0]: text for text, keys in same.items()}
+        for row in _replies(options, first, ledger_uri, label, spent_usd + cost_usd):
             cost_usd += row["cost_usd"] or 0.0
             value = read(row["attempt"] or "") if row["status"] in _ANSWERED else None
             if value is not None:
-                found[row["question_id"]] = value
+                found |= dict.fromkeys(keys_of[row["question_id"]], value)
     num_unread = len(prompts) - len(found)
     if num_unread > options.max_unread * len(prompts):
         raise UserError(
@@ -89,6 +93,14 @@ def ask(
             f"{options.rounds} requests; choose another model, or set max_unread={num_unread / len(prompts):.2g}"
         )
     return Answers(found, num_unread, cost_usd)
+
+
+def by_text(prompts: Mapping[str, str]) -> dict[str, list[str]]:
+    """The keys of each prompt: requests that go out together do not find each other in the ledger."""
+    keys: dict[str, list[str]] = {}
+    for key, text in prompts.items():
+        keys.setdefault(text, []).append(key)
+    return keys
 
 
 def _replies(

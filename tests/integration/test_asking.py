@@ -92,6 +92,14 @@ def test_the_cap_counts_what_was_spent_before_and_what_is_recorded(ray, tmp_path
         assert server.asked.total() == 4
 
 
+def test_prompts_that_are_the_same_are_asked_once(ray, tmp_path: Path):
+    with teaching(lambda text, _: completion("hm", text)) as server:
+        answers = ask(options(server.base_url), prompts(*"abaab"), str.strip, str(tmp_path), "label")
+        assert [answers.found[f"key {at}"] for at in range(5)] == list("abaab")
+        assert server.asked == {"a": 1, "b": 1}
+    assert answers.cost_usd == 2.0
+
+
 def test_a_signal_that_was_waited_for_ends_the_job_as_itself(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(termination, "_received", threading.Event())
     watch = Watch(None, None)  # pyright: ignore[reportArgumentType]
