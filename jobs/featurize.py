@@ -34,6 +34,7 @@ from s1.config import Config
 from s1.curation.difficulty import solved
 from s1.errors import UserError
 from s1.sources import mapping, records
+from s1.teachers import service
 
 ROWS_PER_FILE = 4_096
 TEXT_COLUMNS = ["question_id", "question", "answer", "source", "metadata", "thinking", "attempt", "finish_reason"]
@@ -90,13 +91,19 @@ def check(options: FeaturizeOptions) -> None:
 
 
 def describe(options: FeaturizeOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
-    """How much is to be done, with which models."""
+    """How much is to be done, with which models, and what those that are paid may cost."""
     traces = manifests.get("traces")
-    count = "?" if traces is None else traces.rows_out
-    solvers = ", ".join(options.solver.models) or "none"
-    return [
-        f"rows: {count}; solvers: {solvers}; encoder: {options.embedder.model}; test sets: {len(options.test_sets)}"
+    count = None if traces is None else traces.rows_out
+    known, solvers = "?" if count is None else count, ", ".join(options.solver.models) or "none"
+    lines = [
+        f"rows: {known}; solvers: {solvers}; encoder: {options.embedder.model}; test sets: {len(options.test_sets)}"
     ]
+    if options.judge.enabled:
+        each = 1 + len(options.solver.models) * options.solver.attempts  # the trace and all attempts
+        lines.append(service.estimate(options.judge.openai, "judge", None if count is None else each * count))
+    if options.domains.method == "llm":
+        lines.append(service.estimate(options.domains.llm.openai, "domains.llm", count))
+    return lines
 
 
 def run(options: FeaturizeOptions, context: Context) -> Outcome:

@@ -7,12 +7,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from actors.solver import SolverOptions
 from jobs import featurize
+from jobs.asking import AskOptions
+from jobs.domains import DomainOptions
+from jobs.judging import JudgeOptions
 from jobs.runner import execute
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.curation.difficulty import failure_rate, percentiles
 from s1.errors import UserError
+from s1.teachers.openai import OpenAI
 
 
 def put(run_dir: Path) -> Path:
@@ -47,6 +52,22 @@ def test_test_sets_of_one_name_are_told_apart(tmp_path: Path):
     assert tests.names == [*same, "other.jsonl:1", "other.jsonl:2"]
     twice = featurize.test_items(featurize.FeaturizeOptions(test_sets=(str(files[0]), str(files[0]))))
     assert twice.names == 2 * ["test.jsonl:1", "test.jsonl:2"]
+
+
+def test_a_dry_run_estimates_what_judge_and_naming_of_subjects_cost(tmp_path: Path):
+    put(tmp_path)
+    priced = OpenAI(model="r1", usd_per_million_output=10.0, expected_output_tokens=500)
+    options = featurize.FeaturizeOptions(
+        solver=SolverOptions(attempts=3, temperature=0.8, models=("a", "b")),
+        judge=JudgeOptions(enabled=True, openai=priced),
+        domains=DomainOptions(method="llm", llm=AskOptions(openai=OpenAI(model="r2"))),
+    )
+    manifests = {"traces": Artifact(str(tmp_path / "traces")).manifest()}
+    assert featurize.describe(options, manifests)[1:] == [
+        "cost of judge: about $7.00 when all come to it and nothing is recorded (200 + 500 tokens each)",
+        "cost of domains.llm: no price of 'r2' is set",
+    ]
+    assert len(featurize.describe(featurize.FeaturizeOptions(), manifests)) == 1
 
 
 def attempt(key: str, model: str, verdict: bool | None) -> dict[str, Any]:
