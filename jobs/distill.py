@@ -32,6 +32,7 @@ from s1.sources import records
 from s1.teachers import registry, service
 from s1.teachers.ledger import Ledger, request_key
 from s1.teachers.protocol import HANDED_ON, Question, Status
+from s1.teachers.recorded import num_repeated
 from s1.teachers.registry import TeacherOptions, TeacherSpec
 
 ROWS_PER_FILE = 10_000
@@ -81,6 +82,7 @@ def describe(options: DistillOptions, manifests: Mapping[str, Manifest | None]) 
 def run(options: DistillOptions, context: Context) -> Outcome:
     """Ask for what is not recorded yet, drop what is no trace, write the rest in the order of the questions."""
     questions = training_questions(options, context)
+    say_repeated(options)
     spec = registry.spec(options)
     ledger = Ledger(options.ledger or join(context.run_dir, "_ledger")) if spec.is_paid else None
     with Spool(OUTCOMES, ROWS_PER_FILE) as spool:
@@ -104,6 +106,16 @@ def run(options: DistillOptions, context: Context) -> Outcome:
         num_traces = _write(context.staging, questions, spool)
     facts = {"num_recorded": num_recorded, "num_asked": waiting.num_rows, "reasons": tally.reasons()}
     return Outcome(questions.num_rows, num_traces, tally.dropped(), round(tally.cost_usd, 6), facts)
+
+
+def say_repeated(options: DistillOptions) -> None:
+    """One line when a file of recorded traces has several for a question. Said here: what workers say nobody reads."""
+    if "recorded" not in registry.chosen(options) or not options.recorded.path:
+        return
+    repeated = num_repeated(options.recorded)
+    if repeated:
+        line = f"distill: {options.recorded.path}: {repeated} row(s) repeat a question; its first row counts"
+        print(line, file=sys.stderr)
 
 
 def _outlook(spec: TeacherSpec, num_recorded: int, num_waiting: int) -> str:
@@ -143,6 +155,7 @@ def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: 
 
     Those of the second one the workers look up themselves, after the first one has been asked.
     """
+    first, *later = spec.names
     spent_usd = 0.0
     ledger.refresh()
     for name in spec.names:
@@ -155,7 +168,7 @@ def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: 
                 by_key.setdefault(request_key(values["question"], identity), []).append(Question(**values))
         for key, outcome in ledger.find(by_key):
             spent_usd += outcome.cost_usd
-            if name != spec.names[0] or (len(spec.names) > 1 and outcome.status in HANDED_ON):
+            if name != first or (later and outcome.status in HANDED_ON):
                 continue
             for row in outcome_table(by_key[key], [outcome] * len(by_key[key])).to_pylist():
                 tally.add(row)

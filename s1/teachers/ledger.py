@@ -17,7 +17,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -196,7 +196,7 @@ def _column(fs: pafs.FileSystem, path: str, name: str) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
+def _named(path: str) -> Generator[None]:
     """UserError with the name of a file that cannot be read; one that is gone stays a FileNotFoundError."""
     try:
         yield

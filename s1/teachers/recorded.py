@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field
@@ -79,14 +80,25 @@ def load(settings: Recorded) -> dict[str, bytes]:
     Every worker holds all of them, at about a third of their size.
     """
     traces: dict[str, bytes] = {}
+    for question_id, record in _by_question(settings):
+        if question_id not in traces:
+            traces[question_id] = zlib.compress(json.dumps(_thinking_and_attempt(record, settings)).encode(), 1)
+    return traces
+
+
+def num_repeated(settings: Recorded) -> int:
+    """How many rows are about a question that an earlier row is about: `load` passes over them."""
+    times = Counter(question_id for question_id, _ in _by_question(settings))
+    return times.total() - len(times)
+
+
+def _by_question(settings: Recorded) -> Iterator[tuple[str, Record]]:
+    """The rows with the ids of their questions. UserError for one without a question."""
     for record in records.read(settings.path):
         question = _field(record, settings.question, CANDIDATES["question"], "question")
         if question is None:
             raise UserError(f"{record.where}: no question; every recorded trace needs the question that it answers")
-        question_id = hashing.question_id(question)
-        if question_id not in traces:
-            traces[question_id] = zlib.compress(json.dumps(_thinking_and_attempt(record, settings)).encode(), 1)
-    return traces
+        yield hashing.question_id(question), record
 
 
 def unpack(packed: bytes) -> tuple[str | None, str | None]:

@@ -14,7 +14,7 @@ from actors.rate_limiter import RateLimiter
 from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, TeacherWorker
 from jobs.collect import JOB as COLLECT
 from jobs.collect import CollectOptions
-from jobs.distill import JOB, DistillOptions, check_losses, check_stopped, take_recorded
+from jobs.distill import JOB, DistillOptions, check_losses, check_stopped, say_repeated, take_recorded
 from jobs.runner import command, execute
 from jobs.spool import Spool
 from jobs.tally import Tally
@@ -257,6 +257,21 @@ def test_an_estimate_is_given_before_the_start(tmp_path, capsys):
     assert "cost of openai: about $8.10 when all come to it and nothing is recorded (100 + 4,000 tokens each)" in out
     assert "at most $16.10 (8,000 tokens of response)" in out
     assert "cap: $5.00" in out
+
+
+def test_recorded_traces_that_repeat_a_question_are_counted_once_before_the_start(tmp_path, capsys):
+    path = tmp_path / "traces.jsonl"
+    rows = [
+        {"question": text, "thinking": str(at), "attempt": "7"} for at, text in enumerate(["A?", "B?", "a? ", "A?"])
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    options = DistillOptions.model_validate({"then": "recorded", "recorded": {"path": str(path)}})
+    say_repeated(options)
+    assert capsys.readouterr().err == f"distill: {path}: 2 row(s) repeat a question; its first row counts\n"
+    path.write_text(json.dumps(rows[0]))
+    say_repeated(options)
+    say_repeated(DistillOptions())
+    assert capsys.readouterr().err == ""
 
 
 def test_at_the_cap_the_line_says_how_to_go_on(tmp_path):
