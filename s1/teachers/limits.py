@@ -15,7 +15,7 @@ from s1.config import Config
 
 
 class Limits(Config):
-    """How much a service may be asked at once, in the whole cluster."""
+    """How much a service may be asked at once, by one job in the whole cluster."""
 
     requests_per_minute: float | None = Field(default=None, gt=0, description="As the service allows; no limit.")
     tokens_per_minute: float | None = Field(

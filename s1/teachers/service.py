@@ -31,7 +31,7 @@ class Service(Config):
     top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling; the service's default.")
     timeout_s: float = Field(default=1800.0, gt=0, description="Longest wait for one response.")
     retry: Retry = Field(default=Retry(), description="When to ask again.")
-    limits: Limits = Field(default=Limits(), description="How much at once, in the whole cluster.")
+    limits: Limits = Field(default=Limits(), description="How much at once, by one job in the whole cluster.")
     usd_per_million_input: float = Field(default=0.0, ge=0, description="Price of prompt tokens.")
     usd_per_million_output: float = Field(default=0.0, ge=0, description="Price of thinking and answer tokens.")
     expected_input_tokens: int = Field(default=200, ge=0, description="Prompt tokens of a request, for estimates.")
