@@ -202,7 +202,7 @@ def _named(path: str) -> Generator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, KeyError) as error:  # OSError: what a damaged page is to zstd
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # a damaged page is an OSError to zstd
         raise UserError(
             f"{path}: not a file of paid records ({' '.join(str(error).split())}); restore it, or delete it to ask its "
             "questions again"

@@ -112,6 +112,10 @@ def test_another_table_is_not_taken_for_records(tmp_path):
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match=r"other.parquet: not a file of paid records"):
         Ledger(str(tmp_path)).refresh()
+    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "other.parquet")
+    record(Ledger(str(tmp_path)), "b")
+    with pytest.raises(UserError, match=r"other.parquet: not a file of paid records"):
+        Ledger(str(tmp_path)).compact()
 
 
 def test_many_records_end_in_few_files_each_once_while_others_read(tmp_path):
