@@ -75,13 +75,17 @@ def ask(
     """
     found: dict[str, Value] = {}
     cost_usd = 0.0
-    for number in range(1, options.rounds + 1):
+    rounds, identity = range(1, options.rounds + 1), options.openai.identity()
+    requests = {request_key(prompt(number), identity) for prompt in prompts.values() for number in rounds}
+    for number in rounds:
         same = by_text({key: prompt(number) for key, prompt in prompts.items() if key not in found})
         if not same:
             break
         keys_of = {keys[0]: keys for keys in same.values()}
         first = {keys[0]: text for text, keys in same.items()}
-        for row in _replies(options, first, ledger_uri, label, spent_usd + cost_usd):
+        # Of all rounds: a reply of the next one may have been paid for by an earlier run.
+        paid_usd = spent_usd + _recorded_usd(requests, ledger_uri)
+        for row in _replies(options, first, ledger_uri, label, paid_usd):
             cost_usd += row["cost_usd"] or 0.0
             value = read(row["attempt"] or "") if row["status"] in _ANSWERED else None
             if value is not None:
@@ -110,7 +114,6 @@ def _replies(
     columns = {name: [None] * len(prompts) for name in QUESTION_COLUMNS}
     columns |= {"question_id": list(prompts), "question": list(prompts.values())}
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    spent_usd += _recorded_usd(prompts.values(), options.openai.identity(), ledger_uri)
     limiter = rate_limiter.start(spec.services, table.num_rows, options.max_usd, spent_usd)
     with Progress(label, table.num_rows, "replies") as bar:
         with Watch(limiter, bar) as watch:
@@ -125,8 +128,8 @@ def _replies(
         )
 
 
-def _recorded_usd(texts: Iterable[str], identity: Mapping[str, Any], ledger_uri: str) -> float:
-    """What the replies to `texts` that are in the ledger already have cost."""
+def _recorded_usd(requests: Iterable[str], ledger_uri: str) -> float:
+    """What the replies that are in the ledger already have cost."""
     ledger = Ledger(ledger_uri)
     ledger.refresh()
-    return sum(outcome.cost_usd for _, outcome in ledger.find(request_key(text, identity) for text in texts))
+    return sum(outcome.cost_usd for _, outcome in ledger.find(requests))
