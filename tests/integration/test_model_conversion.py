@@ -14,7 +14,7 @@ def _resolve_in(cache: str, results: "multiprocessing.Queue[str]") -> None:
 def test_concurrent_callers_share_one_whole_conversion(tmp_path: Path):
     # What a killed conversion leaves behind must not matter.
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / ".smollm2-135m-instruct-0.1.2-1.killed").mkdir()
+    (tmp_path / "models" / f".smollm2-135m-instruct-0.1.2-{models._CONVERSION}.killed").mkdir()
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
     callers = [spawn.Process(target=_resolve_in, args=(str(tmp_path), results)) for _ in range(2)]
