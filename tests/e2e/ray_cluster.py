@@ -46,7 +46,7 @@ ENVIRONMENT = {
 PATIENT = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
 MIB = 2**20
 MOST_NODES, NODE_CPUS, IDLE_MINUTES = 3, 1, 0.2
-START_S, END_S, POLL_S = 90, 15, 0.5
+START_S, END_S, POLL_S = 600, 120, 0.5
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Cluster:
     address: str
     session: int
 
-    def ray(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def ray(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """`ray job …` against this cluster."""
         command = [str(BIN / "ray"), "job", *arguments]
         environment = {**ENVIRONMENT, "RAY_ADDRESS": self.address}
@@ -80,7 +80,7 @@ class Cluster:
         """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
         headers = {"Authorization": f"Bearer {TOKEN}"}  # the command would take a second of a core each time
         return (
-            httpx.get(f"{self.address}/api/jobs/{name}", headers=headers, timeout=60)
+            httpx.get(f"{self.address}/api/jobs/{name}", headers=headers, timeout=300)
             .raise_for_status()
             .json()["status"]
         )

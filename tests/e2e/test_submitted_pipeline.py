@@ -17,7 +17,7 @@ from ray_cluster import Cluster, cluster, processes
 
 Result = TypeVar("Result")
 STAGES = ("collect", "distill", "featurize", "select", "train", "evaluate", "report")
-BOUND_S = 600  # no measurement: only to end at all when nothing goes on
+BOUND_S = 1500  # no measurement: only to end at all when nothing goes on
 POLL_S, STATUS_S = 0.05, 2
 STEPS = 8
 # Settings and questions; then the tuned model in words.
@@ -39,7 +39,7 @@ TOY = {
 }
 
 
-@pytest.mark.timeout(4 * BOUND_S)
+@pytest.mark.timeout(2 * BOUND_S)
 def test_a_pipeline_on_a_cluster_that_grows_survives_what_it_loses_and_ends_with_a_report(tmp_path: Path):
     run_dir = tmp_path / "run"
     with cluster(tmp_path) as ray:
@@ -91,7 +91,7 @@ def lose_the_driver(ray: Cluster, job: str, run_dir: Path) -> None:
     assert drivers
     for driver in drivers:
         driver.kill()
-    assert ray.wait(job, 60) == "FAILED"
+    assert ray.wait(job, BOUND_S) == "FAILED"
     assert not (run_dir / "generations" / "manifest.json").exists()
 
 

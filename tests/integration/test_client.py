@@ -22,7 +22,7 @@ def requests(count: int) -> list[Request]:
 
 def ask(endpoint: Endpoint, wanted: list[Request], concurrency: int = 4) -> dict[int, Answer]:
     async def collect() -> dict[int, Answer]:
-        async with connected(endpoint, concurrency=concurrency, timeout_s=20) as engine:
+        async with connected(endpoint, concurrency=concurrency, timeout_s=200) as engine:
             return {request.key: answer async for request, answer in as_they_come(engine, wanted, 16)}
 
     return asyncio.run(collect())

@@ -83,9 +83,9 @@ def test_a_run_that_is_interrupted_and_then_killed_goes_on_without_paying_twice(
 
     with teaching(script) as server:
         driver = distill_process(tmp_path, server.base_url)
-        assert server.wait_for(20, timeout_s=90)
+        assert server.wait_for(20, timeout_s=600)
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
-        _, log = driver.communicate(timeout=60)
+        _, log = driver.communicate(timeout=600)
         assert driver.returncode == 130, log.decode()
         assert b"distill: 0 recorded, 160 to ask" in log
         assert b"paid request(s) under way are waited for" in log
@@ -94,15 +94,15 @@ def test_a_run_that_is_interrupted_and_then_killed_goes_on_without_paying_twice(
         assert 20 <= num_paid < len(texts)
 
         driver = distill_process(tmp_path, server.base_url)
-        assert server.wait_for(num_paid + 30, timeout_s=90)
+        assert server.wait_for(num_paid + 30, timeout_s=600)
         assert server.paid.most_common(1)[0][1] == 1, "what was under way at the interruption was paid for again"
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
-        assert server.goes_quiet(timeout_s=30), "requests go on after the driver's death"
+        assert server.goes_quiet(timeout_s=120), "requests go on after the driver's death"
         assert server.paid.total() < len(texts)
 
         driver = distill_process(tmp_path, server.base_url)
-        _, log = driver.communicate(timeout=200)
+        _, log = driver.communicate(timeout=600)
         assert driver.returncode == 0, log.decode()
         # Whoever was under way at the kill may have been paid in vain; nobody else is asked twice.
         assert server.paid.total() <= len(texts) + 8
@@ -249,7 +249,7 @@ def test_the_numbers_of_the_progress_line_are_metrics_of_ray(ray):
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     wanted = {"ok": 3.0, "failed": 1.0, "left": 6.0, "tokens": 120.0, "cost_usd": 2.5}
     found: dict[str, float] = {}
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while found != wanted and time.monotonic() < end:
         session.get(limiter.publish.remote())
         lines = httpx.get(address).text.splitlines()

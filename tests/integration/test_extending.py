@@ -132,7 +132,7 @@ def test_the_command_s1_finds_them_in_the_working_directory(folder: Path):
     command = [sys.executable, "-P", "-c", "from jobs.__main__ import main; main()"]
     command += ["collect", "--source", "my_source:questions", "--dry-run"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert "reads rows of my_source:questions" in done.stdout, done.stderr
 
 

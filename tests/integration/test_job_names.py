@@ -12,7 +12,7 @@ from jobs.__main__ import JOBS, help_text
 
 
 def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "jobs", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "jobs", *arguments], capture_output=True, text=True, timeout=300)
 
 
 def test_every_job_has_a_name_and_a_line_of_help():

@@ -20,7 +20,7 @@ def test_concurrent_callers_share_one_whole_conversion(tmp_path: Path):
     callers = [spawn.Process(target=_resolve_in, args=(str(tmp_path), results)) for _ in range(2)]
     for caller in callers:
         caller.start()
-    folders = {results.get(timeout=120) for _ in callers}
+    folders = {results.get(timeout=600) for _ in callers}
     for caller in callers:
         caller.join()
     (folder,) = map(Path, folders)

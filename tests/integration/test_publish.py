@@ -154,7 +154,7 @@ def test_a_repository_of_the_hub_gets_the_same_files(tmp_path: Path):
             [sys.executable, "-m", "jobs.publish", "--run-dir", str(tmp_path), "--repo", "me/mine"],
             env={**os.environ, "HF_ENDPOINT": server.origin, "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"},
             check=True,
-            timeout=120,
+            timeout=600,
         )
     assert server.created == [{"name": "mine", "organization": "me", "visibility": "private", "type": "dataset"}]
     folder = tmp_path / "published"
@@ -183,7 +183,7 @@ def test_the_trained_model_goes_to_a_repository_of_its_own(tmp_path: Path):
             [sys.executable, "-m", "jobs.publish", "--run-dir", str(tmp_path), "--model-repo", "me/model"],
             env={**os.environ, "HF_ENDPOINT": server.origin, "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "0"},
             check=True,
-            timeout=120,
+            timeout=600,
         )
     assert server.created == [{"name": "model", "organization": "me", "visibility": "private", "type": "model"}]
     assert server.files["config.json"] == b"{}" and server.files["README.md"] == b"# A model"

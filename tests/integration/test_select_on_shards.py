@@ -53,7 +53,7 @@ def shards_of_ray() -> dict[int, psutil.Process]:
 
 def kill_a_shard(before: set[int], killed: list[int]) -> None:
     """SIGKILL to the first shard that is none of those `before`, which may be about to end."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not killed and time.monotonic() < deadline:
         for pid, process in shards_of_ray().items():
             if pid not in before and not killed:

@@ -25,6 +25,6 @@ except SystemExit as exit_:
 heavy = [module for module in {HEAVY!r} if module in sys.modules]
 assert not heavy, heavy
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "--run-dir" in done.stdout or "--preset" in done.stdout

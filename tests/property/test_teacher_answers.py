@@ -47,8 +47,8 @@ def test_any_answer(name: str):
 
         async def build() -> OpenAITeacher | GeminiTeacher:
             if name == "openai":
-                return OpenAITeacher(OpenAI(base_url=server.base_url, model="m", timeout_s=20))
-            return GeminiTeacher(Gemini(base_url=server.origin, model="m", timeout_s=20), SecretStr("k"))
+                return OpenAITeacher(OpenAI(base_url=server.base_url, model="m", timeout_s=200))
+            return GeminiTeacher(Gemini(base_url=server.origin, model="m", timeout_s=200), SecretStr("k"))
 
         teacher = runner.run(build())
 

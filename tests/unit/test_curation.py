@@ -57,9 +57,9 @@ def test_faults_have_names(change: dict, expected: list[str]):
 
 def test_faults_are_found_in_linear_time():
     row = {**GOOD, "question": "**" * 40_000, "thinking": "ab " * 1_000_000, "attempt": "*" * 2_000_000}
-    started = time.monotonic()
+    started = time.process_time()
     assert "repetition" in quality.issues(row)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_real_traces_have_no_faults():

@@ -76,8 +76,8 @@ def test_options_are_found_wherever_they_stand():
 
 
 def test_kinds_are_told_in_linear_time():
-    started = time.monotonic()
+    started = time.process_time()
     for text in (" " * 200_000, "(A) x" + " " * 100_000, "A) " * 60_000, "A, " * 60_000, "prove " * 50_000):
         kind_of(text, text)
         correct(row(text, "B"), text)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10

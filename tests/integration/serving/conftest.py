@@ -19,11 +19,11 @@ def url():
         efforts={"none": {"max_tokens": 0}, "low": {"max_tokens": 6, "min_tokens": 6}},
         api_keys=KEYS,
     )
-    with ray_session(), deployed(options.models, options, timeout_s=200) as base_url:
+    with ray_session(), deployed(options.models, options, timeout_s=600) as base_url:
         yield base_url.removesuffix("/v1")
 
 
 @pytest.fixture(scope="package")
 def client(url):
-    with httpx.Client(base_url=url, headers=HEADERS, timeout=60) as client:
+    with httpx.Client(base_url=url, headers=HEADERS, timeout=300) as client:
         yield client

@@ -23,7 +23,7 @@ def text_of(chunks):
 
 
 def test_openais_client(url):
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=60, max_retries=0)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=300, max_retries=0)
     answer = client.chat.completions.create(**ARGUMENTS)
     assert answer.usage.completion_tokens_details.reasoning_tokens == 8
     assert answer.choices[0].message.content.startswith("Final Answer:")
@@ -41,7 +41,7 @@ def test_openais_client(url):
 
 def test_openais_asynchronous_client(url):
     async def answers():
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=60, max_retries=0) as client:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=300, max_retries=0) as client:
             whole = await client.chat.completions.create(**ARGUMENTS)
             pieces = await client.chat.completions.create(stream=True, **ARGUMENTS)
             return whole.choices[0].message.content, text_of([piece async for piece in pieces])
@@ -54,5 +54,5 @@ def test_curl(url):
     request = json.dumps(body(stream=True, thinking_token_budget=4))
     command = ["curl", "-sN", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json"]
     command += ["-H", f"Authorization: Bearer {KEY}", "-d", request]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split("\n\n")
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout.split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""] and all(line.startswith("data: {") for line in lines[:-2])

@@ -25,7 +25,7 @@ def engine(url):
 
 
 def wait_until_idle(engine):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (busy := engine.num_requests.remote().result()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert busy == 0
@@ -49,7 +49,7 @@ def test_it_says_what_its_answers_depend_on(client, url):
 
 def test_nobody_is_let_in_without_a_key(url):
     for headers in ({}, {"Authorization": "Bearer s1-wrong"}):
-        with httpx.Client(base_url=url, headers=headers, timeout=60) as stranger:
+        with httpx.Client(base_url=url, headers=headers, timeout=300) as stranger:
             refused = [stranger.post("/v1/chat/completions", json=body()), stranger.get("/v1/models")]
             assert [response.status_code for response in refused] == [401, 401]
             assert all(response.headers["www-authenticate"] == "Bearer" for response in refused)
@@ -77,7 +77,7 @@ def test_metrics_count_what_was_forced(client):
 def test_a_full_queue_pushes_back_and_everybody_is_answered(url):
     async def flood():
         limits = httpx.Limits(max_connections=60)
-        async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=120, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=600, limits=limits) as client:
             request = body(max_tokens=40, budget_forcing={"max_tokens": 16, "min_tokens": 16})
             return await asyncio.gather(*(client.post("/v1/chat/completions", json=request) for _ in range(60)))
 
@@ -120,7 +120,7 @@ def test_a_killed_replica_is_reported_replaced_and_leaves_nothing_behind(client)
         *_, last = (line for line in lines if line)
     assert time.monotonic() - killed < 5
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == 503
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 600
     while (alive := is_alive(engine)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive

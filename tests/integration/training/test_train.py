@@ -157,12 +157,12 @@ def committed_checkpoints(run_dir: str) -> set[str]:
     return found
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120):
-    """Poll until `condition()` holds while `process` runs."""
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process: subprocess.Popen, log: Path):
+    """Poll until `condition()` holds while `process`, which writes to `log`, runs."""
+    deadline = time.monotonic() + 600
     while not (value := condition()):
-        assert process.poll() is None, "the training ended too early"
-        assert time.monotonic() < deadline
+        assert process.poll() is None, f"the training ended too early: {log.read_text()}"
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
     return value
 
@@ -181,8 +181,10 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
         zero_stage=3,
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command(options, disturbed), env=environment, stderr=subprocess.PIPE, text=True)
-    before = wait_for(lambda: committed_checkpoints(disturbed), process)
+    log = tmp_path / "first.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command(options, disturbed), env=environment, stdout=file, stderr=file)
+    before = wait_for(lambda: committed_checkpoints(disturbed), process, log)
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -190,9 +192,9 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     ]
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
-    before |= wait_for(lambda: committed_checkpoints(disturbed) - before, process)
+    before |= wait_for(lambda: committed_checkpoints(disturbed) - before, process, log)
     process.kill()
-    process.communicate()
+    process.wait()
     assert not (Path(disturbed) / "checkpoint" / "manifest.json").exists()
 
     # The machine that comes next has room for one worker only, and is taken away with a notice.
