@@ -144,7 +144,9 @@ def test_the_table_at_the_end():
 
 
 def test_help_has_the_options_of_every_stage():
-    done = subprocess.run([sys.executable, "-m", "jobs.pipeline", "--help"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.pipeline", "--help"], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0
     for job in STAGES:
         assert f"--{job.name}." in done.stdout
