@@ -31,7 +31,7 @@ from s1.config import Config
 from s1.errors import UserError
 from s1.evaluation import paper
 from s1.evaluation.report.compare import significance
-from s1.evaluation.report.numbers import as_csv, as_markdown
+from s1.evaluation.report.numbers import MEASURED, as_csv, as_markdown, measured
 from s1.evaluation.settings import NATURAL
 from s1.evaluation.summary import align, percent, signed, verdicts
 
@@ -44,6 +44,7 @@ OWN = frozenset({"selection", "checkpoint"})  # what each variant has of its own
 COLUMNS = (
     *("variant", "benchmark", "num_examples", "accuracy_pct", "difference_pct", "low_pct", "high_pct", "significant"),
     *("num_questions", "paper_pct", "paper_low_pct", "paper_high_pct"),
+    *MEASURED,
 )
 
 
@@ -162,16 +163,22 @@ def table(options: AblateOptions) -> list[dict[str, Any]]:
     """One row of `COLUMNS` per variant, for all questions and for every benchmark."""
     found: dict[str, Any] = {}
     sizes: dict[str, int] = {}
+    engines: dict[str, Mapping[str, Any]] = {}
     for variant in in_order(options.variants):
         folder = join(options.run_dir, FOLDER, variant)
-        found[variant] = Artifact(join(folder, "generations")).read(schema.GENERATIONS)
+        generations = Artifact(join(folder, "generations"))
+        found[variant] = generations.read(schema.GENERATIONS)
+        evaluated = generations.manifest()
+        engines[variant] = {} if evaluated is None else evaluated.facts.get("engine", {})
         chosen = Artifact(join(folder, "selection")).manifest()
         sizes[variant] = 0 if chosen is None else chosen.rows_out
-    return rows(found, sizes)
+    return rows(found, sizes, engines)
 
 
-def rows(generations: Mapping[str, Any], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
-    """`generations`: variant -> its table. Benchmarks stand apart when there are several."""
+def rows(
+    generations: Mapping[str, Any], sizes: Mapping[str, int], engines: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """One row per variant and benchmark. `generations`: variant -> its table; `engines`: what it was measured with."""
     domains: dict[str, str | None] = {}
     for each in generations.values():
         domains |= dict(zip(each["question_id"].to_pylist(), each["domain"].to_pylist(), strict=True))
@@ -191,6 +198,7 @@ def rows(generations: Mapping[str, Any], sizes: Mapping[str, int]) -> list[dict[
             low, high = row["interval_pct"] or (None, None)
             values = {**row, "variant": row["name"], "benchmark": benchmark, "low_pct": low, "high_pct": high}
             values |= {"num_examples": sizes.get(row["name"]), **_published(row["name"], benchmark, benchmarks)}
+            values |= measured(engines.get(row["name"], {}))
             found.append({name: values[name] for name in COLUMNS})
     return found
 

@@ -75,7 +75,13 @@ def test_differences_carry_their_significance():
             "all": generations({key: at < 49 for at, key in enumerate(questions)}),
         },
         {"selection": 100, "random": 100, "all": 900},
+        {"random": {"engine": "vllm", "precision": "float32", "versions": {"vllm": "1", "ray": "2"}}},
     )
+    assert [(row["engine"], row["precision"], row["versions"]) for row in found] == [
+        (None, None, None),
+        ("vllm", "float32", "vllm 1 ray 2"),
+        (None, None, None),
+    ]
     assert [(row["variant"], row["num_examples"], row["significant"]) for row in found] == [
         ("selection", 100, None),
         ("random", 100, True),
@@ -91,7 +97,7 @@ def test_benchmarks_stand_apart():
     import pyarrow as pa
 
     both = pa.concat_tables([generations({"a": True, "b": False}, "aime24"), generations({"c": True}, "math500")])
-    found = rows({"selection": both, "random": both}, {"selection": 1, "random": 1})
+    found = rows({"selection": both, "random": both}, {"selection": 1, "random": 1}, {})
     assert [(row["variant"], row["benchmark"], row["num_questions"]) for row in found] == [
         ("selection", "all", 3),
         ("random", "all", 3),
