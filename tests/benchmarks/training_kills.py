@@ -56,6 +56,7 @@ def command(folder: Path, model: Path, steps: int, min_workers: int) -> list[str
         "max-steps": steps,
         "learning-rate": 1e-3,
         "block-size": 256,
+        "lora-rank": 0,
         "precision": "fp32",
         "zero-stage": 3,
         "workers": 2,
@@ -64,7 +65,8 @@ def command(folder: Path, model: Path, steps: int, min_workers: int) -> list[str
         "save-steps": 5,
         "max-failures": 1000,
     }
-    return [sys.executable, "-m", "jobs.train", *(f"--{name}={value}" for name, value in options.items())]
+    given = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-m", "jobs.train", "--no-packing", *given]
 
 
 def workers() -> list[psutil.Process]:
@@ -210,7 +212,7 @@ def disturbed(training: Training, nodes: Nodes, kinds: list[str], rng: random.Ra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10, help="of each kind")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--elastic", action="store_true")
     given = parser.parse_args()

@@ -49,6 +49,7 @@ OPTIONS = {
     "micro-batch-size": str(MICRO_BATCH),
     "learning-rate": str(RATE),
     "block-size": "1024",
+    "lora-rank": "0",
     "save-steps": "0",
 }
 
@@ -282,7 +283,9 @@ def one_round(given: argparse.Namespace) -> dict[str, Any]:
             "max-steps": str(given.steps),
             "run-dir": name,
         }
-        command = [sys.executable, "-m", "jobs.train", *(f"--{key}={value}" for key, value in options.items())]
+        # The plan is about the preset's machine, not about this one.
+        flags = ("--no-packing", "--ignore-plan", *(f"--{key}={value}" for key, value in options.items()))
+        command = [sys.executable, "-m", "jobs.train", *flags]
         found: dict[str, Any] = {"job": measure([*command, *given.options], folder / "checkpoint" / "loss.json")}
         if given.no_peer:
             return found
