@@ -44,7 +44,8 @@ test: lint $(VENV)/.browser
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 tests/integration tests/e2e
 
 # All measurements one after the other, some hours; `make bench/selection_speed` is one of them. `make -k bench` goes on
-# after one that ends badly. `python tests/benchmarks/NAME.py --help` has the options.
+# after one that ends badly. `python tests/benchmarks/NAME.py --help` has the options. What some of them compare
+# with is in the extra `bench`; training_speed ends with exit code 2 without it: `.venv/bin/pip install --no-deps trl==1.16.0`.
 bench: $(BENCHMARKS)
 
 $(BENCHMARKS): bench/%: setup

@@ -12,12 +12,18 @@ class Journal:
 
     def __init__(self) -> None:
         self._records: list[Record] = []
+        self._starts: list[int] = []
         self._stopped: str | None = None
         self._stop_wanted = False
 
     def restart(self, records: list[Record]) -> None:
         """A group of workers starts after the steps of `records`, which its checkpoint brought along."""
         self._records = list(records)
+        self._starts.append(len(records))
+
+    def starts(self) -> list[int]:
+        """Steps that were done when each group of workers began, from the first group on."""
+        return self._starts
 
     def add(self, record: Record) -> bool:
         """Note a step; whether the training is asked to save and end."""

@@ -135,16 +135,24 @@ def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, gone: th
 
     # Beside the main thread, so that Ctrl-C stays ours: in it, Ray Train would take the signal and end in a traceback.
     threading.Thread(target=fit, daemon=True).start()
-    told = False
+    told, groups = False, 0
+
+    def show() -> None:
+        nonlocal groups
+        starts = ray.get(journal.starts.remote())
+        for done in starts[groups:]:
+            print(f"train: workers begin at step {done + 1} of {steps}", file=sys.stderr)
+        groups = len(starts)
+        trackers.show(*ray.get(journal.since.remote(trackers.shown)))
+        bar.update(trackers.shown, trackers.note)
+
     with Progress("train", total=steps, unit="steps") as bar:
         while not wait([outcome], timeout=1.0).done:
             if gone.is_set() and not told:
                 print("train: SIGTERM; saving after this step", file=sys.stderr)
                 ray.get(journal.ask_to_stop.remote())
                 told = True
-            trackers.show(*ray.get(journal.since.remote(trackers.shown)))
-            bar.update(trackers.shown, trackers.note)
+            show()
         if outcome.exception() is None:
-            trackers.show(*ray.get(journal.since.remote(trackers.shown)))
-            bar.update(trackers.shown, trackers.note)
+            show()
     outcome.result()

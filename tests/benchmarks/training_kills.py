@@ -1,12 +1,15 @@
 """Random SIGKILLs of workers, nodes and the driver: the training goes on and ends where an undisturbed one does.
 
-    python tests/benchmarks/training_kills.py --kills 10
+    python tests/benchmarks/training_kills.py
+    python tests/benchmarks/training_kills.py --kills 1 --steps 60
 
-Runs the real job with two workers (ZeRO-3) on a Ray cluster of two nodes on this machine and kills, at random moments,
-a worker, a node with everything on it, or the driver, which is then started again with the same command. Prints one
-JSON object; fails when a committed step is lost or the final loss is off by more than 1e-3. With `--elastic` a lost
-node comes back only when the next one goes: the training goes on with one worker and takes the second one when it is
-there.
+Runs the real job with two workers (ZeRO-3) on a Ray cluster of two nodes on this machine and, within one training,
+kills each kind so many times, in random order and at random moments: a worker, a node with everything on it, or the
+driver, which is then started again with the same command. The next kill comes when the job has said at which step its
+new workers begin and has committed a checkpoint again. Prints one JSON object. Exit code 1 when a bound is missed,
+which is said on stderr: all workers that begin after a kill begin behind the last step that was committed before it,
+and the final loss is within 1e-3 of the undisturbed one. With `--elastic` a lost node comes back only when the next
+one goes: the training goes on with one worker and takes the second one when it is there.
 """
 
 from __future__ import annotations
@@ -16,12 +19,15 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -30,18 +36,27 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "training"))
 from training_cases import write_model, write_selection
 
 KINDS = ("worker", "node", "driver")
+MAX_DIFFERENCE = 1e-3
+# No measurement: only to end when the training hangs.
+MAX_WAIT_S = 900
+# By then the job has said where workers began that have committed a step; it looks for news every second.
+NEWS_INTERVAL_S = 1.5
+NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
+
+Row = dict[str, Any]
 
 
 def command(folder: Path, model: Path, steps: int, min_workers: int) -> list[str]:
     options = {
         "run-dir": str(folder),
         "model": str(model),
-        "batch-size": 8,
+        "batch-size": 4,
         "micro-batch-size": 2,
         "epochs": 1000,
         "max-steps": steps,
         "learning-rate": 1e-3,
         "block-size": 256,
+        "lora-rank": 0,
         "precision": "fp32",
         "zero-stage": 3,
         "workers": 2,
@@ -50,21 +65,8 @@ def command(folder: Path, model: Path, steps: int, min_workers: int) -> list[str
         "save-steps": 5,
         "max-failures": 1000,
     }
-    return [sys.executable, "-m", "jobs.train", *(f"--{name}={value}" for name, value in options.items())]
-
-
-def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-
-
-def committed(folder: Path) -> int:
-    """The last step whose checkpoint is committed."""
-    found = [0]
-    for snapshot in folder.glob("_scratch/*/workers/checkpoint_manager_snapshot.json"):
-        with contextlib.suppress(ValueError):  # while it is written
-            results = json.loads(snapshot.read_text())["checkpoint_results"]
-            found += [int(result["checkpoint_dir_name"].removeprefix("step-")) for result in results]
-    return max(found)
+    given = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-m", "jobs.train", "--no-packing", *given]
 
 
 def workers() -> list[psutil.Process]:
@@ -81,73 +83,161 @@ def loss(folder: Path) -> float:
     return json.loads((folder / "checkpoint" / "loss.json").read_text())[-1]["loss"]
 
 
+class Training:
+    """The job in a process of its own, started again when it was killed; all attempts write into one log."""
+
+    def __init__(self, folder: Path, arguments: list[str]) -> None:
+        self.folder, self.arguments = folder, arguments
+        self.log = folder / "train.log"
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as file:
+            self.process = subprocess.Popen(self.arguments, stdout=file, stderr=file)
+
+    def kill(self) -> None:
+        self.process.kill()
+        if self.process.wait() != -signal.SIGKILL:
+            self.fail("the training ended before its driver was killed")
+
+    def finish(self) -> None:
+        if self.process.wait():
+            self.fail(f"the training failed with code {self.process.returncode}")
+
+    def fail(self, reason: str) -> None:
+        self.process.kill()
+        raise SystemExit(f"{reason}; its log ends with:\n{self.log.read_text()[-3000:]}")
+
+    def committed(self) -> int:
+        """The last step whose checkpoint is committed."""
+        found = [0]
+        for snapshot in self.folder.glob("_scratch/*/workers/checkpoint_manager_snapshot.json"):
+            with contextlib.suppress(ValueError, FileNotFoundError):  # while it is written, or removed at the end
+                results = json.loads(snapshot.read_text())["checkpoint_results"]
+                found += [int(result["checkpoint_dir_name"].removeprefix("step-")) for result in results]
+        return max(found)
+
+    def starts(self) -> list[int]:
+        """Steps that were done when each group of workers began, as the job says it."""
+        return [int(step) - 1 for step in re.findall(r"workers begin at step (\d+) of", self.log.read_text())]
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for the training to come to `condition`; it must not end before."""
+        deadline = time.monotonic() + MAX_WAIT_S
+        while not condition():
+            if self.process.poll() is not None:
+                self.fail(f"the training ended with code {self.process.returncode} before {what}")
+            if time.monotonic() > deadline:
+                self.fail(f"{what}: not within {MAX_WAIT_S} s")
+            time.sleep(0.1)
+
+
+class Nodes:
+    """Two nodes of one worker each, beside a head that holds none: it cannot be lost without the cluster."""
+
+    def __init__(self, *, replace: bool) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "object_store_memory": 100_000_000, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.replace = replace  # at once; else when the next one is lost
+        self.alive = [self.cluster.add_node(**NODE) for _ in range(2)]
+
+    def __enter__(self) -> Nodes:
+        os.environ["RAY_ADDRESS"] = self.cluster.address
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cluster.shutdown()
+
+    def lose_one(self, rng: random.Random) -> None:
+        """Kill a node on which a worker runs."""
+        raylets = {worker.ppid() for worker in workers()}
+        lost = rng.choice([node for node in self.alive if node.all_processes["raylet"][0].process.pid in raylets])
+        if len(self.alive) < 2:
+            self.alive.append(self.cluster.add_node(**NODE))
+        self.alive.remove(lost)
+        self.cluster.remove_node(lost, allow_graceful=False)
+        if self.replace:
+            self.alive.append(self.cluster.add_node(**NODE))
+
+
+def kill(kind: str, training: Training, nodes: Nodes, rng: random.Random) -> Row:
+    """Kill one of `kind` at a random moment after the next checkpoint, and wait for workers to begin again."""
+    reached = max(training.starts(), default=0)
+    training.wait_until(lambda: training.committed() > reached, f"a step after {reached} was committed")
+    time.sleep(NEWS_INTERVAL_S + rng.random())
+    training.wait_until(lambda: bool(workers()), "there was a worker")
+    before, at, num_starts = workers(), training.committed(), len(training.starts())
+    if kind == "worker":
+        rng.choice(before).send_signal(signal.SIGKILL)  # NoSuchProcess: there was none to kill
+    elif kind == "node":
+        nodes.lose_one(rng)
+    else:
+        training.kill()
+        training.start()
+    training.wait_until(lambda: len(training.starts()) > num_starts, f"workers began again after a {kind} was killed")
+    if not any(is_gone(process) for process in before):
+        training.fail(f"the kill of a {kind} hit no worker")
+    print(f"killed a {kind} after step {at}; began after {training.starts()[num_starts]}", file=sys.stderr)
+    return {"kind": kind, "committed": at, "starts_before": num_starts}
+
+
+def is_gone(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def missed_bounds(kills: list[Row], starts: list[int], final: float, undisturbed: float) -> list[str]:
+    """What a training that lost nothing would not show."""
+    missed: list[str] = []
+    for done in kills:
+        later = starts[done["starts_before"] :]
+        if not later or min(later) < done["committed"]:
+            rule = f"at least {done['committed']}, which were committed when a {done['kind']} was killed"
+            missed.append(f"workers began after {min(later, default=None)} steps, {rule}")
+    if abs(final - undisturbed) > MAX_DIFFERENCE:
+        missed.append(f"final loss {final}, at most {MAX_DIFFERENCE} from {undisturbed} of the undisturbed training")
+    return missed
+
+
+def disturbed(training: Training, nodes: Nodes, kinds: list[str], rng: random.Random) -> Row:
+    """The training to its end, through a kill of each of `kinds`."""
+    kills = [kill(kind, training, nodes, rng) for kind in kinds]
+    training.finish()
+    return {"kills": kills, "starts": training.starts()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--kills", type=int, default=10, help="of each kind")
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--elastic", action="store_true")
     given = parser.parse_args()
-    fewest = 1 if given.elastic else 2
-    from ray.cluster_utils import Cluster
-
     rng = random.Random(given.seed)
-    # The head holds no worker: it cannot be lost without the cluster.
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": 100_000_000, "include_dashboard": False},
-    )
-    node = {"num_cpus": 1, "object_store_memory": 100_000_000}
-    nodes = [cluster.add_node(**node) for _ in range(2)]
-    os.environ["RAY_ADDRESS"] = cluster.address
-    done: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as name:
+    kinds = [*KINDS] * given.kills
+    rng.shuffle(kinds)
+    with tempfile.TemporaryDirectory() as name, Nodes(replace=not given.elastic) as nodes:
         folder = Path(name)
         model = write_model(folder / "model")
-        write_selection(folder / "disturbed", 64)
-        write_selection(folder / "undisturbed", 64)
-        arguments = command(folder / "disturbed", model, given.steps, fewest)
-        process = start(arguments)
-        at = 0
-        for number in range(given.kills):
-            # Kinds take turns; each waits for one more checkpoint, so that the training comes forward.
-            kind = KINDS[number % len(KINDS)]
-            while committed(folder / "disturbed") <= at or not workers():
-                if process.poll() is not None:
-                    raise SystemExit(f"the training ended after {number} kills (code {process.returncode})")
-                time.sleep(0.1)
-            time.sleep(rng.random())
-            at = committed(folder / "disturbed")
-            if kind == "worker":
-                victims = workers()
-                if victims:
-                    rng.choice(victims).send_signal(signal.SIGKILL)
-            elif kind == "node":
-                if len(nodes) < 2:
-                    nodes.append(cluster.add_node(**node))
-                cluster.remove_node(nodes.pop(rng.randrange(len(nodes))), allow_graceful=False)
-                if not given.elastic:
-                    nodes.append(cluster.add_node(**node))
-            else:
-                process.kill()
-                process.wait()
-                process = start(arguments)
-            done.append({"kind": kind, "committed": at})
-            print(f"killed a {kind} after committed step {at}", file=sys.stderr)
-            lost = committed(folder / "disturbed") < at
-            if lost:
-                raise SystemExit(f"step {at} was committed and is lost")
-        if process.wait():
-            raise SystemExit(f"the training failed with code {process.returncode}")
-        subprocess.run(
-            command(folder / "undisturbed", model, given.steps, fewest), check=True, stderr=subprocess.DEVNULL
-        )
-        final, expected = loss(folder / "disturbed"), loss(folder / "undisturbed")
-    cluster.shutdown()
-    result = {"kills": done, "steps": given.steps, "final_loss": final, "undisturbed": expected}
-    print(json.dumps({**result, "difference": abs(final - expected)}))
-    if abs(final - expected) > 1e-3:
-        raise SystemExit("the final losses differ by more than 1e-3")
+        arguments: dict[str, list[str]] = {}
+        for run in ("disturbed", "undisturbed"):
+            write_selection(folder / run, 64)
+            arguments[run] = command(folder / run, model, given.steps, 1 if given.elastic else 2)
+        started = time.monotonic()
+        training = Training(folder / "disturbed", arguments["disturbed"])
+        found = disturbed(training, nodes, kinds, rng)
+        seconds = time.monotonic() - started
+        Training(folder / "undisturbed", arguments["undisturbed"]).finish()
+        final, undisturbed = loss(folder / "disturbed"), loss(folder / "undisturbed")
+    result = {**found, "steps": given.steps, "seconds": round(seconds), "final_loss": final, "undisturbed": undisturbed}
+    print(json.dumps({**result, "difference": abs(final - undisturbed)}))
+    missed = missed_bounds(found["kills"], found["starts"], final, undisturbed)
+    for line in missed:
+        print(f"missed: {line}", file=sys.stderr)
+    raise SystemExit(1 if missed else 0)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,17 @@ Writes a selection of worked sums of mixed lengths into a temporary run folder, 
 the same examples in the same order, the same schedule, the same loss (mean over a sequence's counted tokens, averaged
 over the batch), the same attention, as many threads, and the same precision: what this machine computes fastest in,
 float32 or bf16 with 32-bit master weights. The two take turns for some rounds. Prints one JSON object; what follows
-`--` goes to the job. TRL is no dependency of the project; it is installed beside the pinned packages with:
-pip install --no-deps trl
+`--` goes to the job. Exit code 1 when a bound is missed, which is said on stderr: the median of the rounds is at least
+1.3 times TRL's tokens per second, and the losses of every step are equal within 0.1% (2% in bf16). TRL is no dependency
+of the project; it is in the extra `bench`, and is installed beside the pinned packages with:
+pip install --no-deps trl==1.16.0
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import random
@@ -36,12 +39,17 @@ from s1.training import batches, schedule
 
 MODEL = "embedded:smollm2-135m-instruct"
 BATCH, MICRO_BATCH, RATE = 16, 8, 1e-4
+PEER = "trl==1.16.0"  # as in the extra `bench`
+MIN_RATIO = 1.3
+# Of the losses of any step, relative: both compute the same, in another order of additions.
+MAX_DIFFERENCE = {"fp32": 1e-3, "bf16": 2e-2}
 OPTIONS = {
     "epochs": "5",
     "batch-size": str(BATCH),
     "micro-batch-size": str(MICRO_BATCH),
     "learning-rate": str(RATE),
     "block-size": "1024",
+    "lora-rank": "0",
     "save-steps": "0",
 }
 
@@ -103,44 +111,65 @@ def measure(command: list[str], curve: Path) -> dict[str, Any]:
         "seconds_per_step": round(statistics.mean(r["seconds"] for r in later), 2),
         "peak_gib": round(peak_gib, 2),
         "seconds_around": round(seconds - sum(r["seconds"] for r in records), 1),
-        "losses": [round(r["loss"], 4) for r in records],
+        "losses": [round(r["loss"], 6) for r in records],
     }
 
 
-def peer(folder: Path, model: str, steps: int, micro_batch: int, attention: str, threads: int, precision: str) -> None:
-    """TRL's trainer on the selection in `folder`: writes the same records as the job into trl.json."""
-    import torch
-    from datasets import Dataset
-    from torch.nn import functional
-    from torch.utils.data import SequentialSampler
-    from transformers import AutoTokenizer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-
+def peer_batches(folder: Path, tokenizer: Any, steps: int) -> list[list[dict[str, Any]]]:
+    """The job's examples of every step, as TRL takes them: input_ids and completion_mask."""
     from s1.template import Template
     from s1.training.examples import render
 
-    torch.set_num_threads(threads)
-    tokenizer = AutoTokenizer.from_pretrained(models.resolve(model))
     table = Artifact(f"{folder}/selection").read(schema.SELECTION)
-    examples = render(table, Template(tokenizer), 1024, "error")[0].to_pylist()
-    order = [index for step in range(steps) for index in batches.batch(step, len(examples), BATCH, 0)]
-    tokens = [len(examples[index]["input_ids"]) for index in order]
-    data = Dataset.from_list(
-        [
-            {
-                "input_ids": examples[index]["input_ids"],
-                "completion_mask": [
-                    int(place >= examples[index]["num_prompt_tokens"])
-                    for place in range(len(examples[index]["input_ids"]))
-                ],
-            }
-            for index in order
-        ]
+    rows: list[dict[str, Any]] = [
+        {
+            "input_ids": row["input_ids"],
+            "completion_mask": [int(place >= row["num_prompt_tokens"]) for place in range(len(row["input_ids"]))],
+        }
+        for row in render(table, Template(tokenizer), 1024, "error")[0].to_pylist()
+    ]
+    return [[rows[index] for index in batches.batch(step, len(rows), BATCH, 0)] for step in range(steps)]
+
+
+def peer_config(given: argparse.Namespace, folder: Path) -> Any:
+    """The job's optimiser, schedule and precision in TRL's names."""
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=f"{folder}/trl",
+        max_steps=given.steps,
+        per_device_train_batch_size=given.peer_micro_batch,
+        gradient_accumulation_steps=BATCH // given.peer_micro_batch,
+        learning_rate=RATE,
+        lr_scheduler_type="cosine",
+        warmup_steps=schedule.num_warmup_steps(given.steps, 0.05),
+        weight_decay=1e-4,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        bf16=given.precision == "bf16",
+        use_cpu=True,
+        gradient_checkpointing=False,
+        completion_only_loss=True,
+        max_length=None,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        model_init_kwargs={"attn_implementation": given.attention, "dtype": "float32"},
     )
+
+
+def peer_trainer() -> Any:
+    """TRL's trainer with the job's order of samples and the job's loss."""
+    import torch
+    from torch.nn import functional
+    from torch.utils.data import SequentialSampler
+    from trl import SFTTrainer
 
     class InOrder(SFTTrainer):
         def _get_train_sampler(self, dataset: Any = None) -> SequentialSampler:
-            return SequentialSampler(data)
+            return SequentialSampler(self.train_dataset)
 
         def compute_loss(self, model: Any, inputs: Any, *_: object, **__: object) -> torch.Tensor:
             # Without TRL's own loss and metrics, which would only make it slower.
@@ -149,51 +178,49 @@ def peer(folder: Path, model: str, steps: int, micro_batch: int, attention: str,
             losses = functional.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
             return (losses.sum(1) / (labels != -100).sum(1)).sum() / BATCH
 
-    records: list[dict[str, float]] = []
+    return InOrder
+
+
+def peer_clock() -> Any:
+    """A callback that times steps, in `seconds`."""
+    from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
         def on_step_begin(self, *_: object, **__: object) -> None:
             self.started = time.monotonic()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
-            step = state.global_step
-            mine = sum(tokens[(step - 1) * BATCH : step * BATCH])
-            records.append({"step": step, "tokens": mine, "seconds": time.monotonic() - self.started})
+        def on_step_end(self, *_: object, **__: object) -> None:
+            self.seconds.append(time.monotonic() - self.started)
 
-    config = SFTConfig(
-        output_dir=f"{folder}/trl",
-        max_steps=steps,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=BATCH // micro_batch,
-        learning_rate=RATE,
-        lr_scheduler_type="cosine",
-        warmup_steps=schedule.num_warmup_steps(steps, 0.05),
-        weight_decay=1e-4,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
-        optim="adamw_torch_fused",
-        bf16=precision == "bf16",
-        use_cpu=True,
-        gradient_checkpointing=False,
-        completion_only_loss=True,
-        max_length=None,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        model_init_kwargs={"attn_implementation": attention, "dtype": "float32"},
-    )
-    trainer = InOrder(
-        model=str(models.resolve(model)),
-        args=config,
-        train_dataset=data,
+    return Clock()
+
+
+def peer(given: argparse.Namespace, folder: Path) -> None:
+    """TRL's trainer on the selection in `folder`: writes the same records as the job into trl.json."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    torch.set_num_threads(given.threads)
+    tokenizer = AutoTokenizer.from_pretrained(models.resolve(given.model))
+    steps = peer_batches(folder, tokenizer, given.steps)
+    clock = peer_clock()
+    trainer = peer_trainer()(
+        model=str(models.resolve(given.model)),
+        args=peer_config(given, folder),
+        train_dataset=Dataset.from_list([row for rows in steps for row in rows]),
         processing_class=tokenizer,
-        callbacks=[Clock()],
+        callbacks=[clock],
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    for record, loss in zip(records, losses, strict=True):
-        record["loss"] = loss
+    records = [
+        {"step": number, "tokens": sum(len(row["input_ids"]) for row in rows), "seconds": seconds, "loss": loss}
+        for number, (rows, seconds, loss) in enumerate(zip(steps, clock.seconds, losses, strict=True), start=1)
+    ]
     (folder / "trl.json").write_text(json.dumps(records))
 
 
@@ -204,7 +231,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="times that both are measured, in turns")
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--attention", default="eager", help="of both; eager is the fastest on CPUs")
-    parser.add_argument("--precision", default=TrainOptions().number_type, help="of both: bf16 or fp32")
+    parser.add_argument(
+        "--precision", default=TrainOptions().number_type, choices=tuple(MAX_DIFFERENCE), help="of both"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of each")
     parser.add_argument("--peer-micro-batch", type=int, default=MICRO_BATCH, help="examples per pass of TRL")
     parser.add_argument("--no-peer", action="store_true", help="the job alone")
@@ -212,16 +241,32 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="after --: options of jobs.train")
     given = parser.parse_args()
     if given.as_peer:
-        folder = Path(given.as_peer)
-        size, number_type = given.peer_micro_batch, given.precision
-        peer(folder, given.model, given.steps, size, given.attention, given.threads, number_type)
+        peer(given, Path(given.as_peer))
         return
+    if not given.no_peer and importlib.util.find_spec("trl") is None:
+        print(f"TRL is missing: pip install --no-deps {PEER}; or measure the job alone with --no-peer", file=sys.stderr)
+        raise SystemExit(2)
     os.environ.update(RAY_worker_niceness="0")  # as the peer, where others want the processors too
     rounds = [one_round(given) for _ in range(given.rounds)]
     result: dict[str, Any] = {"precision": given.precision, "options": given.options, "rounds": rounds}
     if not given.no_peer:
         result["ratio"] = round(statistics.median(found["ratio"] for found in rounds), 2)
     print(json.dumps(result))
+    missed = [] if given.no_peer else missed_bounds(result)
+    for line in missed:
+        print(f"missed: {line}", file=sys.stderr)
+    raise SystemExit(1 if missed else 0)
+
+
+def missed_bounds(result: dict[str, Any]) -> list[str]:
+    """What is said of the job beside TRL and does not hold."""
+    missed: list[str] = []
+    if result["ratio"] < MIN_RATIO:
+        missed.append(f"tokens/s over TRL: {result['ratio']}, at least {MIN_RATIO}")
+    apart, most = max(found["largest_difference_of_losses"] for found in result["rounds"]), MAX_DIFFERENCE
+    if not apart <= most[result["precision"]]:
+        missed.append(f"losses apart from those of TRL by {apart:.2g}, at most {most[result['precision']]}")
+    return missed
 
 
 def one_round(given: argparse.Namespace) -> dict[str, Any]:
@@ -238,7 +283,9 @@ def one_round(given: argparse.Namespace) -> dict[str, Any]:
             "max-steps": str(given.steps),
             "run-dir": name,
         }
-        command = [sys.executable, "-m", "jobs.train", *(f"--{key}={value}" for key, value in options.items())]
+        # The plan is about the preset's machine, not about this one.
+        flags = ("--no-packing", "--ignore-plan", *(f"--{key}={value}" for key, value in options.items()))
+        command = [sys.executable, "-m", "jobs.train", *flags]
         found: dict[str, Any] = {"job": measure([*command, *given.options], folder / "checkpoint" / "loss.json")}
         if given.no_peer:
             return found

@@ -4,7 +4,10 @@
 
 Starts a Ray cluster of two nodes of 8 CPUs on this machine, trains with 8 workers on each, then once more with one
 worker, and prints one JSON object: where the workers were, the largest memory of all of them together (PSS: shared
-pages are counted once), and how far the two loss curves are apart.
+pages are counted once), the peak of the fullest one after every step, and how far the two loss curves are apart. Exit
+code 1 when a bound is missed, which is said on stderr: every node has its workers, all of them together take at most
+0.75 GiB times their number, the fullest does not grow in the second half of the steps, and the losses are equal within
+0.01%.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -30,6 +34,10 @@ from jobs.runner import execute
 from jobs.train import JOB
 from jobs.train_options import TrainOptions
 from s1.training.hardware import Hardware
+
+MAX_GIB_PER_WORKER = 0.75
+MAX_GROWTH_GIB = 0.05
+MAX_DIFFERENCE = 1e-4  # of the losses, relative
 
 
 class Watch(threading.Thread):
@@ -59,10 +67,27 @@ def is_worker(process: psutil.Process) -> bool:
     return False
 
 
-def losses(folder: Path, options: TrainOptions) -> list[float]:
+def curve(folder: Path, options: TrainOptions) -> list[dict[str, float]]:
+    """Train; the records of the steps."""
     write_selection(folder, 64)
     execute(JOB, options, str(folder))
-    return [record["loss"] for record in json.loads((folder / "checkpoint" / "loss.json").read_text())]
+    return json.loads((folder / "checkpoint" / "loss.json").read_text())
+
+
+def missed_bounds(result: dict[str, Any], nodes: int, per_node: int) -> list[str]:
+    """What is said of this many workers and does not hold."""
+    missed: list[str] = []
+    if result["workers_per_node"] != [per_node] * nodes:
+        missed.append(f"workers per node: {result['workers_per_node']}, not {[per_node] * nodes}")
+    used, most = result["peak_gib_of_all_workers"], round(nodes * per_node * MAX_GIB_PER_WORKER, 2)
+    if not 0 < used <= most:
+        missed.append(f"memory of all workers: {used} GiB, at most {most}")
+    peaks = result["peak_gib_of_fullest_worker"]
+    if (growth := round(peaks[-1] - peaks[len(peaks) // 2], 2)) > MAX_GROWTH_GIB:
+        missed.append(f"memory of the fullest worker grows by {growth} GiB, at most {MAX_GROWTH_GIB}: {peaks}")
+    if not (apart := result["largest_difference_from_one_worker"]) <= MAX_DIFFERENCE:
+        missed.append(f"losses apart from those of one worker by {apart:.2g}, at most {MAX_DIFFERENCE}")
+    return missed
 
 
 def main() -> None:
@@ -101,21 +126,28 @@ def main() -> None:
         with ray_session():
             watch.start()
             started = time.monotonic()
-            many = losses(folder / "many", options)
+            many = curve(folder / "many", options)
             seconds = time.monotonic() - started
             watch.done.set()
             watch.join()
-            one = losses(folder / "one", options.model_copy(update={"workers": 1}))
+            one = curve(folder / "one", options.model_copy(update={"workers": 1}))
     cluster.shutdown()
     result = {
         "workers_per_node": sorted(watch.per_node.values()),
         "steps": len(many),
         "seconds": round(seconds),
         "peak_gib_of_all_workers": round(watch.peak_bytes / 2**30, 2),
-        "losses": [round(loss, 4) for loss in many],
-        "largest_difference_from_one_worker": max(abs(a - b) / b for a, b in zip(many, one, strict=True)),
+        "peak_gib_of_fullest_worker": [record["memory_gib"] for record in many],
+        "losses": [round(record["loss"], 4) for record in many],
+        "largest_difference_from_one_worker": max(
+            abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(many, one, strict=True)
+        ),
     }
     print(json.dumps(result))
+    missed = missed_bounds(result, given.nodes, given.per_node)
+    for line in missed:
+        print(f"missed: {line}", file=sys.stderr)
+    raise SystemExit(1 if missed else 0)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Benchmarks end with exit code 1 when a bound is missed."""
 
 import json
+import os
 import subprocess
 import sys
+import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ def loaded(name: str) -> ModuleType:
     spec = spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
 
@@ -44,3 +47,96 @@ def test_selection_of_one_kind(bound: str, code: int):
     assert found.returncode == code, found.stderr
     assert json.loads(found.stdout)["method"] == "k_center"
     assert ("missed: k_center, 300 rows: " in found.stderr) == bool(code)
+
+
+def test_a_training_that_starts_over_after_a_kill_is_noticed():
+    missed = loaded("training_kills").missed_bounds
+    kills = [
+        {"kind": "worker", "committed": 5, "starts_before": 1},
+        {"kind": "driver", "committed": 20, "starts_before": 2},
+    ]
+    assert not missed(kills, [0, 5, 20], 1.0, 1.0)
+    (line,) = missed(kills, [0, 5, 0], 1.0, 1.0)[1:]
+    assert "began after 0 steps" in line and "20" in line and "driver" in line
+    assert len(missed(kills, [0, 5, 20, 15], 1.0, 1.0)) == 1  # a later attempt goes back
+    assert len(missed(kills, [0, 5], 1.0, 1.0)) == 1  # nothing was said of the last one
+    assert len(missed(kills, [0, 5, 20], 1.0, 1.002)) == 1
+
+
+SPEED = {"precision": "fp32", "ratio": 1.31, "rounds": [{"largest_difference_of_losses": 9e-4}]}
+
+
+@pytest.mark.parametrize(
+    ("more", "num_missed"),
+    [
+        ({}, 0),
+        ({"ratio": 1.29}, 1),
+        ({"rounds": [{"largest_difference_of_losses": 1e-4}, {"largest_difference_of_losses": 2e-3}]}, 1),
+        ({"rounds": [{"largest_difference_of_losses": 2e-3}], "precision": "bf16"}, 0),
+    ],
+)
+def test_training_speed(more: dict[str, object], num_missed: int):
+    assert len(loaded("training_speed").missed_bounds(SPEED | more)) == num_missed
+
+
+def test_training_speed_says_first_that_the_peer_is_missing():
+    script = [sys.executable, "-c", "import sys, training_speed; sys.modules['trl'] = None; training_speed.main()"]
+    found = subprocess.run(script, cwd=FOLDER, capture_output=True, text=True)
+    peer = loaded("training_speed").PEER
+    assert found.returncode == 2 and found.stderr.count("\n") == 1 and peer in found.stderr, found.stderr
+    project = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]
+    assert peer in project["optional-dependencies"]["bench"]
+
+
+WORKERS = {
+    "workers_per_node": [8, 8],
+    "peak_gib_of_all_workers": 9.0,
+    "peak_gib_of_fullest_worker": [0.4, 0.5, 0.6, 0.6],
+    "largest_difference_from_one_worker": 1e-7,
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "num_missed"),
+    [
+        ({}, 0),
+        ({"workers_per_node": [8, 7]}, 1),
+        ({"workers_per_node": [16]}, 1),
+        ({"peak_gib_of_all_workers": 12.5}, 1),
+        ({"peak_gib_of_fullest_worker": [0.4, 0.5, 0.6, 0.7]}, 1),
+        ({"largest_difference_from_one_worker": float("nan")}, 1),
+    ],
+)
+def test_training_workers(more: dict[str, object], num_missed: int):
+    assert len(loaded("training_workers").missed_bounds(WORKERS | more, 2, 8)) == num_missed
+
+
+def gpu_case(parameters: int, **more: object) -> dict[str, object]:
+    measured = {"mfu": 0.5, "predicted_gib": 20.0, "measured_gib": 20.0, "predicted_over_measured": 1.0}
+    return {"parameters": parameters, "tokens": 16384, **measured, **more}
+
+
+NO_MEMORY = {"parameters": 3, "tokens": 32768, "out_of_memory": True, "device_gib": 80.0}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "num_missed"),
+    [
+        ({}, gpu_case(3), 0),
+        ({"mfu": 0.44}, gpu_case(3), 1),
+        ({"mfu": None}, gpu_case(3), 1),
+        ({"predicted_over_measured": 0.89}, gpu_case(3), 1),
+        ({}, gpu_case(3, predicted_over_measured=1.11), 1),
+        ({}, {**NO_MEMORY, "predicted_gib": 90.0}, 1),  # only two shapes are measured
+        ({}, {**NO_MEMORY, "predicted_gib": 70.0}, 2),  # and this one was to fit
+    ],
+)
+def test_training_gpu(first: dict[str, object], last: dict[str, object], num_missed: int):
+    assert len(loaded("training_gpu").missed_bounds([gpu_case(1, **first), gpu_case(2), last])) == num_missed
+
+
+def test_what_needs_a_gpu_is_left_out_without_one():
+    script = [sys.executable, str(FOLDER / "training_gpu.py")]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    found = subprocess.run(script, env=hidden, capture_output=True, text=True)
+    assert found.returncode == 0 and found.stderr.startswith("left out: no GPU"), found.stderr

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -157,6 +158,15 @@ def committed_checkpoints(run_dir: str) -> set[str]:
     return found
 
 
+def last_step(checkpoints: set[str]) -> int:
+    return max(int(name.removeprefix("step-")) for name in checkpoints)
+
+
+def starts(log: str) -> list[int]:
+    """Steps that were done when each group of workers began, as the job says it."""
+    return [int(step) - 1 for step in re.findall(r"workers begin at step (\d+) of 48\n", log)]
+
+
 def wait_for(condition, process: subprocess.Popen, log: Path):
     """Poll until `condition()` holds while `process`, which writes to `log`, runs."""
     deadline = time.monotonic() + 600
@@ -167,7 +177,7 @@ def wait_for(condition, process: subprocess.Popen, log: Path):
     return value
 
 
-def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, model, tmp_path):
+def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, model, tmp_path, capsys):
     disturbed = selection(tmp_path)
     # 48 steps of 2 workers, a checkpoint of 2 shards every 6.
     options = TrainOptions(
@@ -192,6 +202,9 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     ]
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
+    wait_for(lambda: len(starts(log.read_text())) > 1, process, log)
+    first, second = starts(log.read_text())
+    assert first == 0 and second >= last_step(before)
     before |= wait_for(lambda: committed_checkpoints(disturbed) - before, process, log)
     process.kill()
     process.wait()
@@ -209,7 +222,11 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     with pytest.raises(SystemExit) as exit_:
         execute(JOB, alone, disturbed)
     assert exit_.value.code == EXIT_CODE
+    (third,) = starts(capsys.readouterr().err)
+    assert third >= last_step(before)
+    saved = committed_checkpoints(disturbed)
     execute(JOB, alone, disturbed)
+    assert starts(capsys.readouterr().err) == [last_step(saved)]
 
     losses, undisturbed = plain_loop(options, disturbed)
     assert [record["step"] for record in curve(disturbed)] == list(range(1, 49))
