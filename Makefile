@@ -6,6 +6,10 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
 # Real questions and traces that three of the benchmarks read.
 DATA ?= ../shared/data
+# What only three of them need, in an environment of its own that sees the project's.
+BENCH_RUN = $(RUN)
+BENCH_VENV := $(VENV)/.bench
+WITH_EXTRA := bench/http_abuse bench/lm_eval_client bench/selection_speed
 BENCHMARKS := $(patsubst tests/benchmarks/%.py,bench/%,$(wildcard tests/benchmarks/*.py))
 
 .PHONY: setup demo test lint bench $(BENCHMARKS) clean
@@ -47,8 +51,19 @@ test: lint $(VENV)/.browser
 # after one that ends badly. `python tests/benchmarks/NAME.py --help` has the options.
 bench: $(BENCHMARKS)
 
+$(BENCH_VENV)/.ready: $(VENV)/.ready
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(RUN) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(BENCH_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	$(BENCH_VENV)/bin/pip install -qq -c requirements.lock \
+		$$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])')
+	touch $@
+
+$(WITH_EXTRA): $(BENCH_VENV)/.ready
+$(WITH_EXTRA): BENCH_RUN = PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" $(BENCH_VENV)/bin/python
+
 $(BENCHMARKS): bench/%: setup
-	HF_HUB_OFFLINE=1 $(RUN) tests/benchmarks/$*.py $(if $(filter curation_memory decontamination grading,$*),--data $(DATA))
+	HF_HUB_OFFLINE=1 $(BENCH_RUN) tests/benchmarks/$*.py $(if $(filter curation_memory decontamination grading,$*),--data $(DATA))
 
 clean:
 	rm -rf $(VENV) runs
