@@ -55,7 +55,7 @@ $(BENCH_VENV)/.ready: $(VENV)/.ready
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(RUN) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> "$$($(BENCH_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
-	$(BENCH_VENV)/bin/pip install -qq -c requirements.lock \
+	$(BENCH_VENV)/bin/pip install -qq --no-warn-conflicts -c requirements.lock \
 		$$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])')
 	touch $@
 
