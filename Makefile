@@ -6,6 +6,10 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
 # Real questions and traces that three of the benchmarks read.
 DATA ?= ../shared/data
+# What only some of them need, in an environment of its own that sees the project's.
+BENCH_RUN = $(RUN)
+BENCH_VENV := $(VENV)/.bench
+WITH_EXTRA := bench/http_abuse bench/lm_eval_client bench/selection_speed bench/training_speed
 BENCHMARKS := $(patsubst tests/benchmarks/%.py,bench/%,$(wildcard tests/benchmarks/*.py))
 
 .PHONY: setup demo test lint bench $(BENCHMARKS) clean
@@ -44,12 +48,22 @@ test: lint $(VENV)/.browser
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 tests/integration tests/e2e
 
 # All measurements one after the other, some hours; `make bench/selection_speed` is one of them. `make -k bench` goes on
-# after one that ends badly. `python tests/benchmarks/NAME.py --help` has the options. What some of them compare
-# with is in the extra `bench`; training_speed ends with exit code 2 without it: `.venv/bin/pip install --no-deps trl==1.16.0`.
+# after one that ends badly. `python tests/benchmarks/NAME.py --help` has the options.
 bench: $(BENCHMARKS)
 
+$(BENCH_VENV)/.ready: $(VENV)/.ready
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(RUN) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(BENCH_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	$(BENCH_VENV)/bin/pip install -qq --no-warn-conflicts -c requirements.lock \
+		$$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])')
+	touch $@
+
+$(WITH_EXTRA): $(BENCH_VENV)/.ready
+$(WITH_EXTRA): BENCH_RUN = PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" $(BENCH_VENV)/bin/python
+
 $(BENCHMARKS): bench/%: setup
-	HF_HUB_OFFLINE=1 $(RUN) tests/benchmarks/$*.py $(if $(filter curation_memory decontamination grading,$*),--data $(DATA))
+	HF_HUB_OFFLINE=1 $(BENCH_RUN) tests/benchmarks/$*.py $(if $(filter curation_memory decontamination grading,$*),--data $(DATA))
 
 clean:
 	rm -rf $(VENV) runs

@@ -23,7 +23,6 @@ from s1.evaluation import lm_eval, paper
 from s1.evaluation.report import compare, numbers
 from s1.evaluation.report.abstract import abstract
 from s1.evaluation.report.transcripts import transcripts
-from s1.evaluation.settings import NATURAL
 from s1.evaluation.summary import by_benchmark, gain, summarise, verdicts
 from s1.sources import records
 
@@ -74,7 +73,7 @@ def run(options: ReportOptions, context: Context) -> Outcome:
             metrics=metrics,
             beside_paper=numbers.beside_paper(benchmarks),
             evaluation=tuple(map(_figure, (drawing for drawing in evaluated if drawing.kind != "methods"))),
-            methods=next(map(_figure, (drawing for drawing in evaluated if drawing.kind == "methods")), None),
+            methods=tuple(map(_figure, (drawing for drawing in evaluated if drawing.kind == "methods"))),
             figures=tuple(map(_figure, data)),
             coverage=coverage,
             transcripts=transcripts(generations.to_pylist(), options.num_transcripts),
@@ -88,7 +87,7 @@ def run(options: ReportOptions, context: Context) -> Outcome:
     for drawing in (*evaluated, *data):
         context.staging.write_bytes(f"{drawing.name}.png", figures.png(drawing.figure))
         context.staging.write_bytes(f"{drawing.name}.svg", figures.svg(drawing.figure))
-    _export(context, generations.to_pylist(), main)
+    _export(context, generations.to_pylist())
     return Outcome(rows_in=generations.num_rows, rows_out=generations.num_rows)
 
 
@@ -157,13 +156,13 @@ def _write_tables(context: Context, metrics: Mapping[str, Any]) -> None:
         context.staging.write_bytes(f"{name}.md", numbers.as_markdown(rows, columns).encode())
 
 
-def _export(context: Context, rows: list[dict[str, Any]], model: str) -> None:
-    """The natural end of the main model as sample files of lm-eval. Their names hold a date: the evaluation's own."""
+def _export(context: Context, rows: list[dict[str, Any]]) -> None:
+    """Everything that was graded as sample files of lm-eval. Their names hold a date: the evaluation's own."""
     manifest = context.inputs["generations"]
     info: Any = manifest.fs.get_file_info(join(manifest.path, "manifest.json"))
     date = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime((info.mtime_ns or 0) / 1e9))
-    for name, content in lm_eval.samples(rows, model, NATURAL, date).items():
-        context.staging.write_bytes(name, content.encode())
+    for name, content in lm_eval.samples(rows, date):
+        context.staging.write_bytes(f"lm-eval/{name}", content.encode())
 
 
 def _losses(checkpoint: Artifact, manifest: Manifest) -> list[dict[str, Any]]:

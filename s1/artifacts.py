@@ -167,6 +167,8 @@ class Staging:
             pq.write_table(table, sink, row_group_size=row_group_rows, compression="zstd")
 
     def write_bytes(self, name: str, content: bytes) -> None:
+        if "/" in name:
+            self.fs.create_dir(join(self.path, name.rpartition("/")[0]), recursive=True)
         with self.fs.open_output_stream(join(self.path, name)) as sink:
             sink.write(content)
 

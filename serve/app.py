@@ -156,6 +156,7 @@ def build(options: AppOptions) -> "Application":
         replicas = options.sampler_replicas
         sampler = deployment(Sampler).options(name="sampler", num_replicas=replicas, **light).bind(engines)
     front = FrontOptions(
+        context_tokens=options.engine.max_model_len,
         terms=Terms(options.efforts, options.max_completion_tokens, options.deadline_s),
         max_body_bytes=options.max_body_bytes,
         api_keys=options.api_keys,

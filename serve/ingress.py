@@ -40,6 +40,7 @@ _REQUESTS: dict[Kind, type[ChatRequest] | type[TextRequest]] = {"chat": ChatRequ
 class FrontOptions:
     """What the HTTP side agrees to."""
 
+    context_tokens: int  # prompt and completion together, of every model
     terms: Terms = field(default_factory=Terms)
     max_body_bytes: int = 4 * 2**20
     api_keys: Mapping[str, str] = field(default_factory=lambda: {})  # name -> SHA-256
@@ -234,7 +235,8 @@ class Ingress:
         return "ok"
 
     def _card(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self.started, "owned_by": "s1"}
+        card = {"id": name, "object": "model", "created": self.started, "owned_by": "s1"}
+        return {**card, "max_model_len": self.options.context_tokens}  # as vLLM's own server says it
 
     def _file(self, name: str) -> Response:
         if name not in self.page:

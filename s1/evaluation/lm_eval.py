@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -187,21 +187,24 @@ def _engine(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def samples(rows: Iterable[Row], model: str, setting: str, date: str) -> dict[str, str]:
-    """Rows of GENERATIONS as sample files: file name -> content, one file per benchmark or domain.
+def samples(rows: Iterable[Row], date: str) -> Iterator[tuple[str, str]]:
+    """Rows of GENERATIONS that were graded as sample files: path and content, in no order.
 
-    `date` stands in the names, as the harness writes it (2026-11-24T03-00-00).
+    MODEL/SETTING/samples_TASK_DATE.jsonl for every benchmark or domain, so that `read` takes the folder of one setting.
+    A question has the same doc_id in all files of its task. `date` is as the harness writes it (2026-11-24T03-00-00).
     """
-    files: dict[str, list[str]] = {}
+    files: dict[tuple[str, str, str], list[Row]] = {}
     numbers: dict[str, dict[str, int]] = {}
     for row in rows:
-        if row["model"] != model or row["setting"] != setting or row["correct"] is None:
-            continue
-        task = re.sub(r"\W+", "_", row["domain"] or "questions")
-        ids = numbers.setdefault(task, {})
-        doc_id = ids.setdefault(row["question_id"], len(ids))
-        files.setdefault(task, []).append(json.dumps(_sample(row, doc_id), ensure_ascii=False))
-    return {f"samples_{task}_{date}.jsonl": "".join(f"{line}\n" for line in lines) for task, lines in files.items()}
+        if row["correct"] is not None:
+            task = re.sub(r"\W+", "_", row["domain"] or "questions")
+            ids = numbers.setdefault(task, {})
+            ids.setdefault(row["question_id"], len(ids))
+            files.setdefault((row["model"], row["setting"], task), []).append(row)
+    for (model, setting, task), found in files.items():
+        folder = "/".join(re.sub(r"[^\w.-]+", "_", name) for name in (model, setting))
+        lines = (json.dumps(_sample(row, numbers[task][row["question_id"]]), ensure_ascii=False) for row in found)
+        yield f"{folder}/samples_{task}_{date}.jsonl", "".join(f"{line}\n" for line in lines)
 
 
 def _sample(row: Row, doc_id: int) -> dict[str, Any]:

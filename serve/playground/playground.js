@@ -1,11 +1,17 @@
 // The playground: one or two requests of the same prompt with budgets of their own, streamed side by side.
 
-const NO_CAP = 520; // the last notch of the slider
+/** Numbers of tokens that a slider can be set to, none above `context`: every 8 up to 128, then eight to a doubling. */
+export function notches(context) {
+  const found = [];
+  // 31 - clz32 is the whole part of the logarithm to base 2.
+  for (let tokens = 0; tokens <= context; tokens += Math.max(8, 2 ** (31 - Math.clz32(tokens)) / 8)) found.push(tokens);
+  return found;
+}
 
-/** The body of the request for one side. Counts are tokens. */
+/** The body of the request for one side. Counts are tokens; `max` is Infinity without a cap. */
 export function requestBody({ model, prompt, temperature, answer, min, max, waits, string }) {
   const forcing = { min_tokens: min, num_ignore: waits, max_answer_tokens: answer };
-  if (max < NO_CAP) forcing.max_tokens = max;
+  if (max < Infinity) forcing.max_tokens = max;
   if (string && string !== "Wait") forcing.ignore_str = string;
   return { model, messages: [{ role: "user", content: prompt }], temperature, stream: true, budget_forcing: forcing };
 }
@@ -17,34 +23,42 @@ export function curl(url, body, hasKey) {
   return `curl -N ${url} -H 'Content-Type: application/json'${key} \\\n  -d '${quoted}'`;
 }
 
-/** The JSON values of server-sent events, from pieces of text that may end anywhere. */
+/** The stream ended before the server had said that it was complete. */
+class BrokenOff extends Error {
+  constructor() { super("The stream broke off: the server or the way to it was lost. What stands here is not complete."); }
+}
+
+/** The JSON values of server-sent events up to [DONE], from pieces of text that may end anywhere. */
 export async function* events(pieces) {
-  let rest = "";
+  let [rest, done] = ["", false];
   for await (const piece of pieces) {
     const lines = (rest + piece).split("\n\n");
     rest = lines.pop();
     for (const line of lines) {
       const data = line.replace(/^data: /, "");
-      if (data !== "[DONE]") yield JSON.parse(data);
+      if (data === "[DONE]") done = true; else yield JSON.parse(data);
     }
   }
+  if (!done) throw new BrokenOff();
 }
 
 /** Text of a response body, characters of several bytes kept whole. */
 async function* textOf(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let read; !(read = await reader.read()).done; ) yield read.value;
+  const read = () => reader.read().catch(() => { throw new BrokenOff(); });
+  for (let piece; !(piece = await read()).done; ) yield piece.value;
 }
 
 /** One side of the comparison: its sliders, its texts and its counters. */
 class Side {
+  /** With a cap of `max` tokens, as far as the sliders reach until the server has told the model's context. */
   constructor(name, max, onMove) {
     this.onMove = onMove;
     this.element = document.getElementById("side").content.firstElementChild.cloneNode(true);
     this.find("h2").textContent = `Budget ${name}`;
     this.find(".thinking").setAttribute("aria-label", `Thinking with budget ${name}`);
     this.find(".answer").setAttribute("aria-label", `Answer with budget ${name}`);
-    this.find(".max").value = max;
+    this.offer(max, { min: 0, max });
     for (const slider of this.element.querySelectorAll("input[type=range]")) {
       slider.addEventListener("input", () => this.settle(slider));
     }
@@ -56,6 +70,18 @@ class Side {
 
   find(selector) { return this.element.querySelector(selector); }
 
+  /** Let the sliders reach to `context`; they stay where they are, or as near below as they can. */
+  offer(context, { min, max } = this.budget()) {
+    this.notches = notches(context);
+    const last = this.notches.length - 1;
+    const at = (tokens) => tokens === Infinity ? last + 1 : this.notches.findLastIndex((notch) => notch <= tokens);
+    // One notch beyond the last number is no cap at all.
+    for (const [selector, end, tokens] of [[".min", last, min], [".max", last + 1, max]]) {
+      this.find(selector).max = end;
+      this.find(selector).value = at(tokens);
+    }
+  }
+
   /** After `moved` was moved: the minimum stays below the maximum, and the numbers are shown. */
   settle(moved) {
     const [min, max] = [this.find(".min"), this.find(".max")];
@@ -63,22 +89,26 @@ class Side {
       if (moved === min) max.value = min.value; else min.value = max.value;
     }
     for (const slider of this.element.querySelectorAll("input[type=range]")) {
-      const text = slider === max && Number(max.value) >= NO_CAP ? "any number of" : slider.value;
+      const value = slider.matches(".waits") ? slider.value : this.tokens(slider);
+      const text = value === Infinity ? "any number of" : value;
       slider.parentElement.querySelector(".shown").textContent = text;
       slider.setAttribute("aria-valuetext", text);
     }
     this.onMove();
   }
 
+  /** What a slider of tokens is set to. */
+  tokens(slider) { return this.notches[slider.value] ?? Infinity; }
+
   budget() {
-    const value = (selector) => Number(this.find(selector).value);
-    return { min: value(".min"), max: value(".max"), waits: value(".waits"), string: this.find(".string").value };
+    const [min, max] = [".min", ".max"].map((selector) => this.tokens(this.find(selector)));
+    return { min, max, waits: Number(this.find(".waits").value), string: this.find(".string").value };
   }
 
   /** Thinking tokens that the meter has to hold. */
   get reach() {
     const { min, max } = this.budget();
-    return Math.max(this.thought, min, max < NO_CAP ? max : 0, 1);
+    return Math.max(this.thought, min, max < Infinity ? max : 0, 1);
   }
 
   /** Draw the meter to a scale of `reach` tokens. */
@@ -92,11 +122,11 @@ class Side {
       return bar;
     };
     const meter = this.find(".meter");
-    const bars = [part("cap", 0, max < NO_CAP ? max : reach), part("said", 0, this.thought)];
+    const bars = [part("cap", 0, max < Infinity ? max : reach), part("said", 0, this.thought)];
     bars.push(...this.forced.map(([start, length]) => part("forcing", start, length)));
     if (min) bars.push(part("least", min, null));
     meter.replaceChildren(...bars);
-    const most = max < NO_CAP ? `at most ${max}` : "without a cap";
+    const most = max < Infinity ? `at most ${max}` : "without a cap";
     meter.setAttribute("aria-label", `${this.thought} thinking tokens; at least ${min}, ${most}`);
   }
 
@@ -177,12 +207,14 @@ class Side {
 class Playground {
   constructor() {
     this.sides = [];
+    this.contexts = {}; // model -> tokens
     this.sides = [new Side("A", 64, () => this.refresh()), new Side("B", 256, () => this.refresh())];
     this.running = null;
     this.field("sides").append(...this.sides.map((side) => side.element));
     this.field("compare").addEventListener("change", () => this.arrange());
     this.field("stop").addEventListener("click", () => this.running?.abort());
     this.field("key").addEventListener("change", () => this.listModels());
+    this.field("model").addEventListener("change", () => this.fit());
     this.field("form").addEventListener("input", () => this.refresh());
     this.field("form").addEventListener("submit", (event) => { event.preventDefault(); this.run(); });
     document.addEventListener("keydown", (event) => {
@@ -232,11 +264,20 @@ class Playground {
   async listModels() {
     try {
       const listed = await this.ask("v1/models", {});
-      const options = (await listed.json()).data.map((model) => new Option(model.id));
-      this.field("model").replaceChildren(...options);
+      const models = (await listed.json()).data;
+      this.contexts = Object.fromEntries(models.map((model) => [model.id, model.max_model_len]));
+      this.field("model").replaceChildren(...models.map((model) => new Option(model.id)));
       this.say("");
-      this.refresh();
+      this.fit();
     } catch (problem) { this.say(problem.message); }
+  }
+
+  /** Let the budgets reach as far as the model's context does. */
+  fit() {
+    for (const side of this.sides) {
+      side.offer(this.contexts[this.field("model").value]);
+      side.settle(side.find(".max"));
+    }
   }
 
   async ask(path, options) {
@@ -274,7 +315,8 @@ class Playground {
       side.say("done", false);
       return true;
     } catch (problem) {
-      side.say(signal.aborted ? "stopped" : "failed", false);
+      const broken = problem instanceof BrokenOff;
+      side.say(signal.aborted ? "stopped" : broken ? "broken off" : "failed", false);
       if (!signal.aborted) side.problem(problem.message);
       return false;
     }

@@ -85,7 +85,7 @@ class MeasuredIngress(Ingress):
     """The ingress, with the choice of the transport."""
 
     def __init__(self, engines: dict[str, Any], object_store: bool) -> None:
-        super().__init__(engines, None, FrontOptions())
+        super().__init__(engines, None, FrontOptions(context_tokens=2048))
         if object_store:
             self.engines = {name: engine.options(stream=True) for name, engine in engines.items()}
 

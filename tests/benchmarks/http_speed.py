@@ -5,8 +5,12 @@
 
 Both servers stand on this machine at the same time, with the same weights, type, threads and limits, and are loaded in
 turn, --rounds times, with the same prompts for the same numbers of streamed tokens by the same client: what else the
-machine does meets both. --forced makes ours end the thinking at half of the tokens and write an answer. Prints a JSON
-object for each server, concurrency and round (with the CPU time of its processes for each token), and the ratios last.
+machine does meets both; on a GPU both get the same share of its memory. --forced makes ours end the thinking at half of
+the tokens and write an answer. Prints a JSON object for each server, concurrency and round (with the CPU time of its
+processes for each token), and the ratios last.
+
+Exit code 1 when a bound is missed, which is said on stderr: at the highest concurrency at least 0.95 of the tokens a
+second of `vllm serve` (median of the rounds), at the lowest at most 15 ms added to the median time to the first token.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ MODEL = "embedded:smollm2-135m-instruct"
 CONTEXT = 1024
 SEQUENCES = 64
 KV_CACHE_GIB = 0.5
+GPU_SHARE = 0.4  # of its memory, for either server
+MIN_SPEED_RATIO, MAX_ADDED_FIRST_TOKEN_MS = 0.95, 15
 START_S = 300
 Row = dict[str, Any]
 
@@ -54,8 +60,52 @@ def main() -> None:
     with peer(folder, options) as (peer_url, process), ours(folder, options) as our_url:
         urls = {"ours": our_url, "peer": peer_url}
         rows = asyncio.run(measure(urls, process.pid, options))
-    for concurrency in options.concurrency:
-        print(json.dumps(compared(rows, concurrency)), flush=True)
+    ratios = [compared(rows, concurrency) for concurrency in options.concurrency]
+    for row in ratios:
+        print(json.dumps(row), flush=True)
+    told = missed(ratios)
+    for text in told:
+        print(f"missed: {text}", file=sys.stderr)
+    raise SystemExit(1 if told else 0)
+
+
+def missed(ratios: Sequence[Row]) -> list[str]:
+    """Bounds that the results of `compared` miss."""
+    lowest, highest = (choose(ratios, key=lambda row: row["concurrency"]) for choose in (min, max))
+    speed, added = highest["tokens_per_s_ratio"], lowest["added_first_token_ms"]
+    found: list[str] = []
+    if speed < MIN_SPEED_RATIO:
+        least = MIN_SPEED_RATIO
+        found.append(f"{highest['concurrency']} streams: {speed} of vllm serve's tokens/s (median), at least {least}")
+    if added > MAX_ADDED_FIRST_TOKEN_MS:
+        most = MAX_ADDED_FIRST_TOKEN_MS
+        found.append(f"{lowest['concurrency']} streams: first token {added} ms later (median), at most {most}")
+    return found
+
+
+def application(folder: Path, device: str) -> dict[str, Any]:
+    """Options of serve.app for the model in `folder`."""
+    cpu = device == "cpu"
+    engine = {
+        "device": device,
+        "max_model_len": CONTEXT,
+        "max_num_seqs": SEQUENCES,
+        "kv_cache_gib": KV_CACHE_GIB if cpu else None,
+        "gpu_memory_utilization": GPU_SHARE,
+        "enforce_eager": cpu,
+    }
+    return {"models": {"m": str(folder)}, "max_ongoing_requests": SEQUENCES, "sampler_replicas": 0, "engine": engine}
+
+
+def peer_command(folder: Path, device: str, number_type: str, port: int) -> list[str]:
+    """The same for `vllm serve`."""
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--max-model-len", str(CONTEXT), "--max-num-seqs", str(SEQUENCES), "--enable-prefix-caching"]
+    command += ["--generation-config", "vllm", "--dtype", number_type]
+    if device == "cpu":
+        return [*command, "--enforce-eager", "--kv-cache-memory-bytes", str(int(KV_CACHE_GIB * 2**30))]
+    return [*command, "--gpu-memory-utilization", str(GPU_SHARE)]
 
 
 @contextlib.contextmanager
@@ -65,21 +115,8 @@ def ours(folder: Path, options: argparse.Namespace) -> Generator[str]:
     from jobs.ray_session import ray_session
     from serve.app import AppOptions, deployed
 
-    application = AppOptions.model_validate(
-        {
-            "models": {"m": str(folder)},
-            "max_ongoing_requests": SEQUENCES,
-            "sampler_replicas": 0,
-            "engine": {
-                "device": options.device,
-                "max_model_len": CONTEXT,
-                "max_num_seqs": SEQUENCES,
-                "kv_cache_gib": KV_CACHE_GIB if options.device == "cpu" else None,
-                "enforce_eager": options.device == "cpu",
-            },
-        }
-    )
-    with ray_session(), deployed(application.models, application, timeout_s=START_S) as url:
+    served = AppOptions.model_validate(application(folder, options.device))
+    with ray_session(), deployed(served.models, served, timeout_s=START_S) as url:
         yield url
 
 
@@ -89,13 +126,8 @@ def peer(folder: Path, options: argparse.Namespace) -> Generator[tuple[str, subp
     from serve.engine import EngineOptions
 
     port = free_port()
-    cpu = options.device == "cpu"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--max-model-len", str(CONTEXT), "--max-num-seqs", str(SEQUENCES), "--enable-prefix-caching"]
     own = EngineOptions.model_validate({"device": options.device})
-    command += ["--generation-config", "vllm", "--dtype", own.number_type]
-    command += ["--enforce-eager", "--kv-cache-memory-bytes", str(int(KV_CACHE_GIB * 2**30))] if cpu else []
+    command = peer_command(folder, options.device, own.number_type, port)
     process = subprocess.Popen(
         command, env={**os.environ, **own.environment()}, stdout=sys.stderr, stderr=sys.stderr, start_new_session=True
     )

@@ -1,6 +1,6 @@
 """lm-eval's `local-chat-completions`, unchanged, against our endpoint on a small task of sums.
 
-    pip install 'lm-eval[api]'          # in an environment of its own, if its pins disagree with ours
+    make bench/lm_eval_client           # installs lm-eval in an environment of its own
     python tests/benchmarks/lm_eval_client.py --lm-eval ~/lm-eval/bin/lm_eval --model runs/laptop/checkpoint
 
 Deploys the model, writes the task (questions and exact match of the last number) into a temporary folder, runs lm-eval
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="*", default=[16], help="thinking_token_budget, one run each")
     options = parser.parse_args()
     if options.lm_eval is None:
-        print("error: lm_eval is not on the PATH; install it with: pip install 'lm-eval[api]'", file=sys.stderr)
+        print("error: lm_eval is not on the PATH; `make bench/lm_eval_client` installs it", file=sys.stderr)
         raise SystemExit(2)
 
     from jobs.ray_session import ray_session

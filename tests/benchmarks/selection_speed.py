@@ -11,7 +11,7 @@ Without options all of these runs; with options one of them. Every run has a pro
 a line. `value` is the mean cosine similarity of a row to the nearest pick, `radius` the distance of the farthest,
 `peak_gb` the whole process with the embeddings that it was given; `cpu_seconds` are those of all its threads, whatever
 else the machine has to do.
---peer also runs the lazy greedy of apricot-select (pip install apricot-select) on the same rows; --against-greedy runs
+--peer also runs the lazy greedy of apricot-select (of the extra `bench`) on the same rows; --against-greedy runs
 our own exact lazy greedy on all rows; --shards compares Ray actors with one process. Ratios are printed last. Exit code
 1 when a bound is missed, which is said on stderr: picks of k-center on shards are those of one process, a value is at
 least 0.995 of what it is compared with (on shards 0.99), less time and memory than the peer, seconds and memory of

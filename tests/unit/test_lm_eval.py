@@ -131,11 +131,20 @@ def test_ours_come_back_as_they_went(tmp_path: Path):
         }
         for number in range(6)
     ]
-    files = lm_eval.samples([*rows, {**rows[0], "model": "base"}], "tuned", "natural", DATE)
-    assert list(files) == [f"samples_aime24_{DATE}.jsonl", f"samples_math_500_{DATE}.jsonl"]
+    others = [{**rows[2], "model": "a/base"}, {**rows[2], "setting": "max_16"}, {**rows[3], "correct": None}]
+    files = dict(lm_eval.samples([*rows, *others], DATE))
+    assert list(files) == [
+        f"tuned/natural/samples_aime24_{DATE}.jsonl",
+        f"tuned/natural/samples_math_500_{DATE}.jsonl",
+        f"a_base/natural/samples_aime24_{DATE}.jsonl",
+        f"tuned/max_16/samples_aime24_{DATE}.jsonl",
+    ]
     for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    aime, math = lm_eval.read(str(tmp_path))
+        assert name.startswith("tuned/natural/") or json.loads(content)["doc_id"] == 2
+    assert len(lm_eval.read(str(tmp_path))) == 4
+    aime, math = lm_eval.read(str(tmp_path / "tuned" / "natural"))
     assert (aime.accuracy_pct, math.num_questions) == (50, 2)
     assert set(aime.verdicts) | set(math.verdicts) == {row["question_id"] for row in rows}
     line = json.loads(next(iter(files.values())).splitlines()[0])

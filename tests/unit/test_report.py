@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -337,10 +338,13 @@ def test_a_report_of_results_alone_needs_no_other_table(tmp_path: Path):
 def test_runs_stand_side_by_side(run_dir: Path, tmp_path: Path):
     other = other_run(tmp_path, domain="again")
     samples = tmp_path / "harness"
-    samples.mkdir()
     execute(JOB, ReportOptions(), str(run_dir))
-    for file in (run_dir / "report").glob("samples_*.jsonl"):
-        (samples / file.name).write_bytes(file.read_bytes())
+    exported = run_dir / "report" / "lm-eval"
+    settings = {"natural", "wait_1", "max_4", "max_16"}
+    assert {str(folder.relative_to(exported)) for folder in exported.glob("*/*")} == {
+        f"{model}/{setting}" for model in ("base", "tuned") for setting in settings
+    }
+    shutil.copytree(exported / "tuned" / "natural", samples)
     execute(JOB, ReportOptions(compare=(f"old={other}",), lm_eval=(str(samples),)), str(run_dir))
     compared = json.loads((run_dir / "report" / "metrics.json").read_text())["compared"]
     assert [row["name"] for row in compared] == ["old, base", "old", "harness, sums"]
@@ -397,7 +401,7 @@ def test_every_benchmark_has_tables_and_figures_of_its_own(tmp_path: Path):
         found = [(row["benchmark"], row["model"], row["method"]) for row in csv.DictReader(file)]
     assert len(found) == len(set(found)) == 4 * 2 * 2
     assert {benchmark for benchmark, _, _ in found} == {"all", "aime24", "gpqa_diamond", "quiz"}
-    for kind in ("scaling", "parallel", "rejection"):
+    for kind in ("scaling", "parallel", "rejection", "methods"):
         assert {file.name for file in report.glob(f"{kind}*.svg")} == {
             f"{kind}.svg",
             *(f"{kind}_{name}.svg" for name in ("aime24", "gpqa_diamond", "quiz")),

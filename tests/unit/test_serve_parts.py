@@ -135,6 +135,15 @@ def test_the_dashboard_shows_metrics_that_there_are():
     assert families == {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in used}, "a metric is not shown"
 
 
+def test_every_panel_shows_the_models_that_were_chosen():
+    dashboard = json.loads(DASHBOARD.read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    labels = [label for expr in asked for label in re.findall(r"\b(?:s1|ray)_\w+(?:{(\w+)=~\"\$model\"})?", expr)]
+    assert set(labels) == {"model", "model_name"}
+    (model,) = (variable for variable in dashboard["templating"]["list"] if variable["name"] == "model")
+    assert re.fullmatch(model["allValue"], "")  # requests that were refused before their model was known
+
+
 @pytest.mark.parametrize("panel", json.loads(DASHBOARD.read_text())["panels"] if DASHBOARD.exists() else [])
 def test_every_panel_has_a_place_and_a_unit(panel):
     assert panel["title"] and panel["gridPos"]["w"] + panel["gridPos"]["x"] <= 24

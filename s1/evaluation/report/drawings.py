@@ -30,7 +30,7 @@ class Drawing:
 def evaluation(
     summary: Summary, benchmarks: Mapping[str, Summary], papers: Collection[str], main: str, others: Summary
 ) -> list[Drawing]:
-    """The curves of all questions, those of every benchmark, then whatever else there is to draw.
+    """The curves of all questions, those of every benchmark, then the methods beside each other in the same way.
 
     papers: benchmarks of the paper, by its names, whose points are laid under the curves of all questions; a
     benchmark of the paper has its own points under it in any case.
@@ -38,13 +38,15 @@ def evaluation(
     """
     own = {paper.NAMES[name] for name in benchmarks if name in paper.NAMES} if len(benchmarks) == 1 else set[str]()
     drawn = list(_curves("", summary, {*papers, *own}))
-    for name, part in benchmarks.items() if len(benchmarks) > 1 else ():
+    each = benchmarks if len(benchmarks) > 1 else {}
+    for name, part in each.items():
         drawn += _curves(name, part, {paper.NAMES[name]} if name in paper.NAMES else ())
-    ours = {main: summary[main]}
-    if methods.comparable(summary):
-        drawn.append(Drawing("methods", methods.method_comparison({**ours, **summary})))
+    for name, part in {"": summary, **each}.items():
+        if methods.comparable(part):
+            main_first = dict(sorted(part.items(), key=lambda item: item[0] != main))
+            drawn.append(Drawing("methods", methods.method_comparison(main_first), name))
     if others:
-        drawn.append(Drawing("comparison", curves.comparison({**ours, **others})))
+        drawn.append(Drawing("comparison", curves.comparison({main: summary[main], **others})))
     return drawn
 
 

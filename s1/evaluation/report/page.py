@@ -38,7 +38,7 @@ class Page:
     abstract: Sequence[str]  # sentences
     metrics: Mapping[str, Any]  # see `numbers.metrics`
     evaluation: Sequence[Figure]  # the curve over thinking tokens first
-    methods: Figure | None  # beside each other, when there are several
+    methods: Sequence[Figure]  # beside each other, over all questions and for every benchmark
     beside_paper: tuple[Sequence[str], Sequence[Mapping[str, Any]]]  # columns, rows; see `numbers.beside_paper`
     figures: Sequence[Figure]  # of data and training
     coverage: Sequence[tuple[str, int, int]]  # domain, candidates, selected

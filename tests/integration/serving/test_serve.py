@@ -32,8 +32,9 @@ def wait_until_idle(engine):
 
 
 def test_models_and_health(client):
-    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["base"]
-    assert client.get("/v1/models/base").json()["id"] == "base"
+    (model,) = client.get("/v1/models").json()["data"]
+    assert (model["id"], model["max_model_len"]) == ("base", 512)
+    assert client.get("/v1/models/base").json() == model
     assert client.get("/v1/models/other").status_code == 404
     health = client.get("/health")
     assert (health.status_code, health.json()) == (200, {"status": "ok", "models": {"base": "ok"}})
