@@ -58,7 +58,7 @@ def test_without_a_table_an_example_of_block_size_counts_and_with_one_its_own_do
     found = planned(ALL_LOGITS, tmp_path, capsys)
     assert found["fits"] and not found["at_block_size"]["fits"]
     assert found["data"] == "selected table, prompts estimated"
-    assert found["longest_tokens"] == found["longest_counted_tokens"] == 8000 + 400 // 4 + plan.TEMPLATE_TOKENS
+    assert found["longest_tokens"] == found["longest_counted_tokens"] == 8000 + 160 + plan.TEMPLATE_TOKENS
 
 
 def test_examples_that_train_would_refuse_are_refused(tmp_path, capsys):
@@ -66,7 +66,7 @@ def test_examples_that_train_would_refuse_are_refused(tmp_path, capsys):
     argv = ["--preset", "s1", "--train.block-size", "20000"]
     found = planned(argv, tmp_path, capsys)
     assert not found["fits"] and found["too_long"] == 1
-    assert found["refused"].startswith("1 of 100 examples exceed block_size=20000, the longest has about 20150 tokens")
+    assert found["refused"].startswith("1 of 100 examples exceed block_size=20000, the longest has about 20210 tokens")
     plan.main([*argv, "--run-dir", str(tmp_path)])
     assert "verdict: train will refuse this: 1 of 100 examples" in capsys.readouterr().out
     dropped = planned([*argv, "--train.too-long", "drop"], tmp_path, capsys)
