@@ -7,11 +7,13 @@ import io
 import json
 import shutil
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from s1 import models
+from s1.training.memory import CPU_REDUCE_BUCKET
 from s1.training.shapes import ModelShape
 
 if TYPE_CHECKING:
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 SHARDS = "state"
 UNIVERSAL = "universal"
 LAYOUT = "layout.json"  # how many workers wrote the shards
-# Numbers that DeepSpeed reduces at a time. Its default of 5e8 keeps a large GPU's links busy; on CPUs a bucket that is
-# larger than a small model costs a second copy of its gradients, written to fresh memory every step.
-CPU_REDUCE_BUCKET = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class TrainTask:
     zero_stage: Literal[1, 2, 3]
     attention: str
     activation_checkpointing: bool
+    recompute_above_tokens: int | None
     offload_activations: bool
     loss_chunk_tokens: int
     samples: int
@@ -89,7 +89,7 @@ def build(task: TrainTask, *, universal: bool) -> Any:
         from s1.training import lora
 
         lora.adapt(model, task.lora_rank, task.seed)
-    if task.activation_checkpointing:
+    if task.activation_checkpointing or task.recompute_above_tokens is not None:
         # Only the reentrant kind keeps the inputs of layers where they can be sent to the host.
         kind = {"use_reentrant": task.offload_activations}
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kind)
@@ -106,6 +106,14 @@ def build(task: TrainTask, *, universal: bool) -> Any:
 
         engine.checkpoint_engine = BackgroundWriter(engine.checkpoint_engine)
     return engine
+
+
+def recompute(model: PreTrainedModel, wanted: bool) -> None:
+    """Whether the layers of `model` compute their activations again in the next backward pass, or keep them."""
+    layers: Iterator[Any] = model.modules()
+    for layer in layers:
+        if hasattr(layer, "gradient_checkpointing"):
+            layer.gradient_checkpointing = wanted
 
 
 def attention(task: TrainTask) -> str:

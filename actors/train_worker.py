@@ -231,6 +231,7 @@ class Worker:
             positions = min(positions, packed_length(longest, parts, self.device) // parts)
         num_chunks = -(-positions // task.loss_chunk_tokens)
         shown, counts = mine or [spare], bool(mine)
+        self._recompute(ranks)
         if not task.packing:
             return self.engine(collate(shown, self.device, num_chunks=num_chunks, counts=counts))
         return self.engine(
@@ -244,6 +245,14 @@ class Worker:
                 group=self.group,
             )
         )
+
+    def _recompute(self, ranks: list[list[Example]]) -> None:
+        """Choose between keeping and recomputing the activations of a pass, for all ranks alike."""
+        task, above = self.task, self.task.recompute_above_tokens
+        if above is None or task.activation_checkpointing:
+            return
+        held = (batches.pass_tokens(list(map(_num_tokens, mine)), packing=task.packing) for mine in ranks)
+        train_engine.recompute(self.engine.module.model, max(held) > above)
 
     def _sum(self, value: float | torch.Tensor) -> float:
         """Sum of `value` over all ranks."""

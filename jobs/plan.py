@@ -9,6 +9,7 @@ Not a job: it reads manifests and the selected table, and writes nothing.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,13 +19,18 @@ from pydantic import Field
 from jobs import cli
 from jobs.runner import RunFlags, plan
 from jobs.select import SelectOptions
-from jobs.train_options import TrainOptions, check, planned, shape, verdict
+from jobs.train_options import TrainOptions, check, shape
+from jobs.train_plan import Data, report, verdict
 from s1 import schema
 from s1.artifacts import Artifact, join
 from s1.config import Config, validate
 from s1.errors import UserError
-from s1.training import plan as planner
+from s1.training.examples import drawn
 from s1.training.lengths import Histogram, published, spread
+
+# Tokens of an example beside question, thinking and attempt: the model's own system prompt, the turns, the delimiters.
+TEMPLATE_TOKENS = 50
+CHARACTERS_PER_TOKEN = 2.5  # of mathematical questions: MATH500 has 2.6
 
 
 class Expected(Config):
@@ -49,25 +55,52 @@ class PlanCommand(RunFlags):
     as_json: bool = Field(False, description="Print one JSON object (also --json).")
 
 
-def selected(run_dir: str, size: int, expected: Expected) -> tuple[list[int], str]:
-    """Tokens of every example, of the selected table when it is there, else as expected; and which of the two."""
+def selected(run_dir: str, size: int, expected: Expected) -> tuple[list[int], str, bool]:
+    """Tokens of every example, of the selected table when it is there, else as expected; which of the two; and whether
+    they are those of a table.
+
+    The table knows the tokens of its traces; those of the prompts are estimated, without a tokenizer.
+    """
     artifact = Artifact(join(run_dir, "selection"))
     if artifact.manifest() is not None:
-        column = artifact.read(schema.SELECTION, ["trace_tokens"])["trace_tokens"]
-        lengths = [value for value in column.to_pylist() if value]
+        rows = artifact.read(schema.SELECTION, ["question", "trace_tokens"]).to_pylist()
+        lengths = [row["trace_tokens"] + prompt_tokens(row["question"] or "") for row in rows if row["trace_tokens"]]
         if lengths:
-            return lengths, "selected table"
+            return lengths, "selected table, prompts estimated", True
     if expected.histogram is not None:
-        return published(expected.histogram, size), f"lengths as published for {expected.histogram}"
-    return spread(expected.mean_tokens, expected.longest_tokens, size), "expected"
+        return published(expected.histogram, size), f"lengths as published for {expected.histogram}", False
+    return spread(expected.mean_tokens, expected.longest_tokens, size), "expected", False
 
 
-def training(options: TrainOptions, lengths: Sequence[int]) -> dict[str, Any]:
-    """The training as one JSON object; examples that do not fit the block are left out, as the training leaves them."""
+def prompt_tokens(question: str) -> int:
+    """About how many tokens an example has beside its trace."""
+    return TEMPLATE_TOKENS + math.ceil(len(question) / CHARACTERS_PER_TOKEN)
+
+
+def training(options: TrainOptions, lengths: Sequence[int], *, known: bool) -> dict[str, Any]:
+    """The training as one JSON object, with `refused`: why `train` would end with an error, or None.
+
+    Examples beyond the block are left out, and those that are held out are drawn, as the training does it. Unless the
+    lengths are `known`, an example of block_size may occur and has to fit, too.
+    """
     fitting = [length for length in lengths if length <= options.block_size]
     if not fitting:
         raise UserError(f"all {len(lengths)} examples exceed block_size={options.block_size}; raise it")
-    return {**planner.report(planned(options, fitting, shape(options.model))), "too_long": len(lengths) - len(fitting)}
+    is_out = drawn(len(fitting), options.held_out, options.seed)
+    data = Data(
+        lengths=tuple(length for length, out in zip(fitting, is_out, strict=True) if not out),
+        held_out=tuple(length for length, out in zip(fitting, is_out, strict=True) if out),
+        longest=None if known else options.block_size,
+    )
+    too_long = len(lengths) - len(fitting)
+    refused = None
+    if too_long and options.too_long == "error":
+        refused = (
+            f"{too_long} of {len(lengths)} examples exceed block_size={options.block_size}, the longest has about "
+            f"{max(lengths)} tokens; raise it, or set too_long=drop to leave them out"
+        )
+    found = report(options, data, shape(options.model))
+    return {**found, "fits": found["fits"] and refused is None, "too_long": too_long, "refused": refused}
 
 
 def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -76,10 +109,11 @@ def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[tuple[
     for name, notes in stages:
         lines += [f"  {name}: {notes[0] if notes else 'no notes'}", *(f"    {note}" for note in notes[1:])]
     left_out = f", {found['too_long']} left out beyond block_size" if found["too_long"] else ""
+    held_out = f", {found['held_out']} more held out" if found["held_out"] else ""
     lines += [
         "training",
         f"  model: {options.model}, {found['parameters'] / 1e9:.2f} billion parameters, {options.number_type}",
-        f"  data: {found['examples']} examples ({found['data']}){left_out}, "
+        f"  data: {found['examples']} examples ({found['data']}){left_out}{held_out}, "
         f"{found['tokens'] / 1e6:.2f} million tokens in {options.epochs} epochs",
         f"  steps: {found['steps']} of batch {options.batch_size}, {found['warmup_steps']} of them warm-up, "
         f"learning rate {options.learning_rate:g}",
@@ -92,27 +126,45 @@ def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[tuple[
 
 
 def _memory_lines(found: dict[str, Any]) -> list[str]:
-    block = found["at_block_size"]
+    block, fewest, longest = found["at_block_size"], found["fewest_workers"], found["longest_tokens"]
+    counted = found["longest_counted_tokens"]
+    may_come = f"; one of {counted} tokens may come and is counted" if counted > longest else ""
+    elastic = [] if fewest is None else [f"    on {fewest['workers']} workers: {_fits(fewest)}"]
     return [
-        f"  memory of a worker: longest sequence {found['longest_tokens']}, fullest pass {found['pass_tokens']} tokens",
+        f"  memory of a worker: longest example {longest} tokens{may_come}; the pass that takes most has "
+        f"{found['pass_tokens']}",
         *(f"    {name}: {size:.2f} GiB" for name, size in found["components"].items() if size),
         f"    together {found['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB",
-        f"    with a sequence of block_size={block['block_size']}: {block['peak_gib']:.1f} GiB, "
-        f"{'fits' if block['fits'] else 'does not fit'}",
+        f"    with a sequence of block_size={block['block_size']}: {_fits(block)}",
+        *elastic,
         f"  host memory of a node: {found['host_gib_at_load']:.1f} GiB at load, {found['host_gib_in_steps']:.1f} GiB "
         "of offloaded activations and checkpoints on their way while it trains",
+        f"  disk of the run folder: {found['disk_gib']:.1f} GiB, with the exported model "
+        f"({found['export_gib']:.1f} GiB); {found['disk_gib_resized']:.1f} GiB when another number of workers goes on "
+        "with it",
     ]
+
+
+def _fits(found: dict[str, Any]) -> str:
+    return f"{found['peak_gib']:.1f} GiB, {'fits' if found['fits'] else 'does not fit'}"
 
 
 def _time_lines(found: dict[str, Any]) -> list[str]:
     shares = ", ".join(f"{name} {share:.0%}" for name, share in found["time_shares"].items())
     mfu = "" if found["mfu"] is None else f"; {found['mfu']:.0%} of the peak (MFU)"
-    spot = "" if found["usd_spot"] is None else f", ${found['usd_spot']:.2f} as spot instances"
+    prices = f"${found['usd']:.2f}"
+    if found["usd"]:
+        prices += f" at ${found['usd_per_hour']:.2f} a device and hour"
+    if found["usd_spot"] is not None:
+        prices += f", ${found['usd_spot']:.2f} as spot instances at ${found['spot_usd_per_hour']:.2f}"
+    seconds = found["evaluation_seconds"]
+    evaluation = [f"  held-out losses and answers: {seconds:.0f} s in all"] if seconds else []
     return [
         f"  step: {found['seconds_per_step']:.2f} s ({shares}){mfu}",
         f"  checkpoint: {found['checkpoint_gib']:.1f} GiB, written in {found['checkpoint_seconds']:.0f} s; all of them "
         f"lengthen the training by {found['saving_seconds']:.0f} s",
-        f"  time: {found['hours'] * 60:.1f} min, ${found['usd']:.2f}{spot}",
+        *evaluation,
+        f"  time: {found['hours'] * 60:.1f} min, {prices}",
     ]
 
 
@@ -159,8 +211,8 @@ def main(argv: Sequence[str]) -> None:
     options = cli.parse(PlanCommand, arguments, prog="python -m jobs.plan", description=summary, fill=fill)
     check(options.train)
     size = validate(SelectOptions, sections.get("select", {}), "select").size
-    lengths, origin = selected(options.run_dir, size, options.plan.expected)
-    found = {**training(options.train, lengths), "data": origin}
+    lengths, origin, known = selected(options.run_dir, size, options.plan.expected)
+    found = {**training(options.train, lengths, known=known), "data": origin}
     stages = stage_notes(options, sections)
     if options.as_json:
         print(json.dumps({**found, "stages": {name: list(notes) for name, notes in stages}}, indent=2))

@@ -88,7 +88,7 @@ class Trackers:
         return values
 
     def _usd(self, seconds: float) -> float:
-        return seconds / 3600 * self._options.workers * self._options.hardware.usd_per_hour
+        return seconds / 3600 * self._options.workers * self._options.hardware.price
 
     def _line(self, values: dict[str, float]) -> str:
         parts = [f"loss {values['loss']:.3f}", f"{values['tokens_per_s']:.0f} tokens/s"]

@@ -25,14 +25,12 @@ from jobs.train_options import (
     check_packable,
     known_shape,
     model_state,
-    planned,
-    verdict,
 )
+from jobs.train_plan import Data, report, verdict
 from s1 import models, schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.errors import UserError
 from s1.training import card, schedule, weights
-from s1.training import plan as planner
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -80,7 +78,7 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     rendered, too_long = render(selection, template, options.block_size, options.too_long)
     examples, held_out = hold_out(rendered, options.held_out, options.seed)
     if of is not None:
-        _check_plan(options, [len(ids) for ids in examples["input_ids"]], of)
+        _check_plan(options, Data(_lengths(examples), _lengths(held_out)), of)
     task = _task(options, context, template, examples, held_out, of)
     with ray_session(*capacity.of_train(options)):
         curve = train(options, task, context)
@@ -115,6 +113,7 @@ def _task(
             "zero_stage",
             "attention",
             "activation_checkpointing",
+            "recompute_above_tokens",
             "offload_activations",
             "loss_chunk_tokens",
             "spike_factor",
@@ -138,15 +137,19 @@ def _task(
     )
 
 
-def _check_plan(options: TrainOptions, lengths: Sequence[int], of: ModelShape) -> None:
-    """Refuse a training whose memory is not enough, before a single worker is started."""
+def _lengths(examples: Table) -> tuple[int, ...]:
+    return tuple(len(ids) for ids in examples["input_ids"])
+
+
+def _check_plan(options: TrainOptions, data: Data, of: ModelShape) -> None:
+    """Refuse a training whose memory is not enough, also on the fewest workers, before a single one is started."""
     hardware = options.hardware
     if hardware.device == "cpu" and not (hardware.tokens_per_s or hardware.peak_tflops):
         return  # nothing is known about this machine; Ray and its own memory decide
-    found = planner.report(planned(options, lengths, of))
+    found = report(options, data, of)
     line = verdict(found)
     if not found["fits"] and not options.ignore_plan:
-        raise UserError(f"{found['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB: {line}; or go on with --ignore-plan")
+        raise UserError(f"{line}; or go on with --ignore-plan")
     print(f"train: {line}; about {found['hours'] * 60:.0f} min, ${found['usd']:.2f}", file=sys.stderr)
 
 
@@ -189,7 +192,7 @@ def _facts(options: TrainOptions, curve: list[dict[str, Any]]) -> dict[str, Any]
         "best_loss": min((r["loss"] for r in curve), default=math.nan),
         "held_out_loss": held_out[-1] if held_out else None,
         "peak_gib": max(r["memory_gib"] for r in curve),
-        "cost_usd": round(seconds / 3600 * options.workers * options.hardware.usd_per_hour, 2),
+        "cost_usd": round(seconds / 3600 * options.workers * options.hardware.price, 2),
         "loss_curve": CURVE,  # one object per step
     }
 

@@ -72,6 +72,9 @@ class TrainOptions(Config):
         "sdpa", description="Kernel of the attention; eager is the fastest one for short sequences on CPUs."
     )
     activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    recompute_above_tokens: int | None = Field(
+        None, ge=0, description="Recompute them only in passes (of a worker, or a group of them) of more tokens."
+    )
     offload_activations: bool = Field(False, description="Keep the checkpointed activations in host memory.")
     loss_chunk_tokens: int = Field(4096, ge=1, description="Positions whose logits are in memory at a time.")
     held_out: int = Field(0, ge=0, description="Examples that are not trained on; their loss is taken every epoch.")
@@ -252,6 +255,7 @@ def planned(options: TrainOptions, lengths: Sequence[int], of: ModelShape) -> Tr
             precision=options.number_type,
             attention=options.attention,
             activation_checkpointing=options.activation_checkpointing,
+            recompute_above_tokens=options.recompute_above_tokens,
             offload_activations=options.offload_activations,
             loss_chunk_tokens=options.loss_chunk_tokens,
             batch_size=options.batch_size,
@@ -262,32 +266,19 @@ def planned(options: TrainOptions, lengths: Sequence[int], of: ModelShape) -> Tr
             secondary_shards=options.secondary_shards,
             save_in_background=options.save_in_background and options.save_steps > 0,
             lora_rank=options.lora_rank,
+            on_cpu=options.hardware.device == "cpu",
         ),
         hardware=options.hardware,
-        lengths=lengths,
+        lengths=tuple(lengths),
         block_size=options.block_size,
         epochs=options.epochs,
         max_steps=options.max_steps,
         warmup_ratio=options.warmup_ratio,
         save_steps=options.save_steps,
+        seed=options.seed,
+        samples=options.samples,
+        sample_tokens=options.sample_tokens,
     )
-
-
-def verdict(found: Mapping[str, Any]) -> str:
-    """One line: fits with how much room, or the cheapest change that makes it fit."""
-    if found["fits"]:
-        return f"fits, {found['margin_gib']:.1f} GiB to spare"
-    change = found["change"]
-    lack = f"does not fit, {-found['margin_gib']:.1f} GiB too much"
-    if change is None:
-        return f"{lack}; no change of memory options is enough: take more workers, a larger device or a smaller model"
-    options = " ".join(_flag(name, value) for name, value in change["options"].items())
-    return f"{lack}; the cheapest change: {options} ({change['peak_gib']:.1f} GiB, {change['hours'] * 60:.0f} min)"
-
-
-def _flag(name: str, value: object) -> str:
-    flag = name.replace("_", "-")
-    return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
 
 
 def _check_tokenizer(options: TrainOptions) -> None:

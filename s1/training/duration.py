@@ -6,8 +6,9 @@ its slowest worker computes, or as long as its communication lasts, which overla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from s1.training import batches
 from s1.training.hardware import Hardware
@@ -26,7 +27,6 @@ class Passes:
     tokens: int  # without padding
     seconds: dict[str, float]  # of all steps: compute, communication, straggling
     model_flops: float
-    longest_pass: int  # tokens of the fullest pass of a worker (or group of workers), padding included
 
 
 def bandwidth(run: Run, hardware: Hardware) -> tuple[float, float]:
@@ -59,49 +59,109 @@ def _exchange_seconds(run: Run, hardware: Hardware, tokens: int) -> float:
     inside, _ = bandwidth(run, hardware)
     shape = run.shape
     columns = 2 * shape.heads * shape.head_dim + 2 * shape.kv_heads * shape.head_dim
-    times = 3 if run.activation_checkpointing else 2
+    times = 3 if run.recomputes(tokens) else 2
     return times * shape.layers * columns * run.width * tokens / run.sequence_parallel / inside
 
 
-def device_seconds(run: Run, hardware: Hardware, lengths: Sequence[int]) -> float:
-    """Seconds that one worker, or a group that shares sequences, computes for sequences of `lengths`."""
+def device_seconds(run: Run, hardware: Hardware, lengths: Sequence[int], *, recompute: bool) -> float:
+    """Seconds that one worker, or a group that shares sequences, computes for a pass over sequences of `lengths`."""
     if hardware.tokens_per_s is not None:
         return sum(lengths) / hardware.tokens_per_s / run.sequence_parallel
     again = 0.0
-    if run.activation_checkpointing:  # the forward pass once more: a third of a full training
+    if recompute:  # the forward pass once more: a third of a full training
         again = sum(map(run.shape.flops, lengths)) / 3
     peak = hardware.resolved().peak_tflops * 1e12 * hardware.efficiency
     return (sum(map(run.flops, lengths)) + again) / peak / run.sequence_parallel
 
 
+@dataclass(frozen=True)
+class Spread:
+    """What decides which examples meet in a pass."""
+
+    num_groups: int
+    batch_size: int
+    micro_batch_size: int
+    micro_batch_tokens: int | None
+    packing: bool
+    block_size: int
+    seed: int
+
+
+def spread_of(run: Run, block_size: int, seed: int = 0) -> Spread:
+    """How `run` spreads its batches."""
+    sizes = run.batch_size, run.micro_batch_size, run.micro_batch_tokens
+    return Spread(run.num_groups, *sizes, run.packing, block_size, seed)
+
+
+@lru_cache(maxsize=64)
+def pass_sizes(spread: Spread, lengths: tuple[int, ...], steps: int) -> tuple[int, ...]:
+    """Tokens, padding included, that a worker (or group of workers) holds in any pass of `steps`, most first."""
+    passes = (shares for step in _steps(spread, lengths, steps) for shares in step)
+    return tuple(sorted({_held(shares, spread.packing) for shares in passes}, reverse=True))
+
+
+def _held(shares: Sequence[Sequence[int]], packing: bool) -> int:
+    """Tokens of a pass of the worker, or group, that holds most; `shares`: lengths of the sequences of each."""
+    return max(batches.pass_tokens(share, packing=packing) for share in shares)
+
+
+def _steps(spread: Spread, lengths: Sequence[int], steps: int) -> Iterator[list[list[list[int]]]]:
+    """Of each of the first `steps`: its passes, and in each the lengths of the sequences of each worker or group."""
+    for step in range(steps):
+        sizes = [lengths[index] for index in batches.batch(step, len(lengths), spread.batch_size, spread.seed)]
+        found = batches.spread(
+            sizes,
+            spread.num_groups,
+            packing=spread.packing,
+            micro_batch_size=spread.micro_batch_size,
+            micro_batch_tokens=spread.micro_batch_tokens,
+            block_size=spread.block_size,
+        )
+        yield [[[sizes[position] for position in positions] for positions in ranks] for ranks in found]
+
+
 def epoch(run: Run, hardware: Hardware, lengths: Sequence[int], block_size: int, seed: int = 0) -> Passes:
     """The first epoch over examples of `lengths`, pass by pass."""
     per_pass, per_step = communication_seconds(run, hardware)
-    groups = run.workers // run.sequence_parallel
-    steps = steps_per_epoch(len(lengths), run.batch_size)
     compute = communication = straggling = 0.0
-    fullest = 0
-    for step in range(steps):
-        sizes = [lengths[index] for index in batches.batch(step, len(lengths), run.batch_size, seed)]
+    steps = steps_per_epoch(len(lengths), run.batch_size)
+    for passes in _steps(spread_of(run, block_size, seed), lengths, steps):
         communication += per_step
-        for ranks in batches.spread(
-            sizes,
-            groups,
-            packing=run.packing,
-            micro_batch_size=run.micro_batch_size,
-            micro_batch_tokens=run.micro_batch_tokens,
-            block_size=block_size,
-        ):
-            shares = [[sizes[position] for position in positions] for positions in ranks]
-            busy = [device_seconds(run, hardware, share) for share in shares]
-            held = max(batches.pass_tokens(share, packing=run.packing) for share in shares)
+        for shares in passes:
+            held = _held(shares, run.packing)
+            busy = [device_seconds(run, hardware, share, recompute=run.recomputes(held)) for share in shares]
             mean = sum(busy) / len(busy)
             compute += mean
             straggling += max(busy) - mean
             communication += max(0.0, per_pass - max(busy)) + _exchange_seconds(run, hardware, held)
-            fullest = max(fullest, held)
     seconds = {"compute": compute, "communication": communication, "straggling": straggling}
-    return Passes(steps, sum(lengths), seconds, sum(map(run.flops, lengths)), fullest)
+    return Passes(steps, sum(lengths), seconds, sum(map(run.flops, lengths)))
+
+
+def held_out_seconds(run: Run, hardware: Hardware, lengths: Sequence[int], block_size: int) -> float:
+    """Seconds of taking the loss of held-out examples of `lengths` once: forward passes, a third of a training's."""
+    gathered = _gather_seconds(run, hardware)
+    found = 0.0
+    # The training takes them in their order, which this shuffles: the same passes on average.
+    steps = steps_per_epoch(len(lengths), run.batch_size)
+    for passes in _steps(spread_of(run, block_size), lengths, steps):
+        for shares in passes:
+            longest = max(device_seconds(run, hardware, share, recompute=False) for share in shares)
+            found += max(longest / (2 if run.lora_rank else 3), gathered)
+    return found
+
+
+def sampling_seconds(run: Run, hardware: Hardware, num_tokens: int) -> float:
+    """Seconds of writing `num_tokens` one by one, which reads, and under ZeRO-3 gathers, all weights for each."""
+    read = run.width * run.num_weights / (hardware.resolved().memory_gb_per_s * 1e9)
+    return num_tokens * max(read, _gather_seconds(run, hardware))
+
+
+def _gather_seconds(run: Run, hardware: Hardware) -> float:
+    """Of all weights once, where they are shared."""
+    if run.zero_stage < 3 or run.workers == 1:
+        return 0.0
+    return run.width * run.num_weights * (run.workers - 1) / run.workers / bandwidth(run, hardware)[1]
 
 
 def checkpoint_seconds(run: Run, hardware: Hardware) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from s1 import schema
@@ -52,9 +53,14 @@ def render(selection: pa.Table, template: Template, block_size: int, too_long: T
 
 def hold_out(examples: pa.Table, num: int, seed: int) -> tuple[pa.Table, pa.Table]:
     """`examples` without `num` of them, drawn by `seed`, and those. UserError when none would be left to train on."""
-    if num >= examples.num_rows:
-        raise UserError(f"held_out={num} leaves none of {examples.num_rows} examples to train on; hold out fewer")
-    drawn = np.random.default_rng([seed, 1]).choice(examples.num_rows, num, replace=False)
-    is_out = np.zeros(examples.num_rows, dtype=bool)
-    is_out[drawn] = True
+    is_out = drawn(examples.num_rows, num, seed)
     return examples.filter(pa.array(~is_out)), examples.filter(pa.array(is_out))
+
+
+def drawn(num_examples: int, num: int, seed: int) -> npt.NDArray[np.bool_]:
+    """Which of `num_examples` are the `num` that are held out. UserError when none would be left to train on."""
+    if num >= num_examples:
+        raise UserError(f"held_out={num} leaves none of {num_examples} examples to train on; hold out fewer")
+    is_out = np.zeros(num_examples, dtype=bool)
+    is_out[np.random.default_rng([seed, 1]).choice(num_examples, num, replace=False)] = True
+    return is_out

@@ -1,4 +1,8 @@
-"""What a training runs on: memory, speed, links and prices of known devices, each value open to correction."""
+"""What a training runs on: memory, speed, links and prices of known devices, each value open to correction.
+
+Prices are typical ones, for a first idea; they differ between providers and regions, and those of spot instances move
+from hour to hour.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +16,29 @@ from s1.errors import UserError
 
 @dataclass(frozen=True)
 class Device:
-    """One device and the links around it, from the makers' data sheets."""
+    """One device and the links around it, from the makers' data sheets, and what renting one costs."""
 
     memory_gib: float
     peak_tflops: float  # dense, bf16
     per_node: int
     local_gb_per_s: float  # between devices of a node, one direction
     node_gbit_per_s: float  # between nodes, all devices of a node together
+    memory_gb_per_s: float  # between a device and its memory
+    usd_per_hour: float  # on demand
+    spot_usd_per_hour: float | None
 
 
+# On demand: typical public list prices, second half of 2025, an eighth of a machine of AWS in us-east-1: p4d.24xlarge
+# ($21.96), p4de.24xlarge ($27.45), p5.48xlarge ($55.04), p5en.48xlarge ($63.30), g6e.48xlarge ($30.13); the 4090 as at
+# RunPod. Spot: typical of 2025 and 2026, 40 to 50% of that; never read from a price list. Your own CPUs cost nothing.
 DEVICES: dict[str, Device] = {
-    "a100-40": Device(39.4, 312, 8, 300, 1600),
-    "a100-80": Device(79.2, 312, 8, 300, 1600),
-    "h100": Device(79.6, 989, 8, 450, 3200),
-    "h200": Device(140.4, 989, 8, 450, 3200),
-    "l40s": Device(44.9, 362, 8, 32, 200),
-    "rtx-4090": Device(23.6, 165, 8, 32, 25),
-    "cpu": Device(12, 0, 1, 10, 10),
+    "a100-40": Device(39.4, 312, 8, 300, 1600, 1555, 2.74, 1.20),
+    "a100-80": Device(79.2, 312, 8, 300, 1600, 2039, 3.43, 1.50),
+    "h100": Device(79.6, 989, 8, 450, 3200, 3350, 6.88, 3.00),
+    "h200": Device(140.4, 989, 8, 450, 3200, 4800, 7.91, 3.40),
+    "l40s": Device(44.9, 362, 8, 32, 200, 864, 3.77, 1.60),
+    "rtx-4090": Device(23.6, 165, 8, 32, 25, 1008, 0.69, 0.34),
+    "cpu": Device(12, 0, 1, 10, 10, 20, 0.0, None),
 }
 
 # Share of the peak while a device computes, recomputed activations included: what the paper's 26 minutes on 16 H100
@@ -48,8 +58,12 @@ class Hardware(Config):
     storage_gb_per_s: float = Field(2.0, gt=0, description="What a node writes to the run folder.")
     efficiency: float = Field(PAPER_EFFICIENCY, gt=0, le=1, description="Share of the peak while a device computes.")
     tokens_per_s: float | None = Field(None, gt=0, description="Measured speed of one worker; instead of the peak.")
-    usd_per_hour: float = Field(0, ge=0, description="Price of one device for an hour, on demand.")
-    spot_usd_per_hour: float | None = Field(None, ge=0, description="The same as a spot instance.")
+    usd_per_hour: float | None = Field(
+        None, ge=0, description="Price of one device for an hour, on demand; not given: the device's typical one."
+    )
+    spot_usd_per_hour: float | None = Field(
+        None, ge=0, description="The same as a spot instance; not given, beside a price on demand of yours: unknown."
+    )
 
     @field_validator("device")
     @classmethod
@@ -57,6 +71,18 @@ class Hardware(Config):
         if value not in DEVICES:
             raise ValueError(f"must be one of {', '.join(DEVICES)}; correct single values with the other options")
         return value
+
+    @property
+    def price(self) -> float:
+        """Dollars of one device for an hour, on demand."""
+        return DEVICES[self.device].usd_per_hour if self.usd_per_hour is None else self.usd_per_hour
+
+    @property
+    def spot_price(self) -> float | None:
+        """The same as a spot instance. A typical price says nothing beside a price on demand that was given."""
+        if self.spot_usd_per_hour is None and self.usd_per_hour is None:
+            return DEVICES[self.device].spot_usd_per_hour
+        return self.spot_usd_per_hour
 
     def resolved(self) -> Device:
         """The device with the values that were given. UserError when neither a peak nor a speed is known."""
@@ -67,6 +93,9 @@ class Hardware(Config):
             per_node=self.per_node or usual.per_node,
             local_gb_per_s=self.local_gb_per_s or usual.local_gb_per_s,
             node_gbit_per_s=self.node_gbit_per_s or usual.node_gbit_per_s,
+            memory_gb_per_s=usual.memory_gb_per_s,
+            usd_per_hour=self.price,
+            spot_usd_per_hour=self.spot_price,
         )
         if not (device.peak_tflops or self.tokens_per_s):
             raise UserError(

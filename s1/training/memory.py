@@ -13,11 +13,14 @@ from s1.training.shapes import ModelShape
 
 GIB = 2**30
 
-# DeepSpeed's own defaults: parameters that ZeRO-3 keeps gathered and that it updates at a time, elements of the
-# reduction bucket.
+# DeepSpeed's own defaults: parameters that ZeRO-3 keeps gathered and that it updates at a time, numbers that it reduces
+# at a time.
 MAX_LIVE_PARAMETERS = 1_000_000_000
 SUB_GROUP = 1_000_000_000
 REDUCE_BUCKET = 500_000_000
+# That many keep a large GPU's links busy. On CPUs this is set instead: a bucket that is larger than a small model costs
+# a second copy of its gradients, written to fresh memory every step.
+CPU_REDUCE_BUCKET = 20_000_000
 # CUDA context, NCCL buffers, fragmentation.
 RUNTIME_BYTES = 1.8 * GIB
 # A logit exists in bf16, in 32 bits and as a 32-bit gradient.
@@ -41,9 +44,21 @@ class Run:
     packing: bool = False
     sequence_parallel: int = 1
     secondary_shards: int = 1
+    recompute_above_tokens: int | None = None
     offload_activations: bool = False
     save_in_background: bool = False
     lora_rank: int = 0
+    on_cpu: bool = False
+
+    def recomputes(self, pass_tokens: int) -> bool:
+        """Whether the activations of a pass of `pass_tokens` are computed again instead of kept."""
+        above = self.recompute_above_tokens
+        return self.activation_checkpointing or (above is not None and pass_tokens > above)
+
+    @property
+    def num_groups(self) -> int:
+        """Workers, or groups of workers, that work on sequences of their own."""
+        return self.workers // self.sequence_parallel
 
     @property
     def num_trained(self) -> int:
@@ -122,18 +137,19 @@ def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, flo
     tokens = -(-pass_tokens // run.sequence_parallel)
     layer = _layer_bytes(run, longest_tokens) * tokens
     logits = min(tokens, run.loss_chunk_tokens) * run.shape.vocabulary * LOGIT_BYTES
-    if run.activation_checkpointing:
+    if run.recomputes(pass_tokens):
         kept = (1 if run.offload_activations else run.shape.layers) * _layer_input(run, tokens)
     else:
         kept, layer = run.shape.layers * layer, 0
     parameters = run.num_weights
     several = run.workers > 1
+    bucket = CPU_REDUCE_BUCKET if run.on_cpu else REDUCE_BUCKET
     sharded = run.zero_stage == 3 and several
     found = {
         **states(run),
         "gathered": float(run.width * min(parameters, MAX_LIVE_PARAMETERS)) if sharded else 0.0,
         "secondary shard": run.width * parameters / run.secondary_shards if run.secondary_shards > 1 else 0.0,
-        "buckets": float(run.width * min(run.num_trained, REDUCE_BUCKET)) if several else 0.0,
+        "buckets": float(run.width * min(run.num_trained, bucket)) if several else 0.0,
         "activations": float(kept),
         # The logits are gone when the backward pass recomputes its first layer.
         "logits": float(max(0, logits - layer)),
@@ -163,3 +179,20 @@ def host_bytes_at_load(run: Run, per_node: int) -> float:
 def checkpoint_bytes(run: Run) -> float:
     """All shards of a checkpoint together: weights, master weights and two moments of what is trained."""
     return run.num_trained * (run.width + 12.0)
+
+
+def export_bytes(run: Run) -> float:
+    """The finished model in bf16."""
+    return 2.0 * run.shape.num_parameters
+
+
+def disk_bytes(run: Run) -> tuple[float, float]:
+    """Most that the run folder holds of a training: usually, and when another number of workers goes on with it.
+
+    A checkpoint is removed when the next one is committed, the last one when the exported model is. For another number
+    of workers it is rewritten: 12 bytes a number, of which there are two copies while they are put together, and which
+    stay until the next checkpoint is committed.
+    """
+    shards, rewritten = checkpoint_bytes(run), 12.0 * run.num_trained
+    usual = shards + max(shards, export_bytes(run))
+    return usual, max(usual, shards + rewritten + max(rewritten, shards, export_bytes(run)))

@@ -1,16 +1,24 @@
-"""What a training would take, before anything is rented: memory by component, time by share, dollars, a verdict.
+"""What a training would take, before anything is rented: memory by component, time by share, dollars, disk.
 
 Pure arithmetic over the lengths of the examples, the model's shape and the hardware; nothing is started.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from s1.training import memory, schedule
-from s1.training.duration import Passes, checkpoint_seconds, epoch, saving_seconds
+from s1.training.duration import (
+    Passes,
+    checkpoint_seconds,
+    epoch,
+    held_out_seconds,
+    pass_sizes,
+    sampling_seconds,
+    saving_seconds,
+    spread_of,
+)
 from s1.training.hardware import Hardware
 from s1.training.memory import GIB, Run
 
@@ -21,20 +29,45 @@ class Training:
 
     run: Run
     hardware: Hardware
-    lengths: Sequence[int]  # tokens of every example; none is longer than the block
+    lengths: tuple[int, ...]  # tokens of every example that is trained on; none is longer than the block
     block_size: int
     epochs: int
     max_steps: int | None = None
     warmup_ratio: float = 0.0
     save_steps: int = 0
+    seed: int = 0
+    longest: int | None = None  # tokens of the longest example that may occur; None: the longest of `lengths`
+    held_out: tuple[int, ...] = ()  # tokens of the examples whose loss is taken after every epoch
+    samples: int = 0
+    sample_tokens: int = 0
 
     @property
     def steps(self) -> int:
         return schedule.num_steps(len(self.lengths), self.run.batch_size, self.epochs, self.max_steps)
 
     @property
+    def evaluations(self) -> int:
+        """Times that the held-out examples are looked at: after every epoch and after the last step."""
+        if not self.held_out:
+            return 0
+        return -(-self.steps // schedule.steps_per_epoch(len(self.lengths), self.run.batch_size))
+
+    @property
     def limit_gib(self) -> float:
         return self.hardware.resolved().memory_gib
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The pass at which a worker holds most."""
+
+    pass_tokens: int
+    longest_tokens: int
+    components: dict[str, float]  # bytes
+
+    @property
+    def gib(self) -> float:
+        return sum(self.components.values()) / GIB
 
 
 @dataclass(frozen=True)
@@ -46,43 +79,43 @@ class Cost:
     usd: float
 
 
+def peak(training: Training) -> Peak:
+    """The fullest of all passes that the training makes, and of one with the longest example that may occur."""
+    run, longest = training.run, max(training.lengths)
+    sizes = _sizes(training)
+    kept = next((size for size in sizes if not run.recomputes(size)), sizes[0])
+    passes = {(sizes[0], longest), (kept, longest)}
+    if training.longest is not None:
+        passes.add((_padded(training, training.longest), training.longest))
+    return max((Peak(*held, memory.components(run, *held)) for held in passes), key=lambda found: found.gib)
+
+
 def cost(training: Training) -> Cost:
     """What `training` needs, in short."""
-    passes = _epoch(training)
-    seconds = _step_seconds(passes) * training.steps + _saving_seconds(training, passes)
-    peak = memory.peak_gib(training.run, passes.longest_pass, max(training.lengths))
-    return Cost(peak, seconds, seconds / 3600 * training.run.workers * training.hardware.usd_per_hour)
+    seconds = _seconds(training, _epoch(training))
+    return Cost(peak(training).gib, seconds, seconds / 3600 * training.run.workers * training.hardware.price)
 
 
 def report(training: Training) -> dict[str, Any]:
     """The plan as one JSON object: `fits`, `peak_gib`, `hours`, `usd`, `components` and what they follow from."""
     run, hardware, passes = training.run, training.hardware, _epoch(training)
-    needed = cost(training)
-    components = memory.components(run, passes.longest_pass, max(training.lengths))
-    at_block = memory.peak_gib(run, max(passes.longest_pass, training.block_size), training.block_size)
-    limit, steps = training.limit_gib, training.steps
-    fits = needed.peak_gib <= limit
-    hours = needed.seconds / 3600
-    spot = hardware.spot_usd_per_hour
+    limit, steps, fullest = training.limit_gib, training.steps, peak(training)
+    seconds = _seconds(training, passes)
+    device_hours = seconds / 3600 * run.workers
+    spot = hardware.spot_price
     return {
-        "fits": fits,
-        "peak_gib": round(needed.peak_gib, 2),
+        "fits": fullest.gib <= limit,
+        "peak_gib": round(fullest.gib, 2),
         "limit_gib": limit,
-        "margin_gib": round(limit - needed.peak_gib, 2),
-        "change": None if fits else cheapest_change(training),
-        "components": {name: round(size / GIB, 2) for name, size in components.items()},
-        "host_gib_at_load": round(memory.host_bytes_at_load(run, hardware.resolved().per_node) / GIB, 2),
-        "host_gib_in_steps": round(
-            memory.host_bytes_in_steps(run, hardware.resolved().per_node, passes.longest_pass) / GIB, 2
-        ),
+        "margin_gib": round(limit - fullest.gib, 2),
+        "components": {name: round(size / GIB, 2) for name, size in fullest.components.items()},
+        **_host_and_disk(training, fullest),
         "longest_tokens": max(training.lengths),
-        "pass_tokens": passes.longest_pass,
-        "at_block_size": {
-            "block_size": training.block_size,
-            "fits": at_block <= limit,
-            "peak_gib": round(at_block, 2),
-        },
+        "longest_counted_tokens": training.longest or max(training.lengths),
+        "pass_tokens": fullest.pass_tokens,
+        "at_block_size": _at_block_size(training),
         "examples": len(training.lengths),
+        "held_out": len(training.held_out),
         "steps": steps,
         "warmup_steps": schedule.num_warmup_steps(steps, training.warmup_ratio),
         "tokens": round(passes.tokens * steps / passes.steps),
@@ -94,24 +127,68 @@ def report(training: Training) -> dict[str, Any]:
         "checkpoint_gib": round(memory.checkpoint_bytes(run) / GIB, 2),
         "checkpoint_seconds": round(checkpoint_seconds(run, hardware), 1),
         "saving_seconds": round(_saving_seconds(training, passes), 1),
-        "hours": round(hours, 3),
-        "usd": round(needed.usd, 2),
-        "usd_spot": None if spot is None else round(hours * run.workers * spot, 2),
+        "evaluation_seconds": round(_evaluation_seconds(training), 1),
+        "hours": round(seconds / 3600, 3),
+        "usd": round(device_hours * hardware.price, 2),
+        "usd_per_hour": hardware.price,
+        "usd_spot": None if spot is None else round(device_hours * spot, 2),
+        "spot_usd_per_hour": spot,
     }
+
+
+def _at_block_size(training: Training) -> dict[str, Any]:
+    found = peak(replace(training, longest=training.block_size))
+    fits = found.gib <= training.limit_gib
+    return {"block_size": training.block_size, "fits": fits, "peak_gib": round(found.gib, 2)}
+
+
+def _host_and_disk(training: Training, fullest: Peak) -> dict[str, float]:
+    run, per_node = training.run, training.hardware.resolved().per_node
+    held = max(fullest.pass_tokens, *_sizes(training))
+    usual, resized = memory.disk_bytes(run)
+    found = {
+        "host_gib_at_load": memory.host_bytes_at_load(run, per_node),
+        "host_gib_in_steps": memory.host_bytes_in_steps(run, per_node, held),
+        "export_gib": memory.export_bytes(run),
+        "disk_gib": usual,
+        "disk_gib_resized": resized,
+    }
+    return {name: round(size / GIB, 2) for name, size in found.items()}
 
 
 def _time(training: Training, passes: Passes) -> dict[str, Any]:
     total = sum(passes.seconds.values())
-    peak = training.hardware.resolved().peak_tflops * 1e12 * training.run.workers
+    at_best = training.hardware.resolved().peak_tflops * 1e12 * training.run.workers
     return {
         "seconds_per_step": round(total / passes.steps, 3),
         "time_shares": {name: round(seconds / total, 3) for name, seconds in passes.seconds.items()},
-        "mfu": round(passes.model_flops / (total * peak), 3) if peak else None,
+        "mfu": round(passes.model_flops / (total * at_best), 3) if at_best else None,
     }
 
 
 def _epoch(training: Training) -> Passes:
-    return epoch(training.run, training.hardware, training.lengths, training.block_size)
+    return epoch(training.run, training.hardware, training.lengths, training.block_size, training.seed)
+
+
+def _sizes(training: Training) -> tuple[int, ...]:
+    """Tokens of the passes of all epochs, most first."""
+    spread = spread_of(training.run, training.block_size, training.seed)
+    return pass_sizes(spread, training.lengths, training.steps)
+
+
+def _padded(training: Training, longest: int) -> int:
+    """Most tokens of a pass that holds an example of `longest` tokens: packed it fills one, padded it sets a length."""
+    run = training.run
+    if run.packing:
+        return longest
+    number = min(run.micro_batch_size, -(-run.batch_size // run.num_groups))
+    if run.micro_batch_tokens is not None:
+        number = max(1, min(number, run.micro_batch_tokens // longest))
+    return number * longest
+
+
+def _seconds(training: Training, passes: Passes) -> float:
+    return _step_seconds(passes) * training.steps + _saving_seconds(training, passes) + _evaluation_seconds(training)
 
 
 def _step_seconds(passes: Passes) -> float:
@@ -123,50 +200,9 @@ def _saving_seconds(training: Training, passes: Passes) -> float:
     return saving_seconds(training.run, training.hardware, training.steps, every, step)
 
 
-def cheapest_change(training: Training) -> dict[str, Any] | None:
-    """The change that makes `training` fit: fewest workers, then fewest options, then dollars; None: none does."""
-    found: list[tuple[int, int, float, float, dict[str, Any], Cost]] = []
-    for changes in _changes(training.run):
-        changed = replace(training, run=replace(training.run, **changes))
-        needed = cost(changed)
-        if needed.peak_gib <= training.limit_gib:
-            order = (changed.run.workers, len(changes), round(needed.usd, 2), round(needed.seconds))
-            found.append((*order, changes, needed))
-    if not found:
-        return None
-    *_, changes, needed = min(found, key=lambda entry: entry[:4])
-    return {
-        "options": changes,
-        "peak_gib": round(needed.peak_gib, 2),
-        "hours": round(needed.seconds / 3600, 3),
-        "usd": round(needed.usd, 2),
-    }
-
-
-def _changes(run: Run) -> Iterator[dict[str, Any]]:
-    """Options that save memory, in all combinations; the number of workers only grows."""
-    for workers in (run.workers, *(run.workers * times for times in (2, 4, 8) if run.batch_size % times == 0)):
-        if run.batch_size % workers:
-            continue
-        for stage in sorted({run.zero_stage, 3}):
-            for checkpointing in sorted({run.activation_checkpointing, True}):
-                for chunk in {run.loss_chunk_tokens, min(run.loss_chunk_tokens, 4096)}:
-                    for size in {run.micro_batch_size, 1}:
-                        wanted = {
-                            "workers": workers,
-                            "zero_stage": stage,
-                            "activation_checkpointing": checkpointing,
-                            "loss_chunk_tokens": chunk,
-                            "micro_batch_size": size,
-                        }
-                        changes = {name: value for name, value in wanted.items() if value != getattr(run, name)}
-                        if changes:
-                            yield changes
-                        yield from _divided(run, changes, workers)
-
-
-def _divided(run: Run, changes: dict[str, Any], workers: int) -> Iterator[dict[str, Any]]:
-    """`changes` with each sequence among 2, 4 or 8 workers."""
-    for size in (2, 4, 8):
-        if size > run.sequence_parallel and workers % size == 0 and run.shape.heads % size == 0:
-            yield {**changes, "sequence_parallel": size, "packing": True}
+def _evaluation_seconds(training: Training) -> float:
+    """Of the held-out losses and the sampled answers, after every epoch."""
+    run, hardware = training.run, training.hardware
+    loss = held_out_seconds(run, hardware, training.held_out, training.block_size)
+    answers = sampling_seconds(run, hardware, training.samples * training.sample_tokens)
+    return training.evaluations * (loss + answers)

@@ -11,7 +11,7 @@ from s1.errors import UserError
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder of the Llama or Qwen2 kind."""
+    """A decoder of one of the kinds in PLANNED."""
 
     layers: int
     hidden: int
@@ -22,11 +22,13 @@ class ModelShape:
     vocabulary: int
     tied: bool
     qkv_bias: bool = False
+    qk_norm: bool = False  # of queries and keys, per head dimension
 
     @property
     def num_parameters(self) -> int:
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = self.hidden * (2 * q + 2 * kv) + (q + 2 * kv if self.qkv_bias else 0)
+        attention += 2 * self.head_dim if self.qk_norm else 0
         layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return embeddings + self.layers * layer + self.hidden
@@ -66,8 +68,18 @@ KNOWN: dict[str, ModelShape] = {
 }
 
 
+# Values of `model_type` whose layers are those of ModelShape: an attention with weights for q, k, v and o, a gated MLP
+# with gate, up and down. Others use the same keys for other layers: fused weights, experts, further norms.
+PLANNED = ("llama", "mistral", "qwen2", "qwen3")
+
+
 def shape_from_config(config: Mapping[str, Any], where: str) -> ModelShape:
     """The shape that a `config.json` describes. UserError when it is of another kind."""
+    kind = config.get("model_type")
+    if kind not in PLANNED:
+        raise UserError(
+            f"{where}: models of the kind {kind} can be trained, but not planned; planned are {', '.join(PLANNED)}"
+        )
     try:
         heads = int(config["num_attention_heads"])
         return ModelShape(
@@ -79,9 +91,8 @@ def shape_from_config(config: Mapping[str, Any], where: str) -> ModelShape:
             head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
             vocabulary=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", False)),
-            qkv_bias=config.get("model_type") == "qwen2",
+            qkv_bias=kind == "qwen2",
+            qk_norm=kind == "qwen3",
         )
     except KeyError as error:
-        raise UserError(
-            f"{where}: config.json has no {error}; only Llama- and Qwen2-like models can be planned"
-        ) from error
+        raise UserError(f"{where}: config.json has no {error}; give the whole configuration of a model") from error

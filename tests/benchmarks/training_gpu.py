@@ -116,6 +116,7 @@ def task(model: str, shape: ModelShape, tokens: int, checkpointing: bool, offloa
         zero_stage=1,
         attention="sdpa",
         activation_checkpointing=checkpointing,
+        recompute_above_tokens=None,
         offload_activations=offload,
         loss_chunk_tokens=LOSS_CHUNK_TOKENS,
         samples=0,

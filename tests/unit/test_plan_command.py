@@ -5,6 +5,90 @@ import sys
 import pytest
 
 from jobs import cli, plan
+from s1 import schema
+from s1.artifacts import Artifact, Manifest
+
+REFERENCE = (
+    *("--preset", "s1", "--train.no-packing", "--train.sequence-parallel", "1"),
+    "--train.activation-checkpointing",
+)
+ALL_LOGITS = (*REFERENCE, "--train.loss-chunk-tokens", "32768")
+
+
+def planned(argv, run_dir, capsys):
+    plan.main([*argv, "--run-dir", str(run_dir), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def select(run_dir, lengths, question="x" * 400):
+    rows = [
+        {"question_id": str(number), "question": question, "trace_tokens": tokens}
+        for number, tokens in enumerate(lengths)
+    ]
+    with Artifact(str(run_dir / "selection")).staging() as staging:
+        staging.write_table(schema.to_table(rows, schema.SELECTION))
+        staging.commit(Manifest("select", "f" * 16, {}, {}, "0", rows_in=len(rows), rows_out=len(rows)))
+
+
+@pytest.mark.parametrize(
+    ("argv", "fits"),
+    [
+        (ALL_LOGITS, False),
+        ((*ALL_LOGITS, "--train.block-size", "20000"), True),
+        (("--preset", "s1", "--train.workers", "8", "--train.no-activation-checkpointing"), False),
+        (("--preset", "s1", "--train.workers", "8", "--train.activation-checkpointing"), True),
+        ((*REFERENCE, "--train.workers", "8", "--train.block-size", "8121"), True),
+        (
+            (*REFERENCE, "--train.workers", "8", "--train.block-size", "8121", "--train.no-activation-checkpointing"),
+            False,
+        ),
+    ],
+)
+def test_the_known_cases_are_called_right(argv, fits, tmp_path, capsys):
+    found = planned(argv, tmp_path, capsys)
+    assert found["fits"] is fits and (found["peak_gib"] <= found["limit_gib"]) is fits
+    assert (found["change"] is None) is fits
+
+
+def test_without_a_table_an_example_of_block_size_counts_and_with_one_its_own_do(tmp_path, capsys):
+    expected = planned(ALL_LOGITS, tmp_path, capsys)
+    assert (expected["longest_tokens"], expected["longest_counted_tokens"]) == (8121, 32768)
+    assert expected["peak_gib"] == expected["at_block_size"]["peak_gib"] > 100
+    select(tmp_path, [8000] * 100)
+    found = planned(ALL_LOGITS, tmp_path, capsys)
+    assert found["fits"] and not found["at_block_size"]["fits"]
+    assert found["data"] == "selected table, prompts estimated"
+    assert found["longest_tokens"] == found["longest_counted_tokens"] == 8000 + 160 + plan.TEMPLATE_TOKENS
+
+
+def test_examples_that_train_would_refuse_are_refused(tmp_path, capsys):
+    select(tmp_path, [*[4000] * 99, 20000])
+    argv = ["--preset", "s1", "--train.block-size", "20000"]
+    found = planned(argv, tmp_path, capsys)
+    assert not found["fits"] and found["too_long"] == 1
+    assert found["refused"].startswith("1 of 100 examples exceed block_size=20000, the longest has about 20210 tokens")
+    plan.main([*argv, "--run-dir", str(tmp_path)])
+    assert "verdict: train will refuse this: 1 of 100 examples" in capsys.readouterr().out
+    dropped = planned([*argv, "--train.too-long", "drop"], tmp_path, capsys)
+    assert dropped["fits"] and dropped["refused"] is None
+    assert (dropped["examples"], dropped["too_long"]) == (99, 1)
+
+
+def test_held_out_examples_are_not_trained_on_and_take_their_time(tmp_path, capsys):
+    plain = planned(["--preset", "s1"], tmp_path, capsys)
+    found = planned(["--preset", "s1", "--train.held-out", "40", "--train.samples", "2"], tmp_path, capsys)
+    assert (found["examples"], found["held_out"], found["steps"]) == (960, 40, 300)
+    assert plain["evaluation_seconds"] == 0 < found["evaluation_seconds"]
+    assert 3600 * found["hours"] > 300 * found["seconds_per_step"] + found["evaluation_seconds"]
+
+
+def test_another_device_has_another_price(tmp_path, capsys):
+    h100 = planned(["--preset", "s1"], tmp_path, capsys)
+    a100 = planned(["--preset", "s1", "--train.hardware.device", "a100-80"], tmp_path, capsys)
+    assert (h100["usd_per_hour"], a100["usd_per_hour"]) == (6.88, 3.43)
+    for found in (h100, a100):
+        assert found["usd"] == pytest.approx(found["hours"] * 16 * found["usd_per_hour"], rel=0.01)
+        assert 0 < found["usd_spot"] < found["usd"]
 
 
 @pytest.mark.parametrize(("preset", "steps", "tokens", "workers"), [("s1", 315, 23.5e6, 16), ("s1.1", 310, 45.5e6, 16)])
@@ -14,7 +98,10 @@ def test_the_papers_runs_are_planned_as_one_object(preset, steps, tokens, worker
     assert (found["steps"], found["workers"], found["nodes"]) == (steps, workers, 2)
     assert found["tokens"] == pytest.approx(tokens, rel=0.02)
     assert found["fits"] is True and found["peak_gib"] < found["limit_gib"]
-    assert {"hours", "usd", "components", "warmup_steps"} <= found.keys()
+    assert {"hours", "usd", "usd_spot", "components", "warmup_steps"} <= found.keys()
+    sizes = ["host_gib_at_load", "checkpoint_gib", "checkpoint_seconds", "export_gib", "disk_gib", "disk_gib_resized"]
+    assert all(found[size] > 0 for size in sizes)
+    assert found["hours"] < {"s1": 0.25, "s1.1": 0.7}[preset]
     stages = ["collect", "distill", "featurize", "select", "train", "evaluate", "report"]
     assert list(found["stages"]) == stages
     assert "serving: 1 replica(s) of each model, each 8 GPU" in found["stages"]["evaluate"]
@@ -34,6 +121,8 @@ def test_the_text_names_stages_memory_and_verdict_and_starts_nothing(tmp_path):
     assert "315 of batch 16, 16 of them warm-up" in text
     assert "of 79.6 GiB" in text and "straggling" in text
     assert "verdict: does not fit" in text and "the cheapest change: --activation-checkpointing" in text
+    assert "host memory of a node: 61.0 GiB at load" in text and "checkpoint: 427.2 GiB, written in" in text
+    assert "disk of the run folder: 854.4 GiB" in text and "spot instances at $3.00" in text
 
 
 @pytest.mark.parametrize(

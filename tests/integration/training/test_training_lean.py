@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
+from actors import train_engine
 from s1.training import lean
 from s1.training.memory import Run, components
 from s1.training.shapes import ModelShape
@@ -48,6 +49,18 @@ def test_a_lean_model_computes_the_same(config):
     expected = dict(plain.named_parameters())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name].grad)
+
+
+def test_layers_keep_their_activations_or_their_inputs_from_pass_to_pass():
+    model, ids = tiny(layers=4), torch.arange(40)[None]
+    model.train()
+    plain = kept_bytes(model, ids)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recomputed = kept_bytes(model, ids)
+    train_engine.recompute(model, False)
+    assert kept_bytes(model, ids) == plain > 1.5 * recomputed
+    train_engine.recompute(model, True)
+    assert kept_bytes(model, ids) == recomputed
 
 
 @pytest.mark.parametrize("config", CONFIGS)

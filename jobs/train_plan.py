@@ -1,0 +1,221 @@
+"""What the planner says about a training: whether it fits, and if not, the cheapest change that makes it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from jobs.train_options import TrainOptions, check, planned
+from s1.errors import UserError
+from s1.training import plan as planner
+from s1.training.plan import Cost, Training
+from s1.training.shapes import ModelShape
+
+# What a proposed change leaves free: the plan is an estimate.
+SPARE = 0.025
+LORA_RANK = 16
+# Examples that a search looks at, evenly drawn from the sorted ones, the longest among them.
+SEARCHED = 2000
+Changes = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Tokens of the examples of a training."""
+
+    lengths: tuple[int, ...]  # that are trained on
+    held_out: tuple[int, ...] = ()
+    longest: int | None = None  # that may occur; None: the longest of `lengths`
+
+
+def report(options: TrainOptions, data: Data, of: ModelShape) -> dict[str, Any]:
+    """The plan as one JSON object: that of `s1.training.plan`, the fewest workers, and what to change.
+
+    `fits` is true when every number of workers that the training may go on with has the memory.
+    """
+    found = planner.report(_training(options, data, of))
+    fewest = _fewest(options, data, of)
+    fits = bool(found["fits"] and (fewest is None or fewest["fits"]))
+    return {
+        **found,
+        "fits": fits,
+        "fewest_workers": fewest,
+        "change": None if fits else cheapest_change(options, data, of),
+        "lora": None if fits or options.lora_rank else with_lora(options, data, of),
+    }
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """One line: fits with how much room, or the cheapest change that makes it fit."""
+    if found.get("refused"):
+        return f"train will refuse this: {found['refused']}"
+    if found["fits"]:
+        return f"fits, {found['margin_gib']:.1f} GiB to spare"
+    fewest = found["fewest_workers"]
+    lack = f"does not fit, {found['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB"
+    if found["margin_gib"] >= 0:
+        lack = (
+            f"does not fit when only {fewest['workers']} of {found['workers']} workers can be had, "
+            f"{fewest['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB"
+        )
+    change, lora = found["change"], found["lora"]
+    line = f"{lack}; " + (
+        "no change of memory options is enough: take more workers, a larger device or a smaller model"
+        if change is None
+        else f"the cheapest change: {_described(change)}"
+    )
+    return line if lora is None else f"{line}; or train other mathematics, updates only (LoRA): {_described(lora)}"
+
+
+def _described(change: Mapping[str, Any]) -> str:
+    options = " ".join(_flag(name, value) for name, value in change["options"].items())
+    return f"{options} ({change['peak_gib']:.1f} GiB, {change['hours'] * 60:.0f} min)"
+
+
+def _flag(name: str, value: object) -> str:
+    flag = name.replace("_", "-")
+    return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
+
+
+def sizes(options: TrainOptions) -> list[int]:
+    """Numbers of workers that the training may go on with, fewest first: all that share a batch equally."""
+    fewest = options.workers if options.min_workers is None else options.min_workers
+    groups = options.sequence_parallel, options.secondary_shards, 1
+    return [
+        number
+        for number in range(fewest, options.workers + 1)
+        if options.batch_size % number == 0 and not any(number % group for group in groups)
+    ]
+
+
+def cheapest_change(options: TrainOptions, data: Data, of: ModelShape) -> Changes | None:
+    """The change of options that makes the training fit; None: none does.
+
+    Fewest workers first; then, of the changes that would not be enough with one option less, the one that costs least.
+    What is proposed has room to spare, and passes the checks of the options.
+    """
+    for times in (1, 2, 4, 8):
+        more: Changes = {} if times == 1 else {"workers": options.workers * times}
+        found = _cheapest(options, more, data, of)
+        if found is not None:
+            return found
+    return None
+
+
+def with_lora(options: TrainOptions, data: Data, of: ModelShape) -> Changes | None:
+    """The same with LoRA on the workers that there are: another training, whose result is another model."""
+    return _cheapest(options, {"lora_rank": LORA_RANK}, data, of)
+
+
+def _cheapest(options: TrainOptions, always: Changes, data: Data, of: ModelShape) -> Changes | None:
+    """The cheapest of the changes that include `always`."""
+    base = options.model_copy(update=always)
+    if base.batch_size % base.workers:
+        return None
+    few = replace(data, lengths=_thinned(data.lengths))
+    enough: list[Changes] = []
+    for changes in sorted(_candidates(base, few), key=len):
+        if any(kept.items() <= changes.items() for kept in enough):
+            continue  # more than is needed
+        changed = base.model_copy(update=changes)
+        if _peak_gib(changed, few, of) <= (1 - SPARE) * _training(changed, few, of).limit_gib and _allowed(changed):
+            enough.append(changes)
+    if not enough:
+        return None
+    costs = [(changes, _cost(base.model_copy(update=changes), few, of)) for changes in enough]
+    changes, _ = min(costs, key=lambda entry: (round(entry[1].usd, 2), round(entry[1].seconds), len(entry[0])))
+    changed = base.model_copy(update=changes)
+    needed = _cost(changed, data, of)
+    return {
+        "options": {**always, **changes},
+        "peak_gib": round(_peak_gib(changed, data, of), 2),
+        "hours": round(needed.seconds / 3600, 3),
+        "usd": round(needed.usd, 2),
+    }
+
+
+def _candidates(options: TrainOptions, data: Data) -> Iterator[Changes]:
+    """Options that save memory and leave the mathematics as they are, in all combinations."""
+    kinds: dict[str, list[Any]] = {
+        "zero_stage": [3],
+        "attention": ["sdpa"],
+        "loss_chunk_tokens": [min(options.loss_chunk_tokens, 4096)],
+        "micro_batch_size": [1],
+        "micro_batch_tokens": _pass_limits(options, data),
+        "secondary_shards": [1],
+        "sequence_parallel": [
+            size for size in (2, 4, 8) if size > options.sequence_parallel and options.workers % size == 0
+        ],
+        "packing": [True],
+        "recompute_above_tokens": _recompute_limits(options, data),
+        "activation_checkpointing": [True],
+        "offload_activations": [True],
+        "min_workers": [number for number in sizes(options) if options.min_workers is not None],
+    }
+    values = [list(dict.fromkeys([getattr(options, name), *others])) for name, others in kinds.items()]
+    for chosen in product(*values):
+        changes = {name: value for name, value in zip(kinds, chosen, strict=True) if value != getattr(options, name)}
+        # Packing saves no memory; what is divided has to be packed.
+        if "packing" in changes and "sequence_parallel" not in changes:
+            continue
+        yield changes
+
+
+def _pass_limits(options: TrainOptions, data: Data) -> list[int]:
+    """Smaller values of `micro_batch_tokens`, down to the longest example, which is never cut."""
+    if not options.packing and options.micro_batch_size == 1:
+        return []
+    least = -(-max(data.lengths) // 1000) * 1000
+    limit = options.micro_batch_tokens or options.block_size
+    return [value for value in (limit // 2, limit // 4, least) if least <= value < limit]
+
+
+def _recompute_limits(options: TrainOptions, data: Data) -> list[int]:
+    """A limit beyond which passes are recomputed: those that may occur, where those that are expected need not be."""
+    if data.longest is None or options.activation_checkpointing:
+        return []
+    usual = options.micro_batch_tokens or max(data.lengths)
+    return [usual] if max(data.lengths) <= usual < data.longest else []
+
+
+def _allowed(options: TrainOptions) -> bool:
+    try:
+        check(options)
+    except UserError:
+        return False
+    return True
+
+
+def _thinned(lengths: Sequence[int]) -> tuple[int, ...]:
+    if len(lengths) <= SEARCHED:
+        return tuple(lengths)
+    ordered = sorted(lengths)
+    return tuple(ordered[round(index * (len(ordered) - 1) / (SEARCHED - 1))] for index in range(SEARCHED))
+
+
+def _training(options: TrainOptions, data: Data, of: ModelShape) -> Training:
+    return replace(planned(options, data.lengths, of), held_out=data.held_out, longest=data.longest)
+
+
+def _cost(options: TrainOptions, data: Data, of: ModelShape) -> Cost:
+    return planner.cost(_training(options, data, of))
+
+
+def _peak_gib(options: TrainOptions, data: Data, of: ModelShape) -> float:
+    """Of the fullest worker, with any number of them that the training may go on with."""
+    numbers = {*sizes(options), options.workers}
+    return max(
+        planner.peak(_training(options.model_copy(update={"workers": number}), data, of)).gib for number in numbers
+    )
+
+
+def _fewest(options: TrainOptions, data: Data, of: ModelShape) -> dict[str, Any] | None:
+    """Whether the training fits on the fewest workers that it may go on with; None: on fewer than all it never does."""
+    fewest = min(sizes(options), default=options.workers)
+    if fewest == options.workers:
+        return None
+    training = _training(options.model_copy(update={"workers": fewest}), data, of)
+    gib = planner.peak(training).gib
+    return {"workers": fewest, "fits": gib <= training.limit_gib, "peak_gib": round(gib, 2)}

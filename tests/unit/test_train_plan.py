@@ -1,0 +1,109 @@
+"""The cheapest change that makes a training fit."""
+
+import pytest
+
+from jobs.cli import PRESETS
+from jobs.train_options import TrainOptions, check
+from jobs.train_plan import SPARE, Data, report, sizes, verdict
+from s1.config import read_preset, validate
+from s1.training.hardware import Hardware
+from s1.training.lengths import published
+from s1.training.shapes import KNOWN
+
+QWEN_32B, QWEN_15B = "Qwen/Qwen2.5-32B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct"
+S1 = Data(tuple(published("s1", 1000)))
+WAY_OF_THE_REFERENCE = {"packing": False, "sequence_parallel": 1, "activation_checkpointing": True}
+
+
+def preset(**more) -> TrainOptions:
+    values = {**read_preset(PRESETS, "s1")["train"], "recompute_above_tokens": None, **more}
+    return validate(TrainOptions, values, "train")
+
+
+def small(**more) -> TrainOptions:
+    values = {"model": QWEN_15B, "precision": "bf16", "hardware": {"device": "rtx-4090"}, "gpus_per_worker": 1}
+    return TrainOptions(**{**values, "activation_checkpointing": True, "zero_stage": 3, **more})
+
+
+def plan_of(options: TrainOptions, data: Data = S1):
+    return report(options, data, KNOWN[options.model])
+
+
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        # Smaller passes cost less than computing activations twice.
+        (preset(micro_batch_tokens=40000), {"micro_batch_tokens": 10000}),
+        # Copies of the weights that 80 GB have no room for are given up first.
+        (
+            preset(**WAY_OF_THE_REFERENCE, workers=8, secondary_shards=2),
+            {"secondary_shards": 1},
+        ),
+        (preset(**WAY_OF_THE_REFERENCE, workers=8, attention="eager"), {"attention": "sdpa"}),
+        (preset(workers=8), {"activation_checkpointing": True}),
+    ],
+)
+def test_the_cheapest_change_is_found(options, change):
+    found = plan_of(options)
+    assert not found["fits"] and found["change"]["options"] == change
+    (name, value), *_ = change.items()
+    flag = f"--{name.replace('_', '-')}"
+    assert f"the cheapest change: {flag if value is True else f'{flag} {value}'} (" in verdict(found)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        preset(micro_batch_tokens=40000),
+        preset(workers=8, secondary_shards=2),
+        preset(workers=4, sequence_parallel=4),
+        preset(**WAY_OF_THE_REFERENCE, workers=1),
+        preset(**WAY_OF_THE_REFERENCE, workers=8, attention="eager"),
+        preset(**WAY_OF_THE_REFERENCE, min_workers=4),
+        small(),
+        small(batch_size=2, zero_stage=1, activation_checkpointing=False),
+    ],
+)
+def test_what_is_proposed_is_allowed_and_fits_with_room_to_spare(options):
+    found = plan_of(options)
+    assert not found["fits"]
+    for proposed in (found["change"], found["lora"]):
+        if proposed is None:
+            continue
+        changed = validate(TrainOptions, {**options.model_dump(), **proposed["options"]}, "train")
+        check(changed)
+        fitting = plan_of(changed)
+        assert fitting["fits"] and fitting["usd"] == proposed["usd"]
+        assert max(fitting["peak_gib"], proposed["peak_gib"]) <= (1 - SPARE) * fitting["limit_gib"] + 0.01
+        assert "GiB to spare" in verdict(fitting)
+    assert found["change"] is None or "lora_rank" not in found["change"]["options"]
+
+
+def test_lora_is_named_as_other_mathematics_beside_the_change():
+    found = plan_of(small())
+    assert found["lora"]["options"]["lora_rank"] == 16 and found["change"]["options"]["workers"] > 1
+    assert "or train other mathematics, updates only (LoRA): --lora-rank 16" in verdict(found)
+
+
+def test_a_model_that_no_change_makes_fit_is_told_so():
+    found = plan_of(TrainOptions(model=QWEN_32B, hardware=Hardware(device="rtx-4090")), Data((1000,) * 16))
+    assert found["change"] is None and "no change of memory options is enough" in verdict(found)
+
+
+def test_a_long_example_that_may_come_is_recomputed_alone():
+    found = plan_of(preset(), Data(S1.lengths, longest=32768))
+    assert found["change"]["options"] == {"recompute_above_tokens": 10000}
+    fitting = plan_of(preset(recompute_above_tokens=10000), Data(S1.lengths, longest=32768))
+    assert fitting["fits"] and fitting["hours"] == plan_of(preset(), S1)["hours"]
+
+
+def test_the_fewest_workers_have_to_have_the_memory():
+    options = preset(**WAY_OF_THE_REFERENCE, min_workers=4)
+    assert sizes(options) == [4, 8, 16] and sizes(options.model_copy(update={"min_workers": 3})) == [4, 8, 16]
+    found = plan_of(options)
+    assert found["margin_gib"] > 0 and not found["fits"]
+    assert (found["fewest_workers"]["workers"], found["fewest_workers"]["fits"]) == (4, False)
+    assert "does not fit when only 4 of 16 workers can be had, 137." in verdict(found)
+    assert found["change"]["options"] == {"min_workers": 8}
+    assert plan_of(options.model_copy(update={"min_workers": 8}))["fewest_workers"]["fits"]
+    assert plan_of(preset())["fewest_workers"] is None
