@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from serve.calls import follow, streaming
 from serve.events import Accepted, Added, Completed, Event, Finished, Progress, Rejected, Report
-from serve.failures import Failure, Refused, failure
+from serve.failures import GONE, Failure, Refused, failure
 from serve.keys import KeyRing
 from serve.metrics import Metrics
 from serve.openapi import describe
@@ -25,7 +25,7 @@ from serve.protocol import BadRequest, ChatRequest, Order, Terms, TextRequest, p
 from serve.responses import Envelope, Kind, error
 
 HEALTH_TIMEOUT_S = 10.0
-GONE = "499"  # the status that is counted when a client went away
+_PROMPT: dict[Kind, str] = {"chat": "messages", "text": "prompt"}  # the field that holds it
 _PAGE = {"": "index.html", "playground.css": "playground.css", "playground.js": "playground.js"}
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
 _PAGE_HEADERS = {
@@ -142,7 +142,7 @@ class Ingress:
         except Exception as cause:
             response = _response(failure(cause))
         except asyncio.CancelledError:
-            self.metrics.requests.labels(model, GONE).inc()
+            self.metrics.requests.labels(model, str(GONE)).inc()
             raise
         if not isinstance(response, StreamingResponse):  # a stream is counted at its end
             self.metrics.requests.labels(model, str(response.status_code)).inc()
@@ -154,7 +154,7 @@ class Ingress:
         first = await anext(events)
         if isinstance(first, Rejected):
             await events.aclose()
-            raise BadRequest(first.message, first.param)
+            raise BadRequest(first.message, _PROMPT[kind])
         assert isinstance(first, Accepted)
         envelope = Envelope(kind, order.model, with_reasoning=order.with_reasoning)
         if not order.stream:
@@ -167,7 +167,7 @@ class Ingress:
     ) -> AsyncGenerator[str, None]:
         """OpenAI's stream: chunks, the usage when it was asked for, [DONE]."""
         reports: list[Report] = []
-        status = GONE
+        status = str(GONE)
         try:
             async with aclosing(events):
                 for choice in range(order.generation.n):
