@@ -122,11 +122,6 @@ class ForcedEngine:
             yield event
         yield Finished(choice, _report(program, state, stop.found))
 
-    async def ready(self) -> bool:
-        """Answers when the replica takes requests."""
-        await self.engine.check_health()
-        return True
-
     async def num_requests(self) -> int:
         """Requests that the engine is working on."""
         return self.engine.num_requests

@@ -18,13 +18,13 @@ from starlette.exceptions import HTTPException
 from serve.calls import follow, streaming
 from serve.events import Accepted, Added, Completed, Event, Finished, Progress, Rejected, Report
 from serve.failures import GONE, Failure, Refused, failure
+from serve.health import OK, Health
 from serve.keys import KeyRing
 from serve.metrics import Metrics
 from serve.openapi import describe
 from serve.protocol import BadRequest, ChatRequest, Order, Terms, TextRequest, parse
 from serve.responses import Envelope, Kind, error
 
-HEALTH_TIMEOUT_S = 10.0
 _PROMPT: dict[Kind, str] = {"chat": "messages", "text": "prompt"}  # the field that holds it
 _PAGE = {"": "index.html", "playground.css": "playground.css", "playground.js": "playground.js"}
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
@@ -70,7 +70,7 @@ class Ingress:
 
     def __init__(self, engines: Mapping[str, Any], sampler: Any | None, options: FrontOptions) -> None:
         self.engines = {name: streaming(engine) for name, engine in engines.items()}
-        self.health_of = dict(engines)
+        self.health_of = Health(engines)
         self.sampler = None if sampler is None else streaming(sampler)
         self.options = options
         self.keys = KeyRing(options.api_keys)
@@ -95,11 +95,10 @@ class Ingress:
 
     @api.get("/health")
     async def health(self) -> JSONResponse:
-        """200 when every model answers, else 503 and which one does not."""
-        states = await asyncio.gather(*(self._state(name) for name in self.health_of))
-        models = dict(zip(self.health_of, states, strict=True))
-        healthy = all(state == "ok" for state in states)
-        return JSONResponse({"status": "ok" if healthy else "unavailable", "models": models}, 200 if healthy else 503)
+        """200 when every model has a replica that answers, busy or not; else 503 and which one has none."""
+        models = await self.health_of.states()
+        healthy = all(state == OK for state in models.values())
+        return JSONResponse({"status": OK if healthy else "unavailable", "models": models}, 200 if healthy else 503)
 
     @api.get("/version")
     async def version(self) -> dict[str, Any]:
@@ -222,17 +221,6 @@ class Ingress:
             return json.loads(raw)
         except (ValueError, RecursionError) as bad:
             raise BadRequest(f"the body is not JSON: {bad}") from bad
-
-    async def _state(self, name: str) -> str:
-        from ray.serve.exceptions import BackPressureError
-
-        try:
-            await asyncio.wait_for(self.health_of[name].ready.remote(), HEALTH_TIMEOUT_S)
-        except BackPressureError:
-            return "ok"  # busy
-        except Exception as cause:
-            return f"{type(cause).__name__}"
-        return "ok"
 
     def _card(self, name: str) -> dict[str, Any]:
         card = {"id": name, "object": "model", "created": self.started, "owned_by": "s1"}
