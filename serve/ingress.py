@@ -22,9 +22,11 @@ from serve.health import OK, Health
 from serve.keys import KeyRing
 from serve.metrics import Metrics
 from serve.openapi import describe
+from serve.pace import kept_alive
 from serve.protocol import BadRequest, ChatRequest, Order, Terms, TextRequest, parse
 from serve.responses import Envelope, Kind, error
 
+SILENCE_S = 15.0  # in a stream; after it a comment is sent
 _PROMPT: dict[Kind, str] = {"chat": "messages", "text": "prompt"}  # the field that holds it
 _PAGE = {"": "index.html", "playground.css": "playground.css", "playground.js": "playground.js"}
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
@@ -158,7 +160,7 @@ class Ingress:
         envelope = Envelope(kind, order.model, with_reasoning=order.with_reasoning)
         if not order.stream:
             return JSONResponse(await _whole(envelope, order, events))
-        body = self._server_sent(envelope, order, first, events)
+        body = kept_alive(self._server_sent(envelope, order, first, events), SILENCE_S)
         return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     async def _server_sent(
