@@ -25,6 +25,7 @@ from serve.openapi import describe
 from serve.pace import kept_alive
 from serve.protocol import BadRequest, ChatRequest, Order, Terms, TextRequest, parse
 from serve.responses import Envelope, Kind, error
+from serve.tally import Account
 
 SILENCE_S = 15.0  # in a stream; after it a comment is sent
 _PROMPT: dict[Kind, str] = {"chat": "messages", "text": "prompt"}  # the field that holds it
@@ -67,16 +68,20 @@ async def _refused(_: Request, raised: Refused) -> JSONResponse:
 class Ingress:
     """Routes a request to the engine of its model, or to the sampler.
 
-    `engines`: model id -> handle of its deployment; `sampler`: handle of the sampler, if one is deployed.
+    `engines`: model id -> handle of its deployment; `sampler`: handle of the sampler, if one is deployed; `tally`: of
+    the tally, if there are several replicas of this.
     """
 
-    def __init__(self, engines: Mapping[str, Any], sampler: Any | None, options: FrontOptions) -> None:
+    def __init__(
+        self, engines: Mapping[str, Any], sampler: Any | None, options: FrontOptions, tally: Any | None = None
+    ) -> None:
         self.engines = {name: streaming(engine) for name, engine in engines.items()}
         self.health_of = Health(engines)
         self.sampler = None if sampler is None else streaming(sampler)
         self.options = options
         self.keys = KeyRing(options.api_keys)
         self.metrics = Metrics(engines)
+        self.account = None if tally is None else Account(tally, self.metrics)
         self.started = int(time.time())
         folder = files("serve") / "playground"
         self.page = {name: (folder / file).read_bytes() for name, file in _PAGE.items()}
@@ -92,8 +97,12 @@ class Ingress:
 
     @api.get("/metrics", include_in_schema=False)
     async def prometheus(self) -> Response:
-        """Metrics of the requests and of the budget forcing."""
-        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Metrics of the requests and of the budget forcing, of all replicas of the HTTP side."""
+        try:
+            text = self.metrics.text() if self.account is None else await self.account.text()
+        except Exception as cause:
+            return _response(failure(cause))
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @api.get("/health")
     async def health(self) -> JSONResponse:
