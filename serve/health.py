@@ -42,7 +42,10 @@ class Health:
         """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
-        await asyncio.wait([self._asking], timeout=TIMEOUT_S)
+        asking = self._asking
+        await asyncio.wait([asking], timeout=TIMEOUT_S)
+        if asking.done():
+            asking.result()  # raises what nobody expected
         return dict(self._known)
 
     async def _ask(self) -> None:
