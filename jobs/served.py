@@ -14,7 +14,7 @@ from jobs.progress import Progress
 from s1.errors import UserError
 
 if TYPE_CHECKING:
-    from serve.app import AppOptions
+    from serve.options import AppOptions
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def served(models: Mapping[str, str], serving: ServeOptions, name: str) -> Gener
 
 def application(models: Mapping[str, str], serving: ServeOptions) -> AppOptions:
     """What is deployed."""
-    from serve.app import AppOptions
+    from serve.options import AppOptions
 
     same = serving.model_dump(exclude={"startup_timeout_s"})
     # Every sample is a request of its own: the sampler's process would only take memory.

@@ -16,116 +16,20 @@ import uuid
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
-
-from s1.config import Config
-from serve.budget import EFFORTS, Effort
-from serve.engine import EngineOptions
-from serve.keys import is_hash
+from serve.failures import RETRY_AFTER_S
+from serve.options import AppOptions
 from serve.protocol import Terms
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
 STARTUP_TIMEOUT_S = 600.0
+_HEADROOM = 4
+_FLOOD = 4096  # requests that wait in Serve's HTTP proxy, where no deadline runs: reached only by a flood
 _POLL_S = 0.5
 # On a machine whose cores are all busy with the model, a replica may take longer than Serve's 0.1 s to say how many
 # requests it has; the router would go on asking instead of sending.
 _PATIENCE = {"RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1", "RAY_SERVE_MAX_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "5"}
-
-
-class Autoscaling(Config):
-    """Replicas follow the load: requests under way and waiting, divided by the target."""
-
-    min_replicas: PositiveInt = Field(1, description="Replicas that always stand ready.")
-    max_replicas: PositiveInt = Field(description="Replicas at the highest load.")
-    target_ongoing_requests: PositiveFloat = Field(32, description="Requests for each replica to aim at.")
-    upscale_delay_s: NonNegativeFloat = Field(10, description="How long the load has to be higher.")
-    downscale_delay_s: NonNegativeFloat = Field(300, description="How long the load has to be lower.")
-
-    @model_validator(mode="after")
-    def _check_order(self) -> "Autoscaling":
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas={self.min_replicas} is above max_replicas={self.max_replicas}")
-        return self
-
-
-class AppOptions(Config):
-    """Which models are served, and how."""
-
-    models: dict[str, str] = Field(
-        default_factory=lambda: {},
-        description="Model id -> folder in Hugging Face layout, hub id, or embedded:NAME. Clients name the id.",
-    )
-    model: str | None = Field(None, description="A single model, served under the id `model_id`.")
-    model_id: str = Field("s1", description="Id of the single model.")
-    engine: EngineOptions = Field(default_factory=lambda: EngineOptions.model_validate({}))
-    num_replicas: PositiveInt = Field(1, description="Engine replicas of each model.")
-    autoscaling: Autoscaling | None = Field(None, description="Replicas by load, instead of num_replicas.")
-    num_cpus: NonNegativeFloat = Field(0.5, description="Logical CPUs that one engine replica reserves in Ray.")
-    max_ongoing_requests: PositiveInt = Field(64, description="Requests that one engine replica works on.")
-    max_queued_requests: NonNegativeInt = Field(
-        256, description="Requests that wait for a replica; more are refused with 429 and Retry-After."
-    )
-    ingress_cpus: NonNegativeFloat = Field(0.1, description="Logical CPUs that the HTTP side reserves in Ray.")
-    sampler_replicas: NonNegativeInt = Field(1, description="Replicas of the parallel sampler; 0: it is not served.")
-    efforts: dict[str, Effort] = Field(
-        default_factory=lambda: EFFORTS, description="What the levels of reasoning_effort mean; replaces all of them."
-    )
-    max_completion_tokens: PositiveInt | None = Field(
-        None, description="Longest completion that may be asked for; by default the model's context alone is the bound."
-    )
-    max_body_bytes: PositiveInt = Field(4 * 2**20, description="Longest body of a request; longer ones get 413.")
-    deadline_s: PositiveFloat | None = Field(
-        None, description="Longest time for a request, waiting included. A request can ask for less."
-    )
-    drain_timeout_s: PositiveFloat = Field(
-        900, description="How long a replica that is taken down may finish what it has begun."
-    )
-    api_keys: dict[str, str] = Field(
-        default_factory=lambda: {},
-        description="Name -> SHA-256 of a key that clients have to send; none: everybody is let in. "
-        "`python -m serve.keys NAME` makes one.",
-    )
-
-    @field_validator("models")
-    @classmethod
-    def _ids_are_names(cls, models: dict[str, str]) -> dict[str, str]:
-        bad = [name for name in models if not re.fullmatch(r"[\w./:-]+", name)]
-        if bad:
-            raise ValueError(f"model id {bad[0]!r} must consist of letters, digits and . / : _ -")
-        return models
-
-    @field_validator("api_keys")
-    @classmethod
-    def _keys_are_hashed(cls, keys: dict[str, str]) -> dict[str, str]:
-        bad = [name for name, value in keys.items() if not is_hash(value)]
-        if bad:  # the value may be a key in the clear: it is not shown
-            raise ValueError(f"{bad[0]!r} is not the SHA-256 of a key in hex; `python -m serve.keys NAME` makes one")
-        return keys
-
-    @model_validator(mode="after")
-    def _one_number_of_replicas(self) -> "AppOptions":
-        if self.autoscaling is not None and "num_replicas" in self.model_fields_set:
-            raise ValueError("give either num_replicas=… or autoscaling={max_replicas: …}")
-        return self
-
-    @model_validator(mode="after")
-    def _some_model(self) -> "AppOptions":
-        if bool(self.models) == bool(self.model):
-            raise ValueError("give either model=… or models={id: …}")
-        return self
-
-    def served(self) -> dict[str, str]:
-        return self.models or {self.model_id: self.model or ""}
 
 
 def build(options: AppOptions) -> "Application":
@@ -142,19 +46,18 @@ def build(options: AppOptions) -> "Application":
         models.check(reference)
     deployment: Any = serve.deployment  # typed for functions only
     engines = {name: _engine(name, reference, options) for name, reference in options.served().items()}
-    waiting = len(engines) * (options.max_ongoing_requests + options.max_queued_requests)
-    light = {
-        # What pushes back is the queue in front of the engines.
-        "max_ongoing_requests": waiting * 4,
-        "graceful_shutdown_timeout_s": options.drain_timeout_s,
-        "ray_actor_options": {"num_cpus": options.ingress_cpus, "runtime_env": {"env_vars": _PATIENCE}},
-    }
+    light = _light(options)
     sampler = None
     if options.sampler_replicas:
         from serve.sampler import Sampler
 
         replicas = options.sampler_replicas
         sampler = deployment(Sampler).options(name="sampler", num_replicas=replicas, **light).bind(engines)
+    tally = None
+    if options.ingress_replicas > 1:
+        from serve.tally import Tally
+
+        tally = deployment(Tally).options(name="tally", **light).bind()
     front = FrontOptions(
         context_tokens=options.engine.max_model_len,
         terms=Terms(options.efforts, options.max_completion_tokens, options.deadline_s),
@@ -162,7 +65,21 @@ def build(options: AppOptions) -> "Application":
         api_keys=options.api_keys,
         measured=measured_with(options.engine, options.num_replicas),
     )
-    return deployment(serve.ingress(api)(Ingress)).options(name="ingress", **light).bind(engines, sampler, front)
+    ingress = deployment(serve.ingress(api)(Ingress))
+    ingress = ingress.options(name="ingress", num_replicas=options.ingress_replicas, **light)
+    return ingress.bind(engines, sampler, front, tally)
+
+
+def _light(options: AppOptions) -> dict[str, Any]:
+    """Options of the deployments that hold no model."""
+    return {
+        # What pushes back is the queue in front of the engines; these take what goes there, and what is refused there.
+        "max_ongoing_requests": _HEADROOM * options.most_requests(),
+        "max_queued_requests": _FLOOD,
+        "backpressure_config": {"status_code": 429, "retry_after_s": RETRY_AFTER_S},
+        "graceful_shutdown_timeout_s": options.drain_timeout_s,
+        "ray_actor_options": {"num_cpus": options.ingress_cpus, "runtime_env": {"env_vars": _PATIENCE}},
+    }
 
 
 def _engine(name: str, reference: str, options: AppOptions) -> Any:
@@ -218,8 +135,12 @@ def deployed(
     from ray.serve.api import RunTarget
 
     assert ray.is_initialized(), "the caller opens the Ray session"
-    values = {} if options is None else options.model_dump(exclude={"models", "model"})
-    application = build(AppOptions(**values, models=dict(models)))
+    options = (
+        AppOptions.model_validate({"models": dict(models)})
+        if options is None
+        else options.model_copy(update={"models": dict(models)})
+    )
+    application = build(options)
     name = name or f"s1-{uuid.uuid4().hex[:8]}"
     port, path = _running_port(), f"/{name}"
     ours = port is None

@@ -40,7 +40,8 @@ def check(path: Path) -> list[str]:
 def _application(where: str, args: dict[str, Any]) -> list[str]:
     from s1 import models
     from s1.config import validate
-    from serve.app import AppOptions
+    from serve.app import build
+    from serve.options import AppOptions
 
     options = validate(AppOptions, args, where)
     scale, engine = options.autoscaling, options.engine
@@ -56,6 +57,10 @@ def _application(where: str, args: dict[str, Any]) -> list[str]:
             f"{options.max_ongoing_requests} requests each and {options.max_queued_requests} waiting, "
             f"{len(options.api_keys) or 'no'} API key(s)"
         )
+    try:
+        build(options)  # what Serve itself refuses
+    except ValueError as error:  # pydantic's is one too
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
     return lines
 
 

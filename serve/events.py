@@ -64,10 +64,9 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The request does not fit the model: the client's to mend."""
+    """The messages do not fit the model: the client's to mend."""
 
     message: str
-    param: str | None
 
 
 @dataclass(frozen=True)

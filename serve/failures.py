@@ -11,6 +11,7 @@ from serve.engine import EngineLost
 from serve.protocol import BadRequest
 from serve.responses import error
 
+GONE = 499  # the status that is counted when a client went away
 RETRY_AFTER_S = 2  # a place in the queue is free again
 REPLACED_AFTER_S = 10  # Serve has seen that a replica is lost: requests wait for the next one
 
@@ -38,9 +39,12 @@ def failure(cause: Exception) -> Failure:
     """What is told of `cause`. What nobody expected is logged."""
     from ray.exceptions import RayActorError
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+    from starlette.requests import ClientDisconnect
 
     if isinstance(cause, Refused):
         return cause.failure
+    if isinstance(cause, ClientDisconnect):  # while it sent its body: nobody reads this
+        return Failure(GONE, error(GONE, "the client went away"))
     if isinstance(cause, BadRequest):
         return Failure(400, error(400, str(cause), param=cause.param))
     if isinstance(cause, BackPressureError):

@@ -30,6 +30,7 @@ from serve.events import (
     Segment,
 )
 from serve.pace import paced
+from serve.rendering import Renderer
 
 Item = TypeVar("Item")
 
@@ -49,8 +50,7 @@ class ForcedEngine:
         folder = models.resolve(model)
         self.template = Template(AutoTokenizer.from_pretrained(folder), options.style)
         self.engine = VllmEngine(folder, options, self.template, measured_as=name)
-        longest_token = max(map(len, self.template.tokenizer.get_vocab()))
-        self._max_chars = self.engine.context_tokens * longest_token
+        self.renderer = Renderer(self.template, self.engine.context_tokens)
         self._streams = 0
 
     async def whole(self, request: Generation) -> AsyncGenerator[Event, None]:
@@ -87,7 +87,7 @@ class ForcedEngine:
 
     async def _events(self, request: Generation) -> AsyncGenerator[Event, None]:
         try:
-            prompt = self._render(request)
+            prompt = await self.renderer.render(request.messages)
             program = compile_policy(
                 request.policy,
                 self.template,
@@ -96,30 +96,13 @@ class ForcedEngine:
                 max_tokens=request.max_tokens,
             )
         except UserError as error:
-            yield Rejected(str(error), "messages")
+            yield Rejected(str(error))
             return
         yield Accepted(len(prompt))
         choices = [self._choice(request, program, prompt, choice) for choice in range(request.n)]
         async with aclosing(_merged(choices)) as events:
             async for event in events:
                 yield event
-
-    def _render(self, request: Generation) -> list[int]:
-        """Ids of the prompt. UserError when the messages do not fit the context or the model's chat template."""
-        from jinja2 import TemplateError
-
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        num_chars = sum(len(message["content"]) for message in messages)
-        if num_chars > self._max_chars:
-            # Whatever the tokenizer makes of it; it would keep everybody waiting.
-            raise UserError(
-                f"the messages have {num_chars} characters, more than the model's context of "
-                f"{self.engine.context_tokens} tokens can hold; shorten them"
-            )
-        try:
-            return self.template.render_messages(messages)
-        except TemplateError as error:
-            raise UserError(f"the model's chat template refuses these messages: {error}") from error
 
     async def _choice(
         self, request: Generation, program: Program, prompt: Sequence[int], choice: int
@@ -139,11 +122,6 @@ class ForcedEngine:
             yield event
         yield Finished(choice, _report(program, state, stop.found))
 
-    async def ready(self) -> bool:
-        """Answers when the replica takes requests."""
-        await self.engine.check_health()
-        return True
-
     async def num_requests(self) -> int:
         """Requests that the engine is working on."""
         return self.engine.num_requests
@@ -153,9 +131,9 @@ class ForcedEngine:
         await self.engine.check_health()
 
     def __del__(self) -> None:
-        engine = getattr(self, "engine", None)
-        if engine is not None:
-            engine.close()
+        for part in (getattr(self, "renderer", None), getattr(self, "engine", None)):
+            if part is not None:
+                part.close()
 
 
 class StopStrings:

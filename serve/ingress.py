@@ -17,15 +17,18 @@ from starlette.exceptions import HTTPException
 
 from serve.calls import follow, streaming
 from serve.events import Accepted, Added, Completed, Event, Finished, Progress, Rejected, Report
-from serve.failures import Failure, Refused, failure
+from serve.failures import GONE, Failure, Refused, failure
+from serve.health import OK, Health
 from serve.keys import KeyRing
 from serve.metrics import Metrics
 from serve.openapi import describe
+from serve.pace import kept_alive
 from serve.protocol import BadRequest, ChatRequest, Order, Terms, TextRequest, parse
 from serve.responses import Envelope, Kind, error
+from serve.tally import Account
 
-HEALTH_TIMEOUT_S = 10.0
-GONE = "499"  # the status that is counted when a client went away
+SILENCE_S = 15.0  # in a stream; after it a comment is sent
+_PROMPT: dict[Kind, str] = {"chat": "messages", "text": "prompt"}  # the field that holds it
 _PAGE = {"": "index.html", "playground.css": "playground.css", "playground.js": "playground.js"}
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
 _PAGE_HEADERS = {
@@ -65,16 +68,20 @@ async def _refused(_: Request, raised: Refused) -> JSONResponse:
 class Ingress:
     """Routes a request to the engine of its model, or to the sampler.
 
-    `engines`: model id -> handle of its deployment; `sampler`: handle of the sampler, if one is deployed.
+    `engines`: model id -> handle of its deployment; `sampler`: handle of the sampler, if one is deployed; `tally`: of
+    the tally, if there are several replicas of this.
     """
 
-    def __init__(self, engines: Mapping[str, Any], sampler: Any | None, options: FrontOptions) -> None:
+    def __init__(
+        self, engines: Mapping[str, Any], sampler: Any | None, options: FrontOptions, tally: Any | None = None
+    ) -> None:
         self.engines = {name: streaming(engine) for name, engine in engines.items()}
-        self.health_of = dict(engines)
+        self.health_of = Health(engines)
         self.sampler = None if sampler is None else streaming(sampler)
         self.options = options
         self.keys = KeyRing(options.api_keys)
         self.metrics = Metrics(engines)
+        self.account = None if tally is None else Account(tally, self.metrics)
         self.started = int(time.time())
         folder = files("serve") / "playground"
         self.page = {name: (folder / file).read_bytes() for name, file in _PAGE.items()}
@@ -90,16 +97,19 @@ class Ingress:
 
     @api.get("/metrics", include_in_schema=False)
     async def prometheus(self) -> Response:
-        """Metrics of the requests and of the budget forcing."""
-        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Metrics of the requests and of the budget forcing, of all replicas of the HTTP side."""
+        try:
+            text = self.metrics.text() if self.account is None else await self.account.text()
+        except Exception as cause:
+            return _response(failure(cause))
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @api.get("/health")
     async def health(self) -> JSONResponse:
-        """200 when every model answers, else 503 and which one does not."""
-        states = await asyncio.gather(*(self._state(name) for name in self.health_of))
-        models = dict(zip(self.health_of, states, strict=True))
-        healthy = all(state == "ok" for state in states)
-        return JSONResponse({"status": "ok" if healthy else "unavailable", "models": models}, 200 if healthy else 503)
+        """200 when every model has a replica that answers, busy or not; else 503 and which one has none."""
+        models = await self.health_of.states()
+        healthy = all(state == OK for state in models.values())
+        return JSONResponse({"status": OK if healthy else "unavailable", "models": models}, 200 if healthy else 503)
 
     @api.get("/version")
     async def version(self) -> dict[str, Any]:
@@ -142,7 +152,7 @@ class Ingress:
         except Exception as cause:
             response = _response(failure(cause))
         except asyncio.CancelledError:
-            self.metrics.requests.labels(model, GONE).inc()
+            self.metrics.requests.labels(model, str(GONE)).inc()
             raise
         if not isinstance(response, StreamingResponse):  # a stream is counted at its end
             self.metrics.requests.labels(model, str(response.status_code)).inc()
@@ -154,12 +164,12 @@ class Ingress:
         first = await anext(events)
         if isinstance(first, Rejected):
             await events.aclose()
-            raise BadRequest(first.message, first.param)
+            raise BadRequest(first.message, _PROMPT[kind])
         assert isinstance(first, Accepted)
         envelope = Envelope(kind, order.model, with_reasoning=order.with_reasoning)
         if not order.stream:
             return JSONResponse(await _whole(envelope, order, events))
-        body = self._server_sent(envelope, order, first, events)
+        body = kept_alive(self._server_sent(envelope, order, first, events), SILENCE_S)
         return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     async def _server_sent(
@@ -167,7 +177,7 @@ class Ingress:
     ) -> AsyncGenerator[str, None]:
         """OpenAI's stream: chunks, the usage when it was asked for, [DONE]."""
         reports: list[Report] = []
-        status = GONE
+        status = str(GONE)
         try:
             async with aclosing(events):
                 for choice in range(order.generation.n):
@@ -222,17 +232,6 @@ class Ingress:
             return json.loads(raw)
         except (ValueError, RecursionError) as bad:
             raise BadRequest(f"the body is not JSON: {bad}") from bad
-
-    async def _state(self, name: str) -> str:
-        from ray.serve.exceptions import BackPressureError
-
-        try:
-            await asyncio.wait_for(self.health_of[name].ready.remote(), HEALTH_TIMEOUT_S)
-        except BackPressureError:
-            return "ok"  # busy
-        except Exception as cause:
-            return f"{type(cause).__name__}"
-        return "ok"
 
     def _card(self, name: str) -> dict[str, Any]:
         card = {"id": name, "object": "model", "created": self.started, "owned_by": "s1"}

@@ -1,7 +1,7 @@
 """Prometheus metrics of the requests and of what budget forcing did to them.
 
-One instance belongs to the HTTP side, which sees every request and every report. `cluster/grafana/forcing.json` is
-their dashboard.
+One instance belongs to each replica of the HTTP side, which sees its requests and their reports; `serve/tally.py` adds
+several up. `cluster/grafana/forcing.json` is their dashboard.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
 
 from serve.events import Report
 
@@ -17,7 +18,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
 class Metrics:
-    """What has happened since the HTTP side was started."""
+    """What has happened since this replica of the HTTP side was started."""
 
     def __init__(self, models: Iterable[str]) -> None:
         registry = self._registry = CollectorRegistry()
@@ -63,6 +64,10 @@ class Metrics:
         self.ignored.labels(model).inc(report.rounds)
         if report.unmet is not None:
             self.unmet.labels(model, report.unmet).inc()
+
+    def collect(self) -> list[Metric]:
+        """All of it as it stands."""
+        return list(self._registry.collect())
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""

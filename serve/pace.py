@@ -1,4 +1,4 @@
-"""A stream that sends less often the more streams there are.
+"""A stream that sends less often the more streams there are, and never nothing for long.
 
 A message between two processes costs far more than the token in it: on a machine whose cores are all at work, telling
 every token by itself takes a good part of them away from the model. Text that comes in the meantime is sent together.
@@ -12,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from serve.events import Added, Event, Segment
+
+COMMENT = ": still at work\n\n"
 
 
 async def paced(events: AsyncGenerator[Event, None], interval_s: Callable[[], float]) -> AsyncGenerator[Event, None]:
@@ -53,6 +55,31 @@ async def paced(events: AsyncGenerator[Event, None], interval_s: Callable[[], fl
     finally:
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)
+
+
+async def kept_alive(texts: AsyncGenerator[str, None], silence_s: float) -> AsyncGenerator[str, None]:
+    """`texts` of a server-sent stream, with a comment after every `silence_s` in which there is none.
+
+    Proxies end connections on which nothing comes, often after 60 s; clients skip comments (HTML standard, section
+    9.2.6). Closing it closes `texts`.
+    """
+    coming: asyncio.Future[str | None] | None = None
+    async with aclosing(texts):
+        try:
+            while True:
+                coming = coming or asyncio.ensure_future(anext(texts, None))
+                await asyncio.wait([coming], timeout=silence_s)
+                if not coming.done():
+                    yield COMMENT
+                    continue
+                text, coming = coming.result(), None
+                if text is None:
+                    return
+                yield text
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
 
 
 def joined(events: list[Event]) -> list[Event]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from s1.errors import UserError
 from serve import events
@@ -31,6 +31,9 @@ from serve.budget import (
 MAX_CHOICES = 16
 MAX_PARALLEL = 64
 MAX_DEADLINE_S = 86_400.0
+# However short they are, each costs the replica's time.
+MAX_MESSAGES = 2048
+MAX_PARTS = 1024  # of one message
 
 # Keys of OpenAI's protocol that clients send by themselves and that change nothing here.
 _WITHOUT_EFFECT = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
@@ -69,6 +72,14 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _check_parts(cls, content: Any) -> Any:
+        """Before the parts themselves are, and by the one rule that is broken, not by all that a content can be."""
+        if isinstance(content, list) and len(parts := cast(list[Any], content)) > MAX_PARTS:
+            raise ValueError(f"has {len(parts)} parts, and at most {MAX_PARTS} are read; join them")
+        return content
 
     def plain(self) -> events.Message:
         role = "system" if self.role == "developer" else self.role
@@ -148,7 +159,7 @@ class _Request(BudgetFields):
 class ChatRequest(_Request):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: PositiveCount | None = Field(None, description="The newer name of max_tokens.")
 
     @model_validator(mode="after")

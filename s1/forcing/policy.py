@@ -113,9 +113,7 @@ def compile_policy(
         raise UserError(f"max_tokens={max_tokens}: must be 1 or more")
     left = context_tokens - prompt_tokens
     if left < 1:
-        raise UserError(
-            f"the prompt has {prompt_tokens} tokens and the model's context {context_tokens}; shorten the messages"
-        )
+        raise UserError(f"the prompt has {prompt_tokens} tokens and the model's context {context_tokens}; shorten it")
     room_by: Bound = "context" if max_tokens is None or left < max_tokens else "length"
     room = left if max_tokens is None else min(left, max_tokens)
     newline, before_end = template.newline, tuple(template.plain(policy.before_end))

@@ -35,6 +35,7 @@ export async function* events(pieces) {
     const lines = (rest + piece).split("\n\n");
     rest = lines.pop();
     for (const line of lines) {
+      if (line.startsWith(":")) continue; // a comment: the server is still at work
       const data = line.replace(/^data: /, "");
       if (data === "[DONE]") done = true; else yield JSON.parse(data);
     }

@@ -111,7 +111,7 @@ def test_the_key_is_not_shown():
     "message",
     [
         "This model's maximum context length is 2048 tokens. However, you requested 4096 tokens",
-        "the prompt has 600 tokens and the model's context 512; shorten the messages",
+        "the prompt has 600 tokens and the model's context 512; shorten it",
     ],
 )
 def test_a_question_that_does_not_fit_is_answered_with_nothing(message: str):

@@ -1,6 +1,7 @@
 """The cluster files pass the checks of the tools that read them, and hold what the presets ask for."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from cluster_files import (
 
 from jobs import capacity, pipeline
 from jobs.capacity import Demand
-from serve.app import AppOptions
+from serve.options import AppOptions
 
 EVERYTHING = [*CLOUDS, "raycluster.yaml", "rayjob.yaml"]
 PRESETS = ["s1", "s1.1"]
+RAYS_DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 SERVE_FILES = sorted(path.name for path in CLUSTER.glob("serve.*.yaml"))
 
 
@@ -159,8 +161,41 @@ def test_on_kubernetes_the_limits_are_those_of_the_raycluster(monkeypatch: pytes
     assert capacity.nodes_at_most() is None  # no pod
 
 
+def test_the_service_finds_room_for_what_it_serves():
+    service = yaml.safe_load(load("kuberay/rayservice.yaml")["spec"]["serveConfigV2"])
+    (application,) = service["applications"]
+    options = AppOptions.model_validate(application["args"])
+    gpus = options.engine.tensor_parallel_size if options.engine.device == "gpu" else 0
+    engines = Demand("serve", "num_replicas", options.num_replicas, options.num_cpus, gpus)
+    nodes, unplaced = launched(autoscaling_config("rayservice.yaml"), engines, gang=False)
+    assert (nodes, unplaced) == ({"h100-on-demand": engines.count}, 0)
+    http = Demand("serve", "ingress_replicas", options.ingress_replicas, options.ingress_cpus)
+    assert launched(autoscaling_config("rayservice.yaml"), http, gang=False)[1] == 0
+    one_more = replace(engines, gpus=gpus + 1)
+    assert launched(autoscaling_config("rayservice.yaml"), one_more, gang=False)[1] == engines.count
+
+
+def test_the_service_lets_long_thinking_finish():
+    manifest = load("kuberay/rayservice.yaml")
+    (application,) = yaml.safe_load(manifest["spec"]["serveConfigV2"])["applications"]
+    drain_s = AppOptions.model_validate(application["args"]).drain_timeout_s
+    assert manifest["spec"]["rayClusterDeletionDelaySeconds"] >= drain_s
+    spec = ray_cluster_spec(manifest)
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        (of_ray,) = (float(one["value"]) for one in container["env"] if one["name"] == RAYS_DRAIN)
+        assert pod["terminationGracePeriodSeconds"] > of_ray >= drain_s
+
+
+def test_ray_reads_how_long_its_nodes_drain():
+    from ray._private import ray_constants
+
+    assert hasattr(ray_constants, RAYS_DRAIN)
+
+
 def test_the_manifests_agree_with_each_other():
-    specs = {name: ray_cluster_spec(load(f"kuberay/{name}")) for name in MANIFESTS}
+    specs = {name: without_drain(ray_cluster_spec(load(f"kuberay/{name}"))) for name in MANIFESTS}
     whole = specs.pop("raycluster.yaml")
     groups = {group["groupName"]: group for group in whole["workerGroupSpecs"]}
     assert len(groups) == 4
@@ -172,6 +207,16 @@ def test_the_manifests_agree_with_each_other():
             assert group == groups[group["groupName"]]
     names = [[group["groupName"] for group in spec["workerGroupSpecs"]] for spec in specs.values()]
     assert names == [list(groups), ["h100-on-demand", "h100-spot"]]
+
+
+def without_drain(spec: dict[str, Any]) -> dict[str, Any]:
+    """`spec` without what the service alone has: time for its pods to end what they have begun."""
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        pod.pop("terminationGracePeriodSeconds", None)
+        for container in pod["containers"]:
+            container["env"] = [one for one in container["env"] if one["name"] != RAYS_DRAIN]
+    return spec
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

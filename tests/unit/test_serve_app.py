@@ -7,8 +7,9 @@ from pydantic import ValidationError
 from s1.config import validate
 from s1.errors import UserError
 from serve import check
-from serve.app import AppOptions, build
+from serve.app import build
 from serve.engine import EngineOptions, choose_driver
+from serve.options import AppOptions
 
 LAPTOP = Path(__file__).parents[2] / "cluster" / "serve.laptop.yaml"
 EMBEDDED = "embedded:smollm2-135m-instruct"
@@ -43,6 +44,16 @@ def test_arguments_of_the_command_line_are_text_and_become_what_they_mean():
         ({"model": EMBEDDED, "autoscaling": {"min_replicas": 3, "max_replicas": 2}}, "min_replicas=3 is above"),
         ({"model": EMBEDDED, "api_keys": {"ann": "s1-secret"}}, "'ann' is not the SHA-256"),
         ({"model": EMBEDDED, "efforts": {"low": {"max_tokens": -1}}}, "efforts.low.max_tokens"),
+        (
+            {"model": EMBEDDED, "efforts": {"low": {"max_tokens": 5, "min_tokens": 9}}},
+            "efforts.low.min_tokens=9 is above efforts.low.max_tokens=5",
+        ),
+        (
+            {"model": EMBEDDED, "max_completion_tokens": 8, "efforts": {"low": {"min_tokens": 9}}},
+            "efforts.low.min_tokens=9 is above max_completion_tokens=8",
+        ),
+        ({"model": EMBEDDED, "max_queued_requests": 0}, "max_queued_requests"),
+        ({"model": EMBEDDED, "ingress_replicas": 0}, "ingress_replicas"),
     ],
 )
 def test_wrong_options_say_what_is_wrong(values, says):
@@ -63,6 +74,35 @@ def test_replicas_can_follow_the_load():
     assert (scale.min_replicas, scale.max_replicas, scale.target_ongoing_requests) == (1, 3, 32)
 
 
+@pytest.mark.parametrize(
+    ("scale", "most"),
+    [
+        ({}, 8 + 2 * 4),
+        ({"num_replicas": 3}, 3 * 8 + 2 * 4),
+        ({"autoscaling": {"max_replicas": 5}}, 5 * 8 + 2 * 4),
+        ({"ingress_replicas": 2, "sampler_replicas": 0}, 8 + 2 * 4),
+        ({"models": {"a": EMBEDDED, "b": EMBEDDED}, "model": None}, 2 * (8 + 2 * 4)),
+    ],
+)
+def test_the_http_side_takes_what_all_engines_and_their_queues_hold(scale, most):
+    values = {"model": EMBEDDED, "max_ongoing_requests": 8, "max_queued_requests": 4, **scale}
+    options = AppOptions.model_validate(values)
+    assert options.most_requests() == most
+    ingress = build(options)._bound_deployment
+    assert ingress._deployment_config.max_ongoing_requests > most
+    assert ingress._deployment_config.max_queued_requests > 0
+    pushes_back = ingress._deployment_config.backpressure_config
+    assert pushes_back.status_code == 429 and pushes_back.retry_after_s > 0
+
+
+def test_several_replicas_of_the_http_side_keep_one_account():
+    ingress = build(AppOptions.model_validate({"model": EMBEDDED, "ingress_replicas": 2}))._bound_deployment
+    assert ingress._deployment_config.num_replicas == 2
+    assert ingress.init_args[-1]._bound_deployment.name == "tally"
+    alone = build(AppOptions.model_validate({"model": EMBEDDED}))._bound_deployment
+    assert alone.init_args[-1] is None
+
+
 def test_a_serve_file_is_checked_without_deploying_it(tmp_path, capsys, monkeypatch):
     def run(path):
         monkeypatch.setattr("sys.argv", ["serve.check", str(path)])
@@ -76,6 +116,8 @@ def test_a_serve_file_is_checked_without_deploying_it(tmp_path, capsys, monkeypa
         "model": ("embedded:smollm2-135m-instruct", "/nowhere", "args.models.base: model '/nowhere': no such folder"),
         "builder": ("serve.app:build", "serve.app:make", "import_path='serve.app:make'"),
         "yaml": ("applications:", "applications: [", "not readable YAML"),
+        "queue": ("max_queued_requests: 256", "max_queued_requests: 0", "args: max_queued_requests=0"),
+        "effort": ("low: {max_tokens: 64}", "low: {max_tokens: 5, min_tokens: 9}", "efforts.low.min_tokens=9 is above"),
         "port": ("port: 8000", "port: many", "http_options.port='many'"),
     }.items():
         path = tmp_path / f"{name}.yaml"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.events import Accepted, Added, Finished, Report, Segment
-from serve.pace import joined, paced
+from serve.pace import COMMENT, joined, kept_alive, paced
 
 REPORT = Report(1, 0, 0, 1, 0, None, "natural", None, "stop")
 PIECES = st.builds(
@@ -101,3 +101,75 @@ def test_closing_it_closes_what_it_reads():
         return closed.is_set()
 
     assert asyncio.run(close_early())
+
+
+def read(texts, silence_s):
+    async def collect():
+        async with aclosing(kept_alive(texts, silence_s)) as stream:
+            return [piece async for piece in stream]
+
+    return asyncio.run(collect())
+
+
+def test_a_silent_stream_has_comments_and_loses_nothing():
+    async def slow():
+        yield "a"
+        await asyncio.sleep(0.1)
+        yield "b"
+
+    pieces = read(slow(), 0.01)
+    assert COMMENT in pieces and COMMENT.startswith(":") and COMMENT.endswith("\n\n")
+    assert [piece for piece in pieces if piece != COMMENT] == ["a", "b"]
+    assert read(slow(), 60) == ["a", "b"]
+
+
+def test_the_failure_of_a_stream_is_passed_on():
+    async def fails():
+        yield "a"
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        read(fails(), 0.01)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_who_leaves_ends_the_stream_whether_it_is_silent_or_not(silent):
+    ended = []
+
+    async def endless():
+        try:
+            yield "a"
+            await asyncio.sleep(3600 if silent else 0)
+            yield "b"
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(True)
+
+    async def leave():
+        stream = kept_alive(endless(), 0.01)
+        assert await anext(stream) == "a"
+        assert await anext(stream) == (COMMENT if silent else "b")
+        await stream.aclose()
+        return list(ended)
+
+    assert asyncio.run(leave()) == [True]
+
+
+def test_who_is_cancelled_while_it_waits_ends_the_stream():
+    ended = []
+
+    async def silent():
+        try:
+            await asyncio.sleep(3600)
+            yield "a"
+        finally:
+            ended.append(True)
+
+    async def cancel():
+        reading = asyncio.ensure_future(anext(kept_alive(silent(), 3600)))
+        await asyncio.sleep(0.01)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+    asyncio.run(cancel())
+    assert ended == [True]

@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from serve import votes
 from serve.events import Added, Choice, Completed, Finished, Progress, Report, Segment, Vote
+from serve.failures import failure
 from serve.keys import KeyRing, hashed, new_key
 from serve.metrics import Metrics
 from serve.protocol import ParallelSampling
@@ -103,6 +105,12 @@ def test_a_key_opens_and_nothing_else_does():
     for wrong in (None, "", "Bearer", f"Basic {key}", f"Bearer {key}x", f"Bearer {hashed(key)}", "Bearer \udce4"):
         assert ring.owner(wrong) is None
     assert KeyRing({}).owner(None) == ""
+
+
+def test_a_client_that_leaves_while_it_sends_its_body_is_no_failure_of_the_server(caplog):
+    assert failure(ClientDisconnect()).status == 499
+    assert failure(RuntimeError("ours")).status == 500
+    assert [record.exc_info[1].args for record in caplog.records] == [("ours",)]
 
 
 def test_metrics_say_what_forcing_did():

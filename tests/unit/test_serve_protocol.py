@@ -225,3 +225,15 @@ def test_the_levels_of_effort_are_those_of_openais_client_and_rise():
     assert set(EFFORTS) == set(get_args(get_args(ReasoningEffort)[0]))
     caps = [effort.max_tokens for effort in EFFORTS.values()]
     assert caps == sorted(set(caps)) and caps[0] == 0
+
+
+def test_the_number_of_messages_and_of_parts_is_bounded():
+    message, part = {"role": "user", "content": ""}, {"type": "text", "text": ""}
+    assert parse({**BODY, "messages": [message] * protocol.MAX_MESSAGES})
+    with pytest.raises(BadRequest, match=f"messages: .*{protocol.MAX_MESSAGES}") as refused:
+        parse({**BODY, "messages": [message] * (protocol.MAX_MESSAGES + 1)})
+    assert refused.value.param == "messages"
+    assert parse({**BODY, "messages": [{"role": "user", "content": [part] * protocol.MAX_PARTS}]})
+    with pytest.raises(BadRequest, match=str(protocol.MAX_PARTS)) as refused:
+        parse({**BODY, "messages": [{"role": "user", "content": [part] * (protocol.MAX_PARTS + 1)}]})
+    assert refused.value.param.startswith("messages.0.content")

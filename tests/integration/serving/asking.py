@@ -26,7 +26,7 @@ def ask(client, **changes):
 def chunks_of(response):
     """The JSON values of a stream that ended as it should."""
     assert response.headers["content-type"].startswith("text/event-stream")
-    lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    lines = [line.removeprefix("data: ") for line in response.iter_lines() if line and not line.startswith(":")]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 

@@ -2,8 +2,9 @@ import httpx
 import pytest
 
 from jobs.ray_session import ray_session
-from serve.app import AppOptions, deployed
+from serve.app import deployed
 from serve.engine import EngineOptions
+from serve.options import AppOptions
 from serving.asking import HEADERS, KEYS, ONGOING, QUEUED
 
 

@@ -78,6 +78,7 @@ def test_several_choices_are_complete_and_seeded(client):
         (json.dumps(body(budget_forcing={"max_tokens": -1})).encode(), 400, "budget_forcing.max_tokens"),
         (json.dumps(body(thinking_token_budget=3, budget_forcing={"max_tokens": 4})).encode(), 400, "max_tokens=4"),
         (json.dumps(body(messages=[{"role": "user", "content": "x " * 600}])).encode(), 400, "context 512"),
+        (json.dumps(body(messages=[{"role": "user", "content": ""}] * 600)).encode(), 400, "context of 512 tokens"),
         (json.dumps(body(model="other")).encode(), 404, "there are base"),
     ],
 )
@@ -141,6 +142,18 @@ def test_a_text_completion_answers_a_prompt(client):
         chunks = chunks_of(response)
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == message["content"]
     assert "".join(chunk["choices"][0].get("reasoning", "") for chunk in chunks) == message["reasoning"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "prompt"),
+    [
+        ("completions", "prompt", "x " * 600),
+        ("chat/completions", "messages", [{"role": "user", "content": "x " * 600}]),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_refused_by_the_name_that_the_client_gave_it(client, path, field, prompt):
+    refused = client.post(f"/v1/{path}", json={"model": "base", field: prompt})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == field
 
 
 def test_the_majority_of_several_generations_answers(client):

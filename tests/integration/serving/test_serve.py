@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import re
+import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import psutil
@@ -12,6 +15,8 @@ import pytest
 from s1.evaluation.client import Endpoint, server_facts
 from serving.asking import ENDLESS, HEADERS, ONGOING, ask, body
 
+DASHBOARD = Path(__file__).parents[3] / "cluster" / "grafana" / "forcing.json"
+RUNNING, WAITING = 's1_requests_running{model="base"}', 's1_requests_waiting{model="base"}'
 LONG = {"stream": True, "max_tokens": 120, "budget_forcing": {"min_tokens": 120}}
 
 
@@ -38,6 +43,27 @@ def test_models_and_health(client):
     assert client.get("/v1/models/other").status_code == 404
     health = client.get("/health")
     assert (health.status_code, health.json()) == (200, {"status": "ok", "models": {"base": "ok"}})
+
+
+def test_a_service_is_healthy_while_all_its_places_are_taken(url, engine):
+    async def fill():
+        async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=600) as others:
+            requests = [others.post("/v1/chat/completions", json=body(**ENDLESS)) for _ in range(ONGOING + 1)]
+            tasks = [asyncio.create_task(request) for request in requests]
+            while not {f"{RUNNING} {ONGOING}.0", f"{WAITING} 1.0"} <= set(
+                (await others.get("/metrics")).text.splitlines()
+            ):
+                await asyncio.sleep(0.05)
+            response = await others.get("/health")
+            still_busy = not any(task.done() for task in tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            return response, still_busy
+
+    health, still_busy = asyncio.run(fill())
+    assert (health.status_code, health.json()["models"], still_busy) == (200, {"base": "ok"}, True)
+    wait_until_idle(engine)
 
 
 def test_it_says_what_its_answers_depend_on(client, url):
@@ -73,6 +99,40 @@ def test_metrics_count_what_was_forced(client):
     after = [value(name) for name in names]
     assert [new - old for new, old in zip(after, before, strict=True)] == [5, report["forced_tokens"], 1]
     assert value('s1_requests_running{model="base"}') == 0
+
+
+def test_a_client_that_leaves_while_it_sends_is_not_our_failure(client):
+    def counted(status):
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if f'status="{status}"' in line)
+
+    gone, failed = counted(499), counted(500)
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: {HEADERS['Authorization']}\r\n"
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+        time.sleep(0.1)
+    deadline = time.monotonic() + 60
+    while counted(499) == gone and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (counted(499), counted(500)) == (gone + 1, failed)
+
+
+def test_vllms_own_metrics_are_at_rays_port(client):
+    """Those that the dashboard draws, for the model's id."""
+    import ray
+
+    ask(client)
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    drawn = {name for panel in panels for name in re.findall(r"\bray_vllm_\w+", json.dumps(panel.get("targets", "")))}
+    (node,) = ray.nodes()
+    place = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + 120
+    seen = set()
+    while not drawn <= seen and time.monotonic() < deadline:
+        lines = httpx.get(place).text.splitlines()
+        seen = {line.split("{")[0] for line in lines if line.startswith("ray_vllm_") and 'model_name="base"' in line}
+        time.sleep(0.5)
+    assert drawn and drawn <= seen
 
 
 def test_a_full_queue_pushes_back_and_everybody_is_answered(url):
@@ -122,12 +182,16 @@ def test_a_killed_replica_is_reported_replaced_and_leaves_nothing_behind(client)
     assert time.monotonic() - killed < 5
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == 503
     deadline = time.monotonic() + 600
+    while (health := client.get("/health")).status_code == 200 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert health.status_code == 503 and health.json()["models"]["base"].startswith("no replica answers")
     while (alive := is_alive(engine)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive
     while (response := client.post("/v1/chat/completions", json=body())).status_code != 200:
         assert response.status_code == 503 and time.monotonic() < deadline, response.text
         time.sleep(0.5)
+    assert client.get("/health").status_code == 200
 
 
 def is_alive(process):
