@@ -177,6 +177,18 @@ def test_a_bad_value_is_refused_by_name(change, param):
         ({"reasoning": {"effort": "low", "max_tokens": 3}}, ("reasoning.effort=low", "reasoning.max_tokens=3")),
         ({"reasoning": {"enabled": False, "max_tokens": 3}}, ("reasoning.enabled=false", "reasoning.max_tokens=3")),
         (
+            {"thinking": {"type": "enabled"}, "reasoning": {"enabled": False}},
+            ("thinking.type=enabled", "reasoning.enabled=false"),
+        ),
+        (
+            {"thinking": {"type": "enabled"}, "reasoning_effort": "none"},
+            ("thinking.type=enabled", "reasoning_effort=none"),
+        ),
+        (
+            {"thinking": {"type": "disabled"}, "reasoning": {"enabled": True}},
+            ("thinking.type=disabled", "reasoning.enabled=true"),
+        ),
+        (
             {"thinking": {"type": "disabled", "budget_tokens": 3}},
             ("thinking.type=disabled", "thinking.budget_tokens=3"),
         ),
