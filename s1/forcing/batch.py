@@ -88,7 +88,8 @@ class Row:
     @property
     def is_watched(self) -> bool:
         """Whether an end that comes now may have to be replaced."""
-        return self._state.phase == "thinking" and isinstance(self.todo, Sample)
+        is_thinking = self._state.phase == "thinking" and isinstance(self.todo, Sample)
+        return is_thinking and not self.program.forces_nothing
 
     @property
     def is_over(self) -> bool:

@@ -88,6 +88,12 @@ class Program:
         return (*newline, *self.before_end)
 
     @property
+    def forces_nothing(self) -> bool:
+        """Nothing is asked of thinking or answer: every token is the model's, and what it samples first ends it."""
+        asked = (self.max_thinking, self.min_thinking or None, self.num_ignore or None, self.max_answer)
+        return all(bound is None for bound in asked)
+
+    @property
     def longest(self) -> int:
         """No completion has more tokens than this; `room`, or less where thinking and answer are both bounded."""
         if self.max_thinking is None or self.max_answer is None:
