@@ -89,9 +89,9 @@ class Program:
 
     @property
     def forces_nothing(self) -> bool:
-        """Nothing is asked of thinking or answer: every token is the model's, and what it samples first ends it."""
-        asked = (self.max_thinking, self.min_thinking or None, self.num_ignore or None, self.max_answer)
-        return all(bound is None for bound in asked)
+        """Nothing is asked of thinking or answer: every token is the model's own."""
+        is_bounded = self.max_thinking is not None or self.max_answer is not None
+        return not (is_bounded or self.min_thinking or self.num_ignore)
 
     @property
     def longest(self) -> int:
