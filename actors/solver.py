@@ -16,6 +16,8 @@ from s1 import models, precision
 from s1.config import Config
 from s1.template import Template
 
+_CPU_KV_CACHE_GIB = 1.0
+
 
 class SolverOptions(Config):
     """Which models attempt the questions, and how they run."""
@@ -39,16 +41,29 @@ class SolverOptions(Config):
         default="auto", description="Type of weights and activations; auto: what the device computes fastest in."
     )
     kv_cache_gib: PositiveFloat | None = Field(
-        default=1.0, description="Memory of the KV cache; by default vLLM's own rule."
+        default=None, description="Memory of the KV cache. By default 1 on CPUs; on GPUs vLLM's own rule."
     )
-    enforce_eager: bool = Field(
-        default=True, description="Do not compile the model: starts faster, runs slower on GPUs."
+    enforce_eager: bool | None = Field(
+        default=None,
+        description="Do not compile the model: starts faster, runs slower on GPUs. By default so on CPUs, not on GPUs.",
     )
     tensor_parallel_size: PositiveInt = Field(default=1, description="GPUs of one solver.")
     num_workers: PositiveInt = Field(default=1, description="Solvers that work side by side.")
     num_cpus: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for a solver.")
     num_gpus: float = Field(default=0.0, ge=0, description="GPUs that Ray sets aside for a solver; 0: it runs on CPUs.")
     batch_rows: PositiveInt = Field(default=256, description="Questions that a solver is given at a time.")
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether the model is not compiled."""
+        return not self.num_gpus if self.enforce_eager is None else self.enforce_eager
+
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """Memory of the KV cache; None: vLLM's own rule."""
+        default = None if self.num_gpus else _CPU_KV_CACHE_GIB
+        gib = default if self.kv_cache_gib is None else self.kv_cache_gib
+        return None if gib is None else int(gib * 2**30)
 
     def environment(self) -> dict[str, str]:
         """Environment of a solver's process: read by vLLM and OpenMP when they are loaded."""
@@ -75,7 +90,8 @@ class Solver:
             "dtype": precision.resolve(options.dtype, gpu=options.num_gpus > 0),
             "max_model_len": options.max_model_len,
             "max_num_seqs": options.max_num_seqs,
-            "enforce_eager": options.enforce_eager,
+            "enforce_eager": options.is_eager,
+            "kv_cache_memory_bytes": options.kv_cache_bytes,
             "tensor_parallel_size": options.tensor_parallel_size,
             "enable_prefix_caching": True,  # the system prompt is the same for all
             "generation_config": "vllm",
@@ -83,8 +99,6 @@ class Solver:
         }
         if not options.num_gpus:
             arguments["block_size"] = 32  # only whole blocks are shared, and vLLM's 128 tokens on CPUs are many prompts
-        if options.kv_cache_gib is not None:
-            arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * 2**30)
         self._engine: Any = LLM(**arguments)
         # Only its way to tokenise is used, so the style does not matter.
         self._template = Template(self._engine.get_tokenizer(), "think-tags")

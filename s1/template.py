@@ -10,6 +10,7 @@ opens a turn ends the thinking. `think-tags` is what R1 and Qwen3 write. Laws, t
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,12 @@ class Template:
             raise UserError(
                 f"{tokenizer.name_or_path}: {opener} is not a token of this tokenizer; use a ChatML model or think-tags"
             )
+        spelled = [text for text, cut in self._cuts.items() if cut is None]
+        if spelled:
+            raise UserError(
+                f"{tokenizer.name_or_path}: {spelled[0]} is spelled in single characters by this tokenizer, so text of "
+                "a user could not be told from it; use another model"
+            )
 
     @cached_property
     def thinking_end(self) -> tuple[int, ...]:
@@ -140,11 +147,23 @@ class Template:
         return len(self.tokenizer)
 
     @cached_property
-    def _control_pattern(self) -> re.Pattern[str]:
+    def _cuts(self) -> dict[str, int | None]:
+        """Control texts, and after how many characters text from outside that looks like one is cut.
+
+        That is inside a token of the control text: its ids cannot come of text that has a boundary there.
+        """
         texts = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
-        texts |= {self.delimiters.thinking_end, self.delimiters.thinking_open.strip()}
-        texts = {text for text in texts if len(text) > 1}
-        return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)))
+        cuts: dict[str, int | None] = {text: 1 for text in texts if len(text) > 1}
+        for text in (self.delimiters.thinking_end, self.delimiters.thinking_open.strip()):
+            ids = self.control(text)
+            ends = [len(self.decode(ids[:num])) for num in range(len(ids) + 1)]
+            cuts[text] = next((ends[at] + 1 for at in range(len(ids)) if ends[at + 1] - ends[at] > 1), None)
+        return cuts
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        """Matches, without a length, where a control text begins."""
+        return re.compile("(?=" + "|".join(map(re.escape, self._cuts)) + ")")
 
     def control(self, text: str) -> list[int]:
         """Ids of text that we wrote ourselves: control tokens are recognised."""
@@ -152,13 +171,14 @@ class Template:
 
     def plain(self, text: str) -> list[int]:
         """Ids of text from outside: what looks like a control token is spelled out in ordinary ones."""
+        starts = [found.start() for found in self._control_pattern.finditer(text)]
+        cuts = {
+            at + cut for at in starts for control, cut in self._cuts.items() if cut and text.startswith(control, at)
+        }
         ids: list[int] = []
-        start = 0
-        while (found := self._control_pattern.search(text, start)) is not None:
-            cut = found.start() + 1
-            ids += self.tokenizer.encode(text[start:cut], add_special_tokens=False)
-            start = cut
-        return ids + list(self.tokenizer.encode(text[start:], add_special_tokens=False))
+        for start, end in itertools.pairwise([0, *sorted(cuts), len(text)]):
+            ids += self.tokenizer.encode(text[start:end], add_special_tokens=False)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, control tokens and spaces as they are; ids beyond the vocabulary are left out."""

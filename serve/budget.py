@@ -131,6 +131,7 @@ def policy(request: BudgetFields, efforts: Mapping[str, Effort], bound: tuple[st
             raise Contradiction(
                 f"{other.said} and {claim.said} contradict each other; send one of them", param=claim.param
             )
+    _check_enabled(request, claims)
     _check_minimum(claims, bound)
     _check_grace(claims)
     forcing = BudgetForcing.model_validate({claim.field: claim.value for claim in claims.values()})
@@ -176,6 +177,18 @@ def _of_effort(param: str, level: str, efforts: Mapping[str, Effort]) -> Iterato
         raise Contradiction(f"{param}={level!r} is not a level here; there are {', '.join(efforts)}", param)
     for name, value in efforts[level].model_dump(exclude_none=True).items():
         yield _Claim(name, value, param, f"{param}={level} ({name}={value})")
+
+
+def _check_enabled(request: BudgetFields, claims: Mapping[str, _Claim]) -> None:
+    """Thinking that is switched on by one field is not switched off by another."""
+    cap = claims.get("max_tokens")
+    if cap is None or cap.value > 0:
+        return
+    if request.thinking is not None and request.thinking.type == "enabled":
+        raise Contradiction(f"thinking.type=enabled and {cap.said} contradict each other; send one of them", cap.param)
+    reasoning = request.reasoning
+    if reasoning is not None and reasoning.enabled and "enabled" in reasoning.model_fields_set:
+        raise Contradiction(f"reasoning.enabled=true and {cap.said} contradict each other; send one of them", cap.param)
 
 
 def _check_minimum(claims: Mapping[str, _Claim], bound: tuple[str, int | None]) -> None:

@@ -35,6 +35,7 @@ logger = logging.getLogger("ray.serve")
 _NEVER = -math.inf
 # A request waits for a place of its marks only when the engine has more to do than it can anyway.
 _PLACES_PER_SEQUENCE = 4
+_CPU_KV_CACHE_GIB = 0.5
 _LOGITS_PROCESSOR = "s1.forcing.logits_processor:BudgetForcing"
 _LOGITS_PROCESSOR_V2 = "s1.forcing.logits_processor_v2:BudgetForcing"
 _INTERFACE_V2 = "vllm.v1.worker.gpu.sample.logits_processor"  # of vLLM 0.31 and later
@@ -60,9 +61,15 @@ class EngineOptions(Config):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Type of weights and activations; auto: what the device computes fastest in."
     )
-    enforce_eager: bool = Field(True, description="Do not compile the model: starts faster, runs slower on GPUs.")
+    enforce_eager: bool | None = Field(
+        None,
+        description="Do not compile the model: starts faster, runs slower on GPUs. By default so on CPUs; on GPUs the "
+        "model is compiled and its steps are CUDA graphs.",
+    )
     kv_cache_gib: PositiveFloat | None = Field(
-        0.5, description="Memory of the KV cache; without it vLLM takes gpu_memory_utilization of the device."
+        None,
+        description="Memory of the KV cache. By default 0.5 on CPUs; on GPUs what gpu_memory_utilization leaves beside "
+        "the model.",
     )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Part of the device's memory that vLLM may use.")
     tensor_parallel_size: PositiveInt = Field(1, description="GPUs of one replica.")
@@ -75,6 +82,18 @@ class EngineOptions(Config):
     def number_type(self) -> Dtype:
         """Type of weights and activations on this machine."""
         return precision.resolve(self.dtype, gpu=self.device == "gpu")
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether the model is not compiled."""
+        return self.device == "cpu" if self.enforce_eager is None else self.enforce_eager
+
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """Memory of the KV cache; None: what gpu_memory_utilization leaves."""
+        default = _CPU_KV_CACHE_GIB if self.device == "cpu" else None
+        gib = default if self.kv_cache_gib is None else self.kv_cache_gib
+        return None if gib is None else int(gib * 2**30)
 
     def environment(self) -> dict[str, str]:
         """Environment of a replica's process: read by vLLM and OpenMP when they are loaded."""
@@ -103,8 +122,8 @@ class Sampling:
     seed: int | None = None
 
 
-def choose_driver(options: EngineOptions, template: Template) -> tuple[Driver, str]:
-    """The driver for a model, and why."""
+def choose_driver(options: EngineOptions, template: Template, *, is_v2: bool) -> tuple[Driver, str]:
+    """The driver for a model, and why. `is_v2`: see `uses_interface_v2`."""
     if options.driver != "auto":
         return options.driver, "asked for"
     if len(template.thinking_end) != 1:
@@ -112,9 +131,15 @@ def choose_driver(options: EngineOptions, template: Template) -> tuple[Driver, s
             "segments",
             f"the delimiter has {len(template.thinking_end)} tokens, and a processor cannot take them back",
         )
-    if options.device == "gpu":
-        return "segments", "a custom logits processor would take vLLM back to its older model runner"
-    return "in-engine", "one pass instead of one request for every segment"
+    if options.device == "gpu" and not is_v2:
+        return "segments", "for a logits processor vLLM before 0.31 goes back to its V1 model runner"
+    runner = "V2" if options.device == "gpu" else "V1"  # on CPUs there is only V1
+    return "in-engine", f"one pass in vLLM's {runner} model runner instead of one request for every segment"
+
+
+def uses_interface_v2(options: EngineOptions) -> bool:
+    """Whether logits processors run in vLLM's V2 model runner: on GPUs, where this vLLM lets them in."""
+    return options.device == "gpu" and find_spec(_INTERFACE_V2) is not None
 
 
 class VllmEngine:
@@ -130,8 +155,8 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self.driver, why = choose_driver(options, template)
-        logger.info("driver of %s: %s (%s)", folder, self.driver, why)
+        self.driver, self.why_driver = choose_driver(options, template, is_v2=uses_interface_v2(options))
+        logger.info("driver of %s: %s (%s)", folder, self.driver, self.why_driver)
         arguments = _arguments(folder, options, self.driver)
         loggers: list[Any] = []
         if measured_as is not None:
@@ -289,15 +314,14 @@ def _seed(seed: int | None, choice: int, segment: int) -> int | None:
 
 
 def _arguments(folder: Path, options: EngineOptions, driver: Driver) -> dict[str, Any]:
-    memory = None if options.kv_cache_gib is None else int(options.kv_cache_gib * 2**30)
     arguments: dict[str, Any] = {
         "model": str(folder),
         "skip_tokenizer_init": True,
         "dtype": options.number_type,
         "max_model_len": options.max_model_len,
         "max_num_seqs": options.max_num_seqs,
-        "enforce_eager": options.enforce_eager,
-        "kv_cache_memory_bytes": memory,
+        "enforce_eager": options.is_eager,
+        "kv_cache_memory_bytes": options.kv_cache_bytes,
         "gpu_memory_utilization": options.gpu_memory_utilization,
         "tensor_parallel_size": options.tensor_parallel_size,
         "enable_prefix_caching": True,  # a segment continues where the one before it stopped
@@ -310,11 +334,6 @@ def _arguments(folder: Path, options: EngineOptions, driver: Driver) -> dict[str
         # A seeded request whose prompt is computed in parts ends a CPU engine: its generators cannot be set back.
         arguments["enable_chunked_prefill"] = False
     if driver == "in-engine":
-        arguments["logits_processors"] = [_logits_processor(options)]
+        processor = _LOGITS_PROCESSOR_V2 if uses_interface_v2(options) else _LOGITS_PROCESSOR
+        arguments["logits_processors"] = [processor]
     return arguments | options.engine_kwargs
-
-
-def _logits_processor(options: EngineOptions) -> str:
-    """The class for the model runner that this vLLM uses: on CPUs there is only V1."""
-    second = options.device == "gpu" and find_spec(_INTERFACE_V2) is not None
-    return _LOGITS_PROCESSOR_V2 if second else _LOGITS_PROCESSOR

@@ -31,6 +31,7 @@ from serve.events import (
 )
 from serve.pace import paced
 from serve.rendering import Renderer
+from serve.stops import StopStrings
 
 Item = TypeVar("Item")
 
@@ -122,6 +123,10 @@ class ForcedEngine:
             yield event
         yield Finished(choice, _report(program, state, stop.found))
 
+    async def driver(self) -> str:
+        """Who carries out the forcing here, and why."""
+        return f"{self.engine.driver} ({self.engine.why_driver})"
+
     async def num_requests(self) -> int:
         """Requests that the engine is working on."""
         return self.engine.num_requests
@@ -136,40 +141,13 @@ class ForcedEngine:
                 part.close()
 
 
-class StopStrings:
-    """Looks for strings that end an answer. What may be the beginning of one is kept back."""
-
-    def __init__(self, strings: Sequence[str]) -> None:
-        self.strings = tuple(strings)
-        self.found = False
-        self._kept = ""
-
-    def pass_on(self, text: str, *, last: bool = False) -> str:
-        """The part of the text so far that can be given out, up to the first stop string."""
-        if self.found:
-            return ""
-        text = self._kept + text
-        hits = [at for string in self.strings if (at := text.find(string)) >= 0]
-        if hits:
-            self.found, self._kept = True, ""
-            return text[: min(hits)]
-        keep = 0 if last else max((_overlap(text, string) for string in self.strings), default=0)
-        self._kept = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-
-def _overlap(text: str, string: str) -> int:
-    """Length of the longest end of `text` that `string` begins with."""
-    longest = min(len(text), len(string) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(string[:size])), 0)
-
-
 def _added(choice: int, delta: Delta, stop: StopStrings, state: State, *, last: bool = False) -> Added | None:
-    content = stop.pass_on(delta.content, last=last)
-    if not (delta.reasoning or content or delta.spans):
+    spans = stop.pass_on(delta.spans, last=last)
+    if not (delta.reasoning or spans):
         return None
+    content = "".join(span.text for span in spans if span.part == "answer")
     counts = (state.thinking_tokens, state.forced_tokens, state.answer_tokens)
-    return Added(choice, delta.reasoning, content, tuple(_segment(span) for span in delta.spans), *counts)
+    return Added(choice, delta.reasoning, content, tuple(_segment(span) for span in spans), *counts)
 
 
 def _segment(span: Span) -> Segment:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal
 
 from serve import votes
-from serve.calls import streaming
+from serve.calls import Events, streaming
 from serve.events import Accepted, Choice, Completed, Event, Generation, Progress, Rejected
 
 Method = Literal["majority", "best_of"]
+
+# A generation for which no place was free waits for one of the same request to end, or this long, at first and at most.
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 4.0
 
 
 class Sampler:
@@ -27,48 +32,89 @@ class Sampler:
     async def sample(self, model: str, request: Generation, n: int, method: Method) -> AsyncGenerator[Event, None]:
         """`n` generations of `request`: rejected, or accepted; the progress with every end; the one that answers.
 
-        The failure of one generation ends the others and the request.
+        See `sampled`.
         """
-        queue: asyncio.Queue[tuple[int, Event | BaseException]] = asyncio.Queue()
-        tasks = [asyncio.create_task(self._generate(model, request, index, queue)) for index in range(n)]
-        choices: dict[int, Choice] = {}
-        prompt_tokens: int | None = None
-        try:
-            while len(choices) < n:
-                index, event = await queue.get()
-                if isinstance(event, BaseException):
-                    raise event
-                if isinstance(event, Rejected):
-                    yield event
-                    return
-                if isinstance(event, Accepted) and prompt_tokens is None:
-                    prompt_tokens = event.prompt_tokens
-                    yield event
-                elif isinstance(event, Completed):
-                    (choices[index],) = event.choices
-                    so_far = [choices[key] for key in sorted(choices)]
-                    yield Progress(len(choices), n, votes.count(so_far), choices[index].report)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        ended = [choices[index] for index in range(n)]
-        chosen = votes.majority(ended) if method == "majority" else votes.best(ended)
-        assert prompt_tokens is not None, "an engine accepts a request before it completes it"
-        yield Completed(prompt_tokens, (ended[chosen],))
 
-    async def _generate(
-        self, model: str, request: Generation, index: int, queue: asyncio.Queue[tuple[int, Event | BaseException]]
-    ) -> None:
-        """Put the events of generation `index` into `queue`, and the failure that ended it, if one did."""
-        stream = self.engines[model].whole.remote(replace(request, n=1, seed=_seed(request.seed, index)))
-        try:
-            async for event in stream:
-                queue.put_nowait((index, event))
-        except Exception as error:
-            queue.put_nowait((index, error))
-        finally:
-            stream.cancel()
+        def start(index: int) -> Events:
+            return self.engines[model].whole.remote(replace(request, n=1, seed=_seed(request.seed, index)))
+
+        async with aclosing(sampled(start, n, method)) as events:
+            async for event in events:
+                yield event
+
+
+async def sampled(start: Callable[[int], Events], n: int, method: Method) -> AsyncGenerator[Event, None]:
+    """The events of `n` generations, of which `start` starts one by its index.
+
+    The first asks for a place for all: when the engines have none, BackPressureError ends the request before anything
+    was accepted. The others follow when it is accepted. One of them for which no place is free waits and asks again,
+    for as long as the request lives, so no number of generations is too many for the engines. Another failure of one
+    generation ends the others and the request.
+    """
+    from ray.serve.exceptions import BackPressureError
+
+    queue: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
+    ended = asyncio.Semaphore(0)  # places that generations of this request gave back
+
+    async def generate(index: int) -> None:
+        """Put the events of generation `index` into the queue, and the failure that ended it, if one did."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                async with aclosing(_generation(start, index)) as events:
+                    async for event in events:
+                        queue.put_nowait((index, event))
+                ended.release()
+                return
+            except Exception as error:
+                if index == 0 or not isinstance(error, BackPressureError):
+                    queue.put_nowait((index, error))
+                    return
+            try:
+                await asyncio.wait_for(ended.acquire(), pause_s * random.uniform(0.5, 1))
+            except TimeoutError:
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    tasks = [asyncio.create_task(generate(0))]
+    choices: dict[int, Choice] = {}
+    prompt_tokens: int | None = None
+    try:
+        while len(choices) < n:
+            index, event = await queue.get()
+            if isinstance(event, Exception):
+                raise event
+            if isinstance(event, Rejected):
+                yield event
+                return
+            if isinstance(event, Accepted) and prompt_tokens is None:
+                prompt_tokens = event.prompt_tokens
+                tasks += [asyncio.create_task(generate(other)) for other in range(1, n)]
+                yield event
+            elif isinstance(event, Completed):
+                (choices[index],) = event.choices
+                so_far = [choices[key] for key in sorted(choices)]
+                yield Progress(len(choices), n, votes.count(so_far), choices[index].report)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    whole = [choices[index] for index in range(n)]
+    chosen = votes.majority(whole) if method == "majority" else votes.best(whole)
+    assert prompt_tokens is not None, "an engine accepts a request before it completes it"
+    yield Completed(prompt_tokens, (whole[chosen],))
+
+
+async def _generation(start: Callable[[int], Events], index: int) -> AsyncGenerator[Event, None]:
+    """The events of one generation, to their end; closing it ends the generation."""
+    stream = start(index)
+    last: Event | None = None
+    try:
+        async for last in stream:
+            yield last
+    finally:
+        stream.cancel()
+    if not isinstance(last, Completed | Rejected):
+        raise RuntimeError("an engine ended a generation without completing it")
 
 
 def _seed(seed: int | None, index: int) -> int | None:

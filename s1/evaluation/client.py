@@ -25,7 +25,7 @@ RETRY_STATUS = frozenset({429, 500, 502, 503, 504})  # 500: a replica died under
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 PROBE_TIMEOUT_S = 10.0
 _NOT_THERE = frozenset({404, 405, 501})
-_FACTS = ("engine", "batch_size", "parallelism", "precision")
+_FACTS = ("engine", "batch_size", "parallelism", "precision", "driver")
 # How servers say that a request does not fit: OpenAI's code, vLLM's and our own words.
 _TOO_LONG = re.compile(r"context_length_exceeded|maximum context length|max_model_len|model's context", re.IGNORECASE)
 
@@ -82,7 +82,8 @@ def _probe(endpoint: Endpoint, method: str, path: str) -> httpx.Response:
 def server_facts(endpoint: Endpoint) -> dict[str, Any]:
     """What the server says at `/version` that results depend on; nothing when it says nothing.
 
-    vLLM says its `version`, our own server `engine`, `batch_size`, `parallelism`, `precision` and `versions` as well.
+    vLLM says its `version`, our own server `engine`, `batch_size`, `parallelism`, `precision`, `driver`
+    and `versions` as well.
     """
     url = endpoint.base_url.rstrip("/").removesuffix("/v1") + "/version"
     try:

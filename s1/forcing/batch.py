@@ -11,8 +11,8 @@ something else: at its `horizon`, after an end, and when an end has become possi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -60,26 +60,36 @@ class Drawing:
         return (probabilities[ids].sum() / probabilities.sum()).item()
 
 
+class Replacements(Protocol):
+    """Positions of a request's tokens that were put in place of an end; they outlive a preemption of the request."""
+
+    def mark(self, position: int) -> None: ...
+
+    def marked(self, position: int) -> bool: ...
+
+    def clear(self, start: int, stop: int) -> None: ...
+
+
 class Row:
     """One request. `output` is the engine's own list of the request's tokens, which grows by one at every step.
 
-    `on_replaced` is told the position of a token that is put in place of an end, and when that came to nothing.
+    A request that was preempted comes back as a new row, with the tokens and the marks that it had.
     """
 
-    def __init__(
-        self, program: Program, output: list[int], drawing: Drawing, on_replaced: Callable[[int, bool], None]
-    ) -> None:
-        self.program, self.output, self.drawing, self.on_replaced = program, output, drawing, on_replaced
+    def __init__(self, program: Program, output: list[int], drawing: Drawing, marks: Replacements) -> None:
+        self.program, self.output, self.drawing, self._marks = program, output, drawing, marks
         self.todo: Force | Sample | Done = action(program, State())
         self._state, self._seen = State(), 0
-        self._wake = horizon(program, self._state)  # that many tokens change what is to be done
+        self._looked = 0  # tokens at the last look
+        self._wake = 0  # that many tokens change what is to be done
         self._replaced: int | None = None  # position of the last token that was put in place of an end
         self._delimiter = program.delimiter[0]
 
     @property
     def is_watched(self) -> bool:
         """Whether an end that comes now may have to be replaced."""
-        return self._state.phase == "thinking" and isinstance(self.todo, Sample)
+        is_thinking = self._state.phase == "thinking" and isinstance(self.todo, Sample)
+        return is_thinking and not self.program.forces_nothing
 
     @property
     def is_over(self) -> bool:
@@ -88,26 +98,44 @@ class Row:
 
     def look(self) -> bool:
         """Take notice of the tokens since the last time. Whether they change what is to be done."""
-        num = len(self.output)
+        num, looked = len(self.output), self._looked
+        self._looked = num
         if self._replaced is not None and num <= self._replaced:
             # The engine dropped the token, because it had not computed the whole prompt yet.
-            self.on_replaced(self._replaced, False)
+            self._marks.clear(self._replaced, self._replaced + 1)
             self._replaced = None
-        if num <= self._seen or self.is_over or (num < self._wake and self.output[-1] != self._delimiter):
+        if num <= self._seen or self.is_over:
             return False
-        *before, last = self.output[self._seen :]
-        self._state = thought(self._state, before)
-        forced = isinstance(self.todo, Force) or self._replaced == num - 1
-        self._state, _ = advance(self.program, self._state, last, forced)
+        if looked == 0:
+            self._replay()
+        elif num < self._wake and self.output[-1] != self._delimiter:
+            return False
+        else:
+            *before, last = self.output[self._seen :]
+            self._state = thought(self._state, before)
+            self._advance(last, self._replaced == num - 1)
         self._seen, self._replaced = num, None
-        self.todo = action(self.program, self._state)
         self._wake = num + max(1, horizon(self.program, self._state))
         return True
+
+    def _replay(self) -> None:
+        """Follow the first tokens one by one: where they were there before this row, any of them may be forced."""
+        for position, token in enumerate(self.output):
+            if isinstance(self.todo, Done):
+                break
+            self._advance(token, self._marks.marked(position))
+        # A replacement that the request had not put out when it was preempted.
+        self._marks.clear(len(self.output), self.program.longest)
+
+    def _advance(self, token: int, replaced: bool) -> None:
+        forced = replaced or isinstance(self.todo, Force)
+        self._state, _ = advance(self.program, self._state, token, forced)
+        self.todo = action(self.program, self._state)
 
     def replacement(self) -> int:
         """The first token of what replaces an end here. It is put out next."""
         self._replaced, self._wake = len(self.output), len(self.output) + 1
-        self.on_replaced(self._replaced, True)
+        self._marks.mark(self._replaced)
         swap = self.todo.swap if isinstance(self.todo, Sample) else None
         return self._delimiter if swap is None else swap[0]
 

@@ -21,7 +21,7 @@ class BudgetForcing(LogitsProcessor):
         from transformers import AutoTokenizer
 
         tokenizer: Any = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)
-        self._requests = Requests(tokenizer, vllm_config.scheduler_config.max_num_seqs)
+        self._requests = Requests(tokenizer)
         self._batch = Batch(len(tokenizer))
 
     def is_argmax_invariant(self) -> bool:

@@ -27,7 +27,7 @@ class BudgetForcing(LogitsProcessor):  # pyright: ignore[reportUntypedBaseClass]
         if vllm_config.speculative_config is not None:
             raise ValueError("budget forcing cannot take back draft tokens; turn speculative decoding off")
         tokenizer: Any = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)
-        self._slots = Slots(tokenizer, req_states.max_num_reqs, req_states)
+        self._slots = Slots(tokenizer, req_states)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         return self._slots.add(req_idx, sampling_params)

@@ -10,7 +10,7 @@ and every token that it forced. Laws, tested as properties:
 - an end of the thinking is ignored while `num_ignore` or the minimum asks for it and the ignore string fits; otherwise
   it counts, so the number of rounds is bounded and a minimum that was not met has a reason (`unmet`);
 - shortly before the cap, in the grace window, the thinking is ended where a sentence or a line ends;
-- without a policy nothing is forced but the opening of the answer;
+- without a policy nothing is forced: the completion is what the model says by itself;
 - the state can be had again from the (token, forced) pairs of the completion alone (`replay`).
 
 A delimiter, or a stop token in the thinking, that is ignored never becomes part of the completion. The forced end lies
@@ -29,6 +29,7 @@ Phase = Literal[
     "thinking",
     "ending",  # the model wants to end its thinking, and cannot take the token back: what replaces it is due
     "forcing",  # what is pending is being forced
+    "opening",  # behind an end of the thinking where nothing is forced: the model may open its answer itself
     "answer",
     "done",
 ]
@@ -59,7 +60,7 @@ class State(NamedTuple):
     forced_tokens: int = 0  # ignore strings, and what was written around the end of the thinking
     answer_tokens: int = 0  # sampled ones, the stop token left out
     rounds: int = 0  # ends that were ignored
-    held: tuple[int, ...] = ()  # sampled, and perhaps the beginning of a delimiter of several tokens
+    held: tuple[int, ...] = ()  # sampled, and perhaps the beginning of a delimiter, or of the opening of the answer
     pending: tuple[Token, ...] = ()  # to be forced next
     tail: tuple[int, ...] = ()  # the last two tokens of the thinking
     ended_by: EndedBy | None = None  # what ended the thinking; None: nothing has
@@ -98,6 +99,8 @@ def action(program: Program, state: State) -> Sample | Force | Done:
     if state.phase == "answer":
         limit = room if program.max_answer is None else min(room, program.max_answer - state.answer_tokens)
         return Sample(limit) if limit > 0 else Done()
+    if state.phase == "opening":
+        return Sample(room)
     if state.phase == "ending" or _is_over(program, state):
         return _force(_due(program, closed(state)[0])[0], room)
     left = room if program.max_thinking is None else program.max_thinking - state.thinking_tokens - len(state.held)
@@ -111,9 +114,11 @@ def advance(program: Program, state: State, token: int, forced: bool) -> tuple[S
     """
     if forced:
         return _after_forced(program, state, token)
-    assert state.phase in ("thinking", "answer"), f"a token was sampled in phase {state.phase!r}"
+    assert state.phase in ("thinking", "opening", "answer"), f"a token was sampled in phase {state.phase!r}"
     if state.phase == "thinking":
         return _after_thought(program, state, token)
+    if state.phase == "opening":
+        return _after_opening(program, state, token)
     state = state._replace(position=state.position + 1)
     if token in program.stop_ids:
         return state._replace(phase="done"), (Token(token, False, "control"),)
@@ -158,8 +163,13 @@ def thought(state: State, ids: Sequence[int]) -> State:
 
 
 def closed(state: State) -> tuple[State, tuple[Token, ...]]:
-    """The state when no delimiter comes of what is held, and what is held: it is thinking."""
-    return thought(state._replace(held=()), state.held), _sampled_thinking(state.held)
+    """The state when nothing comes of what is held, and what is held: it is thinking, or answer."""
+    held, state = state.held, state._replace(held=())
+    if state.phase != "opening":
+        return thought(state, held), _sampled_thinking(held)
+    num = len(held)
+    state = state._replace(position=state.position + num, answer_tokens=state.answer_tokens + num)
+    return state, tuple(Token(id, False, "answer") for id in held)
 
 
 def replay(program: Program, pairs: Iterable[tuple[int, bool]]) -> State:
@@ -239,7 +249,10 @@ def _after_thought(program: Program, state: State, token: int) -> tuple[State, t
     if token in program.stop_ids:
         # The model ends everything without an answer. That ends its thinking; the delimiter is written for it.
         state, flushed = closed(state)
-        return state._replace(phase="ending"), flushed
+        if not program.forces_nothing:
+            return state._replace(phase="ending"), flushed
+        state = state._replace(phase="done", position=state.position + 1, ended_by="natural")
+        return state, (*flushed, Token(token, False, "control"))
     delimiter = program.delimiter
     if not state.held and token != delimiter[0]:
         return thought(state, (token,)), (Token(token, False, "thinking"),)
@@ -252,8 +265,22 @@ def _after_thought(program: Program, state: State, token: int) -> tuple[State, t
     if _swap(program, state) is not None:
         return state._replace(phase="ending"), ()
     state = state._replace(position=state.position + len(seen), ended_by="natural")
-    state = _with_pending(state, _forced(program.answer_open, "control"))
-    return state, tuple(Token(id, False, "control") for id in seen)
+    said = tuple(Token(id, False, "control") for id in seen)
+    if program.forces_nothing:
+        return state._replace(phase="opening"), said
+    return _with_pending(state, _forced(program.answer_open, "control")), said
+
+
+def _after_opening(program: Program, state: State, token: int) -> tuple[State, tuple[Token, ...]]:
+    seen, opening = (*state.held, token), program.answer_open
+    if seen == opening:
+        state = state._replace(phase="answer", held=(), position=state.position + len(seen))
+        return state, tuple(Token(id, False, "control") for id in seen)
+    if seen == opening[: len(seen)]:
+        return state._replace(held=seen), ()
+    state, flushed = closed(state)
+    state, more = advance(program, state._replace(phase="answer"), token, False)
+    return state, (*flushed, *more)
 
 
 def _after_forced(program: Program, state: State, token: int) -> tuple[State, tuple[Token, ...]]:

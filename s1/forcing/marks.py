@@ -40,10 +40,23 @@ class Place:
     def from_wire(cls, values: Mapping[str, Any]) -> Place:
         return cls(**values)
 
-    def mark(self, position: int, marked: bool = True) -> None:
-        """Called in the engine's process."""
+    def mark(self, position: int) -> None:
+        """The token at `position` is put in place of an end. Called in the engine's process, as all of these are."""
+        self._cells[self.offset + position] = self.tag
+
+    def marked(self, position: int) -> bool:
+        """Whether the token at `position` was put in place of an end."""
+        return int(self._cells[self.offset + position]) == self.tag
+
+    def clear(self, start: int, stop: int) -> None:
+        """No token at a position from `start` on and before `stop` was put in place of an end."""
+        cells = self._cells[self.offset + start : self.offset + stop]
+        cells[cells == self.tag] = 0  # the place may be another request's by now
+
+    @property
+    def _cells(self) -> _Cells:
         # The number tells memories apart that had the same path one after the other.
-        _mapped(self.path, os.stat(self.path).st_ino)[self.offset + position] = self.tag if marked else 0
+        return _mapped(self.path, os.stat(self.path).st_ino)
 
 
 class Marks:

@@ -88,6 +88,12 @@ class Program:
         return (*newline, *self.before_end)
 
     @property
+    def forces_nothing(self) -> bool:
+        """Nothing is asked of thinking or answer: every token is the model's own."""
+        is_bounded = self.max_thinking is not None or self.max_answer is not None
+        return not (is_bounded or self.min_thinking or self.num_ignore)
+
+    @property
     def longest(self) -> int:
         """No completion has more tokens than this; `room`, or less where thinking and answer are both bounded."""
         if self.max_thinking is None or self.max_answer is None:

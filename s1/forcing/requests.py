@@ -1,13 +1,11 @@
-"""Requests with a program inside an engine's process: made from what their sampling parameters carry, and remembered.
+"""Requests with a program inside an engine's process, made from what their sampling parameters carry.
 
-A request that the engine preempts comes back later with the tokens that it had. Which of them were forced only its
-`Row` knows, so that is kept for a while.
+Nothing is remembered here: a request that the engine preempts comes back with the tokens that it had, and the marks
+say which of them were put in place of an end. The rest follows from the program.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -18,7 +16,6 @@ from s1.forcing.marks import Place
 from s1.forcing.policy import Program
 
 ARGUMENT = "budget_forcing"
-REMEMBERED_BATCHES = 8
 
 
 class Params(Protocol):
@@ -32,36 +29,26 @@ class Params(Protocol):
 
 def extra_args(program: Program, place: Place, seed: int) -> dict[str, Any]:
     """`SamplingParams.extra_args` of a request under `program`, whose replaced ends are marked in `place`."""
-    values = {"id": uuid.uuid4().hex, "program": to_wire(program), "marks": place.to_wire(), "seed": seed}
-    return {ARGUMENT: values}
+    return {ARGUMENT: {"program": to_wire(program), "marks": place.to_wire(), "seed": seed}}
 
 
 class Requests:
-    """Rows by the id that `extra_args` gave them."""
+    """Makes the rows of requests that enter a batch."""
 
-    def __init__(self, tokenizer: Any, max_num_seqs: int) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         def decode(ids: Sequence[int]) -> str:
             return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
         self._breaks = Breaks(decode)
-        self._rows: OrderedDict[str, Row] = OrderedDict()
-        self._max = REMEMBERED_BATCHES * max_num_seqs
 
-    def row(self, params: Params, output: list[int] | None) -> Row | None:
-        """The row of a request that enters the batch; None for one without a program. It keeps `output`, if given."""
+    def row(self, params: Params, output: list[int]) -> Row | None:
+        """The row of a request, new or back after it was preempted; None for one without a program.
+
+        `output` is the list to which the engine adds the request's tokens.
+        """
         wire: Mapping[str, Any] | None = (params.extra_args or {}).get(ARGUMENT)
         if wire is None:
             return None
-        row = self._rows.pop(wire["id"], None)
-        if row is None and output:
-            return None  # forgotten: the driver ends the request at the first token that should have been forced
-        if row is None:
-            program = from_wire(wire["program"], self._breaks)
-            drawing = Drawing(params.temperature, params.top_k, params.top_p, wire["seed"])
-            row = Row(program, [], drawing, Place.from_wire(wire["marks"]).mark)
-        if output is not None:
-            row.output = output
-        self._rows[wire["id"]] = row
-        if len(self._rows) > self._max:
-            self._rows.popitem(last=False)
-        return row
+        program = from_wire(wire["program"], self._breaks)
+        drawing = Drawing(params.temperature, params.top_k, params.top_p, wire["seed"])
+        return Row(program, output, drawing, Place.from_wire(wire["marks"]))

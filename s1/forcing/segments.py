@@ -66,8 +66,11 @@ async def run(program: Program, prompt: Sequence[int], engine: Engine) -> AsyncG
 
 
 def _stop_ids(program: Program, state: State) -> frozenset[int]:
-    """Ids at which the engine has to stop by itself; a delimiter of several tokens is recognised as it comes."""
-    thinking = state.phase == "thinking" and len(program.delimiter) == 1
+    """Ids at which the engine has to stop by itself; a delimiter of several tokens is recognised as it comes.
+
+    Where nothing is forced the engine is not stopped at an end of the thinking: it samples as it does by itself.
+    """
+    thinking = state.phase == "thinking" and len(program.delimiter) == 1 and not program.forces_nothing
     return program.stop_ids | set(program.delimiter) if thinking else program.stop_ids
 
 

@@ -47,13 +47,13 @@ class Step(Protocol):
 class Slots:
     """Follows the requests from their slots to the rows of each step."""
 
-    def __init__(self, tokenizer: Any, max_num_seqs: int, state: SlotState) -> None:
-        self._requests, self._batch, self._state = Requests(tokenizer, max_num_seqs), Batch(len(tokenizer)), state
+    def __init__(self, tokenizer: Any, state: SlotState) -> None:
+        self._requests, self._batch, self._state = Requests(tokenizer), Batch(len(tokenizer)), state
         self._rows: dict[int, Row] = {}
 
     def add(self, slot: int, params: Params) -> bool:
         """A request, new or back after it was preempted, takes `slot`. Whether it has a program."""
-        row = self._requests.row(params, None)
+        row = self._requests.row(params, [])
         self._rows.pop(slot, None)
         if row is not None:
             self._rows[slot] = row

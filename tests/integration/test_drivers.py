@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 from chain_model import write_chain_model
+from transformers import AutoConfig
 
 from s1 import models
 from s1.forcing import BudgetPolicy, compile_policy
 from s1.forcing.machine import ended_by, replay
+from s1.forcing.transcript import Transcript
 from s1.template import Template
 from serve.engine import EngineOptions, Sampling, VllmEngine
 
@@ -52,6 +54,10 @@ class Parts:
             return await asyncio.gather(*(one(question, choice) for question in questions for choice in range(choices)))
 
         return self.runner.run(everything())
+
+    def styled(self, style):
+        """The same engine with delimiters of `style`."""
+        return Parts(self.engine, Template(self.template.tokenizer, style), self.runner)
 
     def plain(self, prompt, max_tokens, stop_ids):
         """What the engine says by itself."""
@@ -132,28 +138,41 @@ def test_both_drivers_agree_on_a_model_that_ends_its_thinking_itself(forcing_cha
     assert state.rounds == {"wait twice": 2}.get(name, state.rounds)
 
 
-def test_without_a_policy_a_model_that_opens_its_answer_itself_says_what_plain_vllm_says(forcing_chain, plain_chain):
+def test_without_a_policy_a_model_that_ends_its_thinking_itself_says_what_plain_vllm_says(forcing_chain, plain_chain):
     prompt = plain_chain.template.render_prompt("Go.")
     said = plain_chain.plain(prompt, 40, plain_chain.template.stop_ids)
     for parts in (forcing_chain, plain_chain):
-        # What the template writes after an end of the thinking is what the model says there.
-        [(tokens, state, _)] = parts.complete(["Go."], BudgetPolicy(), max_tokens=40)
+        [(tokens, state, program)] = parts.complete(["Go."], BudgetPolicy(), max_tokens=40)
         assert [token.id for token in tokens] == said
-        assert state.forced_tokens == len(parts.template.answer_open)
+        assert (state.forced_tokens, ended_by(program, state)) == (0, "natural")
+        transcript = Transcript(parts.template)
+        transcript.add(tokens)
+        assert not transcript.content.startswith("answer"), "the opening of the answer is no part of it"
 
 
-def test_without_a_policy_every_sampled_token_is_plain_vllms(embedded):
+@pytest.mark.parametrize("driver", ["segments", "in-engine"])
+@pytest.mark.parametrize("style", ["s1", "think-tags"])
+def test_without_a_policy_the_output_is_plain_vllms_token_by_token(embedded, driver, style):
+    parts = embedded.styled(style)
     for question, (tokens, state, program) in zip(
-        QUESTIONS, embedded.complete(QUESTIONS, BudgetPolicy(), max_tokens=60), strict=True
+        QUESTIONS, parts.complete(QUESTIONS, BudgetPolicy(), driver=driver, max_tokens=150), strict=True
     ):
-        prompt, ids = embedded.template.render_prompt(question), [token.id for token in tokens]
-        ends = program.stop_ids | {*program.delimiter}
-        said = embedded.plain(prompt, 60, ends)
-        thinking = [token.id for token in tokens if token.part == "thinking"]
-        assert thinking == said[: len(thinking)] and (len(said) == 60 or said[-1] in ends)
-        if state.ended_by:
-            answer = ids.index(program.delimiter[0], len(thinking)) + 1 + len(program.answer_open)
-            assert ids[answer:] == embedded.plain([*prompt, *ids[:answer]], 60 - answer, program.stop_ids)
+        said = parts.plain(parts.template.render_prompt(question), program.longest, program.stop_ids)
+        assert [token.id for token in tokens] == said and state.forced_tokens == 0
+    assert state.phase == "done", "no question ended by itself: nothing was looked at"
+
+
+def test_think_tags_of_several_tokens_are_written_and_recognised(embedded):
+    parts = embedded.styled("think-tags")
+    assert len(parts.template.thinking_end) > 1
+    for tokens, state, program in parts.complete(QUESTIONS, POLICIES["cap 12"], driver="segments"):
+        assert (state.thinking_tokens, ended_by(program, state)) == (12, "budget")
+        assert replay(program, [(token.id, token.forced) for token in tokens]) == state
+        transcript, read = Transcript(parts.template), parts.template.parse([token.id for token in tokens])
+        transcript.add(tokens)
+        transcript.finish()
+        assert read.thinking_ended and (read.thinking, read.attempt) == (transcript.reasoning, transcript.content)
+        assert transcript.content.startswith("Final Answer:")
 
 
 def test_a_delimiter_of_several_tokens_is_taken_back_as_a_whole(plain_chain):
@@ -185,6 +204,22 @@ def test_only_requests_of_one_owner_find_each_others_prompts_in_the_prefix_cache
 
     assert cached("ann") == 0 and cached("ann") > 0
     assert cached("ben") == 0 == cached("")
+
+
+def test_requests_that_the_engine_preempts_go_on_where_they_were(embedded):
+    """The KV cache holds the beginnings of all of them, and not their ends: some are thrown out and computed again."""
+    policy = BudgetPolicy(num_ignore=3, min_thinking_tokens=100, max_thinking_tokens=150, max_answer_tokens=20)
+    expected = embedded.complete(QUESTIONS, policy, driver="segments", max_tokens=None)
+    folder = models.resolve("embedded:smollm2-135m-instruct")
+    config = AutoConfig.from_pretrained(folder)
+    token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    prompts = sum(len(embedded.template.render_prompt(question)) for question in QUESTIONS)
+    held = prompts + 32 * len(QUESTIONS)  # a block more for each
+    assert held + sum(state.position for _, state, _ in expected) > 1.5 * held
+    with started(folder, driver="in-engine", kv_cache_gib=held * token_bytes / 2**30) as parts:
+        found = parts.complete(QUESTIONS, policy, max_tokens=None)
+    assert [result[:2] for result in found] == [result[:2] for result in expected]
+    assert all(state.rounds > 0 for _, state, _ in found)
 
 
 @pytest.mark.parametrize("driver", ["segments", "in-engine"])

@@ -7,14 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from forcing_cases import BREAKS, STOP, TEXTS, programs
+from forcing_cases import BREAKS, STOP, TEXTS, WAIT, programs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from s1.forcing import in_engine, segments
 from s1.forcing.batch import FORCED_LOGIT, Batch, Drawing, Row
 from s1.forcing.marks import Marks
-from s1.forcing.requests import extra_args
+from s1.forcing.policy import Program
+from s1.forcing.requests import Requests, extra_args
 from s1.forcing.slots import Slots
 
 SINGLE = st.just((6,))
@@ -42,6 +43,22 @@ async def oracle_segments(program, seed):
     return [token for step in steps for token in step.tokens], steps[-1].state
 
 
+class Marked:
+    """Marks of one request, in this process."""
+
+    def __init__(self):
+        self.positions = set()
+
+    def mark(self, position):
+        self.positions.add(position)
+
+    def marked(self, position):
+        return position in self.positions
+
+    def clear(self, start, stop):
+        self.positions -= set(range(start, stop))
+
+
 class Engine:
     """What an engine does around a batch: rows that come and go and change places, tokens that are thrown away."""
 
@@ -49,15 +66,14 @@ class Engine:
         self.rng, self.batch, self.requests = rng, Batch(NUM_TOKENS), []
 
     def add(self, program, seed):
-        request = {"program": program, "seed": seed, "output": [], "marks": set(), "pairs": []}
-
-        def on_replaced(position, marked):
-            (request["marks"].add if marked else request["marks"].discard)(position)
-
-        received = in_engine.from_wire(in_engine.to_wire(program), BREAKS)
-        request["row"] = Row(received, request["output"], GREEDY, on_replaced)
+        request = {"program": program, "seed": seed, "output": [], "marks": Marked(), "pairs": []}
         self.requests.append(request)
-        self.batch.put(len(self.requests) - 1, request["row"])
+        self.enter(len(self.requests) - 1)
+
+    def enter(self, index):
+        request = self.requests[index]
+        received = in_engine.from_wire(in_engine.to_wire(request["program"]), BREAKS)
+        self.batch.put(index, Row(received, request["output"], GREEDY, request["marks"]))
 
     def step(self):
         logits = torch.tensor([logits_after(one["seed"], [0, *one["output"]]) for one in self.requests])
@@ -67,7 +83,7 @@ class Engine:
                 continue  # the prompt was not computed to its end: the engine throws the token away
             position = len(one["output"])
             one["output"].append(token)
-            one["pairs"].append((token, position in one["marks"]))
+            one["pairs"].append((token, one["marks"].marked(position)))
             if token in one["program"].stop_ids or position + 1 == one["program"].longest:
                 self.remove(one)
         self.disturb()
@@ -88,10 +104,9 @@ class Engine:
             self.requests[one], self.requests[other] = self.requests[other], self.requests[one]
         if self.requests and self.rng.random() < 0.2:  # preempted, and back with a new list of the same tokens
             index = self.rng.randrange(len(self.requests))
-            request = self.requests[index]
             self.batch.put(index, None)
-            request["output"] = request["row"].output = list(request["output"])
-            self.batch.put(index, request["row"])
+            self.requests[index]["output"] = list(self.requests[index]["output"])
+            self.enter(index)
 
 
 async def driven(request):
@@ -121,7 +136,7 @@ def test_an_end_comes_with_the_probability_that_sampling_gives_it(program, tempe
     rng = torch.Generator().manual_seed(seed)
     for _ in range(5):
         drawing = Drawing(temperature, top_k, top_p, rng.initial_seed())
-        row = Row(program, [], drawing, lambda *_: None)
+        row = Row(program, [], drawing, Marked())
         batch = Batch(NUM_TOKENS)
         batch.put(0, row)
         if not row.is_watched:
@@ -184,7 +199,7 @@ class SlotEngine:
             prompt_len=SimpleNamespace(np=np.zeros(self.SLOTS, dtype=np.int32)),
             prefill_len=SimpleNamespace(np=np.zeros(self.SLOTS, dtype=np.int32)),
         )
-        self.slots = Slots(Tokenizer(), self.SLOTS, self.state)
+        self.slots = Slots(Tokenizer(), self.state)
 
     def add(self, request):
         slot = request["slot"] = self.free.pop(self.rng.randrange(len(self.free)))
@@ -246,3 +261,46 @@ def test_both_drivers_give_the_same_tokens_where_requests_have_slots(several, se
         marks.close()
 
     asyncio.run(everything())
+
+
+def test_a_preempted_request_knows_which_of_its_tokens_were_forced_however_many_others_came_and_went():
+    program = Program(
+        delimiter=(6,),
+        answer_open=(8,),
+        stop_ids=frozenset({STOP}),
+        ignore=((WAIT, WAIT),),
+        newline=(5,),
+        before_end=(),
+        answer_prefix=(),
+        max_thinking=20,
+        min_thinking=0,
+        num_ignore=1,
+        max_answer=None,
+        room=60,
+        cut_by="budget",
+        room_by="context",
+        breaks=BREAKS,
+    )
+    end = torch.tensor([[0.0] * 6 + [5.0] + [0.0] * (PADDED - 7)])
+
+    async def run():
+        marks, requests = Marks(2, 60), Requests(Tokenizer())
+        async with marks.place() as place, marks.place() as elsewhere:
+            params = SimpleNamespace(temperature=0, top_k=0, top_p=1, extra_args=extra_args(program, place, 0))
+            batch, output = Batch(NUM_TOKENS), [0]
+            batch.put(0, requests.row(params, output))
+            output.append(batch.apply(end.clone()).argmax().item())
+            assert output == [0, WAIT] and place.marked(1)
+            for _ in range(1000):
+                other = SimpleNamespace(temperature=0, top_k=0, top_p=1, extra_args=extra_args(program, elsewhere, 0))
+                batch.put(0, requests.row(other, []))
+            output = list(output)
+            batch.put(0, requests.row(params, output))
+            said = []
+            for _ in range(3):
+                said.append(batch.apply(end.clone()).argmax().item())
+                output.append(said[-1])
+            assert said == [WAIT, 6, 8], "the rest of what was forced, then the end, which is not ignored twice"
+        marks.close()
+
+    asyncio.run(run())

@@ -160,11 +160,16 @@ def test_every_call_continues_the_completion_so_far(program, script):
         assert prompt == ids[: len(prompt)] and segment == number
 
 
-@given(SCRIPTS, DELIMITERS, st.integers(1, 80))
-def test_without_a_policy_only_the_opening_of_the_answer_is_forced(script, delimiter, room):
+@given(
+    st.lists(st.sampled_from([0, 1, 5, 6, 6, 7, OPEN, OPEN, STOP]), max_size=60),
+    DELIMITERS,
+    st.sampled_from([(OPEN,), (OPEN, OPEN), (OPEN, 0)]),
+    st.integers(1, 80),
+)
+def test_without_a_policy_the_completion_is_what_the_model_says(script, delimiter, opening, room):
     program = Program(
         delimiter=delimiter,
-        answer_open=(OPEN,),
+        answer_open=opening,
         stop_ids=frozenset({STOP}),
         ignore=((WAIT,),),
         newline=(NEWLINE,),
@@ -179,7 +184,17 @@ def test_without_a_policy_only_the_opening_of_the_answer_is_forced(script, delim
         room_by="context",
         breaks=BREAKS,
     )
-    tokens, state = complete(program, speaker(script))
-    forced = [token for token in tokens if token.forced]
-    assert all(token.part == "control" for token in forced) and len(forced) <= len(delimiter) + 1
-    assert state.rounds == 0 and state.ended_by in (None, "natural")
+    engine = speaker(script)
+    tokens, state = complete(program, engine)
+    words = [*script, *[0] * room][:room]
+    said = words[: words.index(STOP) + 1] if STOP in words else words
+    assert [token.id for token in tokens] == said and len(engine.calls) == 1
+    assert state.forced_tokens == state.rounds == 0 and state.ended_by in (None, "natural")
+    assert (finish_reason(state) == "stop") == (said[-1] == STOP)
+    text, width = said[:-1] if said[-1] == STOP else said, len(delimiter)
+    end = next((at for at in range(len(text)) if tuple(text[at : at + width]) == delimiter), None)
+    answer = [] if end is None else text[end + width :]
+    if tuple(answer[: len(opening)]) == opening:
+        answer = answer[len(opening) :]
+    assert [token.id for token in tokens if token.part == "answer"] == answer
+    assert [token.id for token in tokens if token.part == "thinking"] == text[:end]

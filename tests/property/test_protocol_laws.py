@@ -47,24 +47,41 @@ CAP = st.none() | st.integers(0, 3)
 LEVEL = st.none() | st.sampled_from(list(EFFORTS))
 
 
-@given(CAP, LEVEL, LEVEL, CAP, st.booleans(), CAP, CAP)
-def test_budget_fields_are_kept_together_or_refused_by_two_names(vllm, openai, level, cap, enabled, anthropic, ours):
+SWITCH = st.none() | st.booleans()
+NAMES = (
+    "thinking_token_budget",
+    "reasoning_effort",
+    "reasoning.effort",
+    "reasoning.max_tokens",
+    "reasoning.enabled",
+    "thinking.type",
+    "thinking.budget_tokens",
+    "budget_forcing.max_tokens",
+)
+
+
+@given(CAP, LEVEL, LEVEL, CAP, SWITCH, SWITCH, CAP, CAP)
+def test_budget_fields_are_kept_together_or_refused_by_two_names(
+    vllm, openai, level, cap, enabled, type, anthropic, ours
+):
     """Whatever is kept says what every one of the fields says."""
+    thinking = {"type": "enabled" if type else "disabled", "budget_tokens": anthropic}
     fields = {
         "thinking_token_budget": vllm,
         "reasoning_effort": openai,
-        "reasoning": {"effort": level, "max_tokens": cap, "enabled": enabled},
-        "thinking": {"type": "enabled", "budget_tokens": anthropic},
+        "reasoning": {"effort": level, "max_tokens": cap} | ({} if enabled is None else {"enabled": enabled}),
+        "thinking": None if type is None else thinking,
         "budget_forcing": {"max_tokens": ours},
     }
-    said = [vllm, cap, anthropic, ours, *(EFFORTS[name].max_tokens for name in (openai, level) if name)]
-    said += [] if enabled else [0]
+    said = [vllm, cap, ours, *(EFFORTS[name].max_tokens for name in (openai, level) if name)]
+    said += [] if type is None else [anthropic]
+    said += [0] * ((enabled is False) + (type is False))
     caps = {value for value in said if value is not None}
     try:
         order = parse(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": ""}], **fields}, Terms())
     except BadRequest as refused:
-        assert len(caps) > 1
-        names = ("thinking_token_budget", "reasoning_effort", "reasoning.", "thinking.", "budget_forcing.")
-        assert sum(f"{name}" in str(refused) for name in names) >= 1 and "contradict" in str(refused)
+        assert len(caps) > 1 or (caps == {0} and (enabled or type))
+        assert sum(name in str(refused) for name in NAMES) >= 2 and "contradict" in str(refused)
         return
+    assert not (caps == {0} and (enabled or type))
     assert caps == ({order.generation.policy.max_thinking_tokens} - {None})

@@ -1,11 +1,13 @@
 """Laws of the template, on the tokenizer that the embedded model carries."""
 
+from dataclasses import astuple
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from s1.errors import UserError
-from s1.template import Template, with_answer_prefix
+from s1.template import STYLES, Template, with_answer_prefix
 
 # Words, white space and everything that could be mistaken for a delimiter.
 PIECES = [
@@ -49,6 +51,30 @@ def test_text_from_outside_never_produces_a_control_token(template, text):
     ids = template.plain(text)
     assert not set(ids) & set(template.tokenizer.added_tokens_decoder)
     assert template.decode(ids) == text
+
+
+@pytest.mark.parametrize("style", STYLES)
+@given(text=TEXT)
+def test_the_ids_of_a_delimiter_never_come_of_text_from_outside(tokenizer, style, text):
+    """Also where a delimiter is several ordinary tokens."""
+    template = Template(tokenizer, style)
+    ids = template.plain(text)
+    opening, end, _ = astuple(template.delimiters)
+    for delimiter in (opening, opening.strip(), end):
+        wanted = template.control(delimiter)
+        assert all(ids[at : at + len(wanted)] != wanted for at in range(len(ids)))
+
+
+def test_a_delimiter_that_could_not_be_told_from_a_users_text_is_refused(tokenizer):
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    letters = Tokenizer(models.BPE({letter: id for id, letter in enumerate("</think>")}, []))
+    letters.decoder = decoders.Fuse()
+    single = PreTrainedTokenizerFast(tokenizer_object=letters)
+    single.chat_template = tokenizer.chat_template
+    with pytest.raises(UserError, match="</think> is spelled in single characters"):
+        Template(single, "think-tags")
 
 
 @given(question=st.text(alphabet="abc 123+-=?.\n", min_size=1).map(str.strip).filter(bool))

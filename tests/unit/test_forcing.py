@@ -40,7 +40,8 @@ def text(transcript):
 
 
 def test_on_a_natural_end_only_the_opening_of_the_answer_is_written(template):
-    program, state, out = forced(template, BudgetPolicy(), "1 + 1\n<|im_start|>", "Answer: 2<|im_end|>")
+    policy = BudgetPolicy(max_answer_tokens=20)
+    program, state, out = forced(template, policy, "1 + 1\n<|im_start|>", "Answer: 2<|im_end|>")
     assert text(out) == "1 + 1\n<|im_start|>[answer\n]Answer: 2"
     assert (out.reasoning, out.content) == ("1 + 1", "Answer: 2")
     assert (ended_by(program, state), finish_reason(state), state.thinking_tokens) == ("natural", "stop", 5)
@@ -115,9 +116,29 @@ def test_an_immediate_end_is_an_empty_thinking(template):
 
 
 def test_a_model_that_stops_while_thinking_is_asked_for_its_answer(template):
-    program, state, out = forced(template, BudgetPolicy(), "so<|im_end|>", "4<|im_end|>")
+    program, state, out = forced(template, BudgetPolicy(max_answer_tokens=9), "so<|im_end|>", "4<|im_end|>")
     assert text(out) == "so[<|im_start|>answer\n]4"
     assert ended_by(program, state) == "natural"
+
+
+@pytest.mark.parametrize(
+    ("said", "reasoning", "content"),
+    [
+        ("so<|im_end|>", "so", ""),
+        ("so\n<|im_start|>answer\n4<|im_end|>", "so", "4"),
+        ("so\n<|im_start|>answer: 4<|im_end|>", "so", "answer: 4"),
+        ("so\n<|im_start|>4<|im_end|>", "so", "4"),
+        ("so\n<|im_start|>answer<|im_end|>", "so", "answer"),
+        ("so\n<|im_start|><|im_end|>", "so", ""),
+    ],
+)
+def test_without_a_policy_nothing_is_forced_and_an_opening_of_the_models_own_is_no_answer(
+    template, said, reasoning, content
+):
+    program, state, out = forced(template, BudgetPolicy(), said)
+    assert (out.reasoning, out.content) == (reasoning, content)
+    assert [token.id for token in out.tokens] == template.control(said) and state.forced_tokens == 0
+    assert (ended_by(program, state), finish_reason(state)) == ("natural", "stop")
 
 
 def test_a_context_that_is_too_small_reduces_the_budget_and_says_so(template):

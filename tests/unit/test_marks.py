@@ -30,8 +30,11 @@ def test_what_earlier_requests_left_or_still_write_in_a_place_marks_nothing():
             earlier.mark(1)
             place.mark(2)
             place.mark(3)
-            place.mark(3, False)
-            assert [marks.marked(place, position) for position in range(4)] == [False, False, True, False]
+            place.clear(3, 4)
+            earlier.clear(0, 4)
+            expected = [False, False, True, False]
+            assert [marks.marked(place, position) for position in range(4)] == expected
+            assert [place.marked(position) for position in range(4)] == expected
 
     asyncio.run(run())
 

@@ -4,6 +4,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from actors.solver import SolverOptions
 from s1.config import validate
 from s1.errors import UserError
 from serve import check
@@ -138,13 +139,31 @@ def test_the_driver_is_chosen_for_a_reason():
         def __init__(self, *ids):
             self.thinking_end = ids
 
-    auto = EngineOptions(driver="auto")
-    assert choose_driver(auto, Delimiter(1))[0] == "in-engine"
-    driver, why = choose_driver(auto, Delimiter(1, 2, 3))
-    assert driver == "segments" and "3 tokens" in why
-    driver, why = choose_driver(EngineOptions(driver="auto", device="gpu"), Delimiter(1))
-    assert driver == "segments" and "model runner" in why
-    assert choose_driver(EngineOptions(driver="segments"), Delimiter(1)) == ("segments", "asked for")
+    auto, gpu = EngineOptions(driver="auto"), EngineOptions(driver="auto", device="gpu")
+    for is_v2 in (False, True):
+        driver, why = choose_driver(auto, Delimiter(1), is_v2=is_v2)
+        assert driver == "in-engine" and "V1" in why
+        driver, why = choose_driver(gpu, Delimiter(1, 2, 3), is_v2=is_v2)
+        assert driver == "segments" and "3 tokens" in why
+        asked = EngineOptions(driver="segments")
+        assert choose_driver(asked, Delimiter(1), is_v2=is_v2) == ("segments", "asked for")
+    driver, why = choose_driver(gpu, Delimiter(1), is_v2=False)
+    assert driver == "segments" and "before 0.31" in why
+    driver, why = choose_driver(gpu, Delimiter(1), is_v2=True)
+    assert driver == "in-engine" and "V2" in why
+
+
+def test_what_is_not_said_of_memory_and_compilation_follows_from_the_device():
+    cpu, gpu = EngineOptions(), EngineOptions(device="gpu")
+    assert (cpu.is_eager, cpu.kv_cache_bytes) == (True, 2**29)
+    assert (gpu.is_eager, gpu.kv_cache_bytes) == (False, None)
+    said = {"enforce_eager": True, "kv_cache_gib": 2}
+    assert all(
+        (options.is_eager, options.kv_cache_bytes) == (True, 2**31)
+        for options in (EngineOptions(**said), EngineOptions(device="gpu", **said), SolverOptions(num_gpus=1, **said))
+    )
+    assert (SolverOptions().is_eager, SolverOptions().kv_cache_bytes) == (True, 2**30)
+    assert (SolverOptions(num_gpus=1).is_eager, SolverOptions(num_gpus=1).kv_cache_bytes) == (False, None)
 
 
 def test_a_cpu_replica_sets_its_threads_itself():

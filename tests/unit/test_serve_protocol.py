@@ -6,7 +6,6 @@ from openai.types.shared.reasoning_effort import ReasoningEffort
 from serve import protocol
 from serve.budget import EFFORTS, Effort
 from serve.events import Message
-from serve.forced import StopStrings
 from serve.protocol import BadRequest, ChatRequest, Terms, TextRequest
 
 BODY = {"model": "base", "messages": [{"role": "user", "content": "2 + 2?"}]}
@@ -177,6 +176,18 @@ def test_a_bad_value_is_refused_by_name(change, param):
         ({"reasoning": {"effort": "low", "max_tokens": 3}}, ("reasoning.effort=low", "reasoning.max_tokens=3")),
         ({"reasoning": {"enabled": False, "max_tokens": 3}}, ("reasoning.enabled=false", "reasoning.max_tokens=3")),
         (
+            {"thinking": {"type": "enabled"}, "reasoning": {"enabled": False}},
+            ("thinking.type=enabled", "reasoning.enabled=false"),
+        ),
+        (
+            {"thinking": {"type": "enabled"}, "reasoning_effort": "none"},
+            ("thinking.type=enabled", "reasoning_effort=none"),
+        ),
+        (
+            {"thinking": {"type": "disabled"}, "reasoning": {"enabled": True}},
+            ("thinking.type=disabled", "reasoning.enabled=true"),
+        ),
+        (
             {"thinking": {"type": "disabled", "budget_tokens": 3}},
             ("thinking.type=disabled", "thinking.budget_tokens=3"),
         ),
@@ -207,18 +218,6 @@ def test_values_that_contradict_each_other_are_refused_by_both_names(change, nam
 def test_a_body_that_is_no_object_is_refused(body):
     with pytest.raises(BadRequest):
         parse(body)
-
-
-def test_a_stop_string_is_found_across_pieces_and_never_shown():
-    stop = StopStrings(["END", "\n\n"])
-    shown = [stop.pass_on(piece) for piece in ("12 E", "N", "T", "\n", "x E", "ND more", "after")]
-    assert "".join(shown) == "12 ENT\nx " and stop.found
-
-
-def test_what_might_have_become_a_stop_string_is_shown_at_the_end():
-    stop = StopStrings(["END"])
-    assert stop.pass_on("4 EN") + stop.pass_on("", last=True) == "4 EN"
-    assert not stop.found
 
 
 def test_the_levels_of_effort_are_those_of_openais_client_and_rise():

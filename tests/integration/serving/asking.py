@@ -1,6 +1,7 @@
 """Requests of the tests, and how they are sent."""
 
 import json
+import time
 
 from serve.keys import hashed
 
@@ -34,3 +35,16 @@ def chunks_of(response):
 def stream(client, **changes):
     with client.stream("POST", "/v1/chat/completions", json=body(stream=True, **changes)) as response:
         return chunks_of(response)
+
+
+def wait_until_idle(engine):
+    """Until the engine works on no request."""
+    wait_until_busy(engine, 0)
+
+
+def wait_until_busy(engine, num_requests):
+    """Until the engine works on that many requests."""
+    deadline = time.monotonic() + 60
+    while (busy := engine.num_requests.remote().result()) != num_requests and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert busy == num_requests

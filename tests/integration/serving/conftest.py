@@ -28,3 +28,12 @@ def url():
 def client(url):
     with httpx.Client(base_url=url, headers=HEADERS, timeout=300) as client:
         yield client
+
+
+@pytest.fixture(scope="package")
+def engine(url):
+    """The handle of the engine's deployment."""
+    from ray import serve
+
+    (name,) = serve.status().applications
+    return serve.get_deployment_handle("engine-base", app_name=name)

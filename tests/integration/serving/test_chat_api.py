@@ -30,12 +30,24 @@ def test_an_end_is_ignored_once(client):
     assert "Wait" in message["reasoning"] and report["thinking_tokens"] > natural["thinking_tokens"]
 
 
-def test_without_a_policy_only_the_answers_opening_is_forced(client):
+def test_without_a_policy_nothing_is_forced(client):
     answer = ask(client, max_tokens=300)
     report = answer["budget_forcing"]
-    forced = [segment["text"] for segment in report["segments"] if segment["forced"]]
-    assert forced in ([], ["answer\n"], ["<|im_start|>answer\n"])
+    assert report["forced_tokens"] == 0 and not any(segment["forced"] for segment in report["segments"])
     assert report["ended_by"] in ("natural", "length") and answer["choices"][0]["message"]["content"] is not None
+
+
+def test_a_stop_string_cuts_the_segments_as_it_cuts_the_content(client):
+    forcing = {"max_tokens": 8, "min_tokens": 8, "max_answer_tokens": 24}
+    content = ask(client, budget_forcing=forcing)["choices"][0]["message"]["content"]
+    stop = content[len(content) // 2 :][:4]
+    kept = content[: content.index(stop)]
+    whole = ask(client, budget_forcing=forcing, stop=stop)
+    chunks = stream(client, budget_forcing=forcing, stop=stop)
+    streamed = [piece for chunk in chunks for piece in chunk.get("budget_forcing", {}).get("segments", [])]
+    for segments in (whole["budget_forcing"]["segments"], streamed):
+        assert "".join(piece["text"] for piece in segments if piece["part"] == "answer") == kept
+    assert (whole["choices"][0]["message"]["content"], whole["choices"][0]["finish_reason"]) == (kept, "stop")
 
 
 def test_a_stream_adds_up_to_the_whole_response(client):

@@ -13,27 +13,11 @@ import psutil
 import pytest
 
 from s1.evaluation.client import Endpoint, server_facts
-from serving.asking import ENDLESS, HEADERS, ONGOING, ask, body
+from serving.asking import ENDLESS, HEADERS, ONGOING, ask, body, wait_until_idle
 
 DASHBOARD = Path(__file__).parents[3] / "cluster" / "grafana" / "forcing.json"
 RUNNING, WAITING = 's1_requests_running{model="base"}', 's1_requests_waiting{model="base"}'
 LONG = {"stream": True, "max_tokens": 120, "budget_forcing": {"min_tokens": 120}}
-
-
-@pytest.fixture(scope="module")
-def engine(url):
-    """The handle of the engine's deployment."""
-    from ray import serve
-
-    (name,) = serve.status().applications
-    return serve.get_deployment_handle("engine-base", app_name=name)
-
-
-def wait_until_idle(engine):
-    deadline = time.monotonic() + 60
-    while (busy := engine.num_requests.remote().result()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert busy == 0
 
 
 def test_models_and_health(client):
@@ -72,6 +56,7 @@ def test_it_says_what_its_answers_depend_on(client, url):
     facts = server_facts(Endpoint(f"{url}/v1"))
     assert facts == {name: value for name, value in told.items() if name != "version"}
     assert facts["parallelism"] == "1 x tensor parallel 1" and facts["batch_size"] > 0
+    assert facts["driver"].startswith("base: in-engine (one pass in vLLM's V1 model runner")
 
 
 def test_nobody_is_let_in_without_a_key(url):
