@@ -97,7 +97,7 @@ def test_without_a_place_for_the_first_the_request_is_refused_before_anything_is
 
 def test_a_request_that_does_not_fit_is_rejected_once():
     async def reject():
-        yield Rejected("too long", "messages")
+        yield Rejected("too long")
 
     async def run():
         return [event async for event in sampled(lambda index: Stream(reject()), 8, "majority")]
