@@ -24,7 +24,6 @@ from jobs.train_options import (
     check_heads,
     check_packable,
     known_shape,
-    model_state,
     planned,
     verdict,
 )
@@ -204,7 +203,7 @@ JOB = Job(
     check=check,
     describe=describe,
     # Another model in the same folder, or another number type, is another training: checkpoints are never mixed up.
-    outside=lambda options: [model_state(options.model), options.number_type],
+    outside=lambda options: [weights.identity(options.model), options.number_type],
     how=HOW,
 )
 
