@@ -7,6 +7,7 @@ order.
 from __future__ import annotations
 
 import resource
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,13 +56,13 @@ def train_loop(config: dict[str, Any]) -> None:
         leaving = ray.train.get_preemption_info() is not None
         due = task.save_steps and (step + 1) % task.save_steps == 0
         noticed = leaving and not warned
-        if not last and (due or stopping or noticed):
+        # The last step, too: the export of a large model takes longer than a step, and a full disk may end it.
+        if due or stopping or noticed or (last and task.save_steps):
             worker.save(records)
-            worker.commit(wait=stopping or noticed)
+            worker.commit(wait=stopping or noticed or last)
         if stopping and not last:
             return
         warned = leaving
-    worker.commit(wait=True)
     worker.export()
 
 
@@ -275,13 +276,16 @@ class Worker:
 
     def restore(self) -> list[Record]:
         """Load the last committed checkpoint, if there is one; the records of the steps it covers."""
-        from torch import distributed
+        from ray.train.collective import barrier
 
+        if self.rank == 0:
+            _remove_uncommitted(self.checkpoint)
         if self.checkpoint is None:
             return []
         if self.universal and self.rank == 0:
             train_engine.make_universal(self.checkpoint)
-        distributed.barrier()
+        # Of Ray, not of torch: a large model takes longer to rewrite than torch waits for a worker that hangs.
+        barrier()
         state = train_engine.load(self.engine, self.checkpoint, self.task, universal=self.universal)
         return list(state["records"])
 
@@ -339,6 +343,16 @@ def _last_checkpoint() -> Path | None:
 
     checkpoint = ray.train.get_checkpoint()
     return None if checkpoint is None else Path(checkpoint.path)
+
+
+def _remove_uncommitted(last: Path | None) -> None:
+    """Remove what workers that were lost had begun to save after `last`, or before anything was committed."""
+    import ray.train
+
+    storage: Any = ray.train.get_context().get_storage()
+    for folder in Path(storage.build_checkpoint_path_from_name("")).glob("step-*"):
+        if folder != last:
+            shutil.rmtree(folder)
 
 
 def _example(table: Table, index: int) -> Example:
