@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import capacity
+from jobs.leftovers import name_leftovers
 from jobs.runner import Context, Job, Outcome, command
 from jobs.train_options import (
     HOW,
@@ -80,6 +81,7 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     examples, held_out = hold_out(rendered, options.held_out, options.seed)
     if of is not None:
         _check_plan(options, [len(ids) for ids in examples["input_ids"]], of)
+    name_leftovers("train", context.scratch)
     task = _task(options, context, template, examples, held_out, of)
     with ray_session(*capacity.of_train(options)):
         curve = train(options, task, context)
