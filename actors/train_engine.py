@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
+import os
 import shutil
-from argparse import Namespace
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
 
 from s1 import models
 from s1.training.memory import CPU_REDUCE_BUCKET
@@ -172,21 +174,31 @@ def write_shards(engine: Any, folder: Path, state: dict[str, Any], *, rank: int,
 
 
 def make_universal(folder: Path) -> None:
-    """Rewrite the shards in `folder` so that any number of workers can load them. One worker does it."""
-    from deepspeed.checkpoint.ds_to_universal import main
+    """Rewrite the shards in `folder` so that any number of workers can load them, unless that is done. One worker does
+    it, in processes of its own beside it: they know nothing of its GPU and its threads.
+    """
+    made, begun = folder / UNIVERSAL, folder / f"{UNIVERSAL}.part"
+    if made.is_dir():
+        return
+    shutil.rmtree(begun, ignore_errors=True)  # of a worker that was killed while it wrote
+    processes = str(_num_processes(folder / SHARDS))
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command += ["--input_folder", str(folder / SHARDS), "--output_folder", str(begun)]
+    command += ["--num_extract_workers", processes, "--num_merge_workers", processes]
+    # Without the worker's allocator, which keeps all memory that it has ever had.
+    environment = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "MALLOC_CONF")}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{folder}: not rewritten for another number of workers: {done.stderr[-2000:]}")
+    begun.rename(made)
 
-    shutil.rmtree(folder / UNIVERSAL, ignore_errors=True)  # of a worker that was killed while it wrote
-    arguments = Namespace(
-        input_folder=str(folder / SHARDS),
-        output_folder=str(folder / UNIVERSAL),
-        num_extract_workers=1,
-        num_merge_workers=1,
-        keep_temp_folder=False,
-        strict=True,
-        inject_missing_state=True,
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        main(arguments)
+
+def _num_processes(shards: Path) -> int:
+    """As many as this node has CPUs, shards to rewrite, and memory: each holds a shard and what it makes of it."""
+    sizes = [file.stat().st_size for file in shards.glob("*optim_states.pt")]
+    by_memory = psutil.virtual_memory().available // (2 * max(sizes))
+    return max(1, min(len(os.sched_getaffinity(0)), len(sizes), by_memory))
 
 
 def load(engine: Any, folder: Path, task: TrainTask, *, universal: bool) -> dict[str, Any]:

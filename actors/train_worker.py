@@ -7,6 +7,7 @@ order.
 from __future__ import annotations
 
 import resource
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,9 +54,11 @@ def train_loop(config: dict[str, Any]) -> None:
         records.append(record)
         stopping = worker.from_first(lambda: ray.get(journal.add.remote(records[-1])))
         leaving = ray.train.get_preemption_info() is not None
-        due = task.save_steps and (step + 1) % task.save_steps == 0
+        due = task.save_steps and (step + 1) % task.save_steps == 0 and not last
         noticed = leaving and not warned
-        if not last and (due or stopping or noticed):
+        # An export that fails, as on a full disk, costs what any failure does, and never the whole training.
+        first = last and task.save_steps and not worker.has_checkpoint
+        if due or stopping or noticed or first:
             worker.save(records)
             worker.commit(wait=stopping or noticed)
         if stopping and not last:
@@ -86,6 +89,7 @@ class Worker:
         self.universal = self.checkpoint is not None and train_engine.num_writers(self.checkpoint) != num_ranks
         self.engine = train_engine.build(task, universal=self.universal)
         self.saving: str | None = None  # the checkpoint that is written but not committed
+        self.has_checkpoint = self.checkpoint is not None
 
     def _sequence_group(self) -> Any:
         from torch import distributed
@@ -284,13 +288,16 @@ class Worker:
 
     def restore(self) -> list[Record]:
         """Load the last committed checkpoint, if there is one; the records of the steps it covers."""
-        from torch import distributed
+        from ray.train.collective import barrier
 
+        if self.rank == 0:
+            _remove_uncommitted(self.checkpoint)
         if self.checkpoint is None:
             return []
         if self.universal and self.rank == 0:
             train_engine.make_universal(self.checkpoint)
-        distributed.barrier()
+        # Of Ray, not of torch: a large model takes longer to rewrite than torch waits for a worker that hangs.
+        barrier()
         state = train_engine.load(self.engine, self.checkpoint, self.task, universal=self.universal)
         return list(state["records"])
 
@@ -304,7 +311,7 @@ class Worker:
         path = str(storage.build_checkpoint_path_from_name(f"step-{len(records):06d}"))
         state = {"records": list(records)}
         train_engine.write_shards(self.engine, Path(path), state, rank=self.rank, num_ranks=self.num_ranks)
-        self.saving = path
+        self.saving, self.has_checkpoint = path, True
 
     def commit(self, *, wait: bool) -> None:
         """Commit what `save` began once all ranks have written it: from then on a kill loses nothing up to there.
@@ -348,6 +355,16 @@ def _last_checkpoint() -> Path | None:
 
     checkpoint = ray.train.get_checkpoint()
     return None if checkpoint is None else Path(checkpoint.path)
+
+
+def _remove_uncommitted(last: Path | None) -> None:
+    """Remove what workers that were lost had begun to save after `last`, or before anything was committed."""
+    import ray.train
+
+    storage: Any = ray.train.get_context().get_storage()
+    for folder in Path(storage.build_checkpoint_path_from_name("")).glob("step-*"):
+        if folder != last:
+            shutil.rmtree(folder)
 
 
 def _example(table: Table, index: int) -> Example:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import capacity
+from jobs.leftovers import name_leftovers
 from jobs.runner import Context, Job, Outcome, command
 from jobs.train_options import (
     HOW,
@@ -24,7 +25,6 @@ from jobs.train_options import (
     check_heads,
     check_packable,
     known_shape,
-    model_state,
 )
 from jobs.train_plan import Data, report, verdict
 from s1 import models, schema
@@ -79,6 +79,7 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     examples, held_out = hold_out(rendered, options.held_out, options.seed)
     if of is not None:
         _check_plan(options, Data(_lengths(examples), _lengths(held_out)), of)
+    name_leftovers("train", context.scratch)
     task = _task(options, context, template, examples, held_out, of)
     with ray_session(*capacity.of_train(options)):
         curve = train(options, task, context)
@@ -207,7 +208,7 @@ JOB = Job(
     check=check,
     describe=describe,
     # Another model in the same folder, or another number type, is another training: checkpoints are never mixed up.
-    outside=lambda options: [model_state(options.model), options.number_type],
+    outside=lambda options: [weights.identity(options.model), options.number_type],
     how=HOW,
 )
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs import train_sizes
 from jobs.progress import Progress
 from jobs.runner import Context
 from jobs.termination import EXIT_CODE
@@ -54,15 +55,18 @@ def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Reco
 
 def _trainer(options: TrainOptions, task: TrainTask, context: Context, journal: Any) -> Any:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
     from ray.train.v2.api.config import LoggingConfig
 
     from actors.train_worker import train_loop
+    from jobs.elastic import DividingTrainer
 
     scratch = Artifact(context.scratch)
     elastic = options.min_workers not in (None, options.workers)
-    return TorchTrainer(
+    return DividingTrainer(
         train_loop,
+        sizes=train_sizes.sizes(options),
+        group=options.sequence_parallel,
         train_loop_config={"task": task, "journal": journal},
         torch_config=TorchConfig(backend="nccl" if options.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(

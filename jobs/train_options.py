@@ -10,21 +10,26 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from jobs import train_sizes
 from s1 import models, precision
 from s1.config import Config
 from s1.errors import UserError
 from s1.template import STYLES, Style
-from s1.training.hardware import DEVICES, Hardware
+from s1.training.hardware import Hardware
 from s1.training.memory import Run
 from s1.training.plan import Training
 from s1.training.shapes import KNOWN, ModelShape, shape_from_config
 
 # Kinds of models whose sequences are proven not to see each other in a pack (tests/unit/test_training_attention.py).
 PACKABLE = ("llama", "qwen2", "qwen3")
-# Options that change how the model is trained, not which model comes out.
+# Options that change how the model is trained, not which model comes out: losses and weights are equal to rounding.
+# `precision` counts by the number type that it means.
 HOW = (
     *("workers", "min_workers", "gpus_per_worker", "cpus_per_worker", "threads_per_worker", "max_failures"),
-    *("save_steps", "save_in_background", "hardware", "ignore_plan", "trackers"),
+    *("micro_batch_size", "micro_batch_tokens", "packing", "sequence_parallel", "secondary_shards", "attention"),
+    *("activation_checkpointing", "recompute_above_tokens", "offload_activations", "loss_chunk_tokens"),
+    *("samples", "sample_tokens", "spike_factor", "save_steps", "save_in_background", "hardware", "ignore_plan"),
+    *("trackers", "precision"),
 )
 
 
@@ -84,7 +89,11 @@ class TrainOptions(Config):
         4.0, ge=0, description="Stop at a loss so many times the median of the last 20 steps; 0: never."
     )
     workers: int = Field(1, ge=1, description="Training workers.")
-    min_workers: int | None = Field(None, ge=1, description="Go on with so few when not all workers can be had.")
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        description="Go on with fewer workers, so many at least, as share a batch equally when not all can be had.",
+    )
     gpus_per_worker: int = Field(0, ge=0, le=1)
     cpus_per_worker: float = Field(1.0, gt=0, description="Logical CPUs that Ray reserves for a worker.")
     threads_per_worker: int = Field(2, ge=1, description="Threads of torch in a worker.")
@@ -107,14 +116,9 @@ class TrainOptions(Config):
 
 def check(options: TrainOptions) -> None:
     """What can be seen without starting anything: sizes that fit each other, the model, its tokenizer's delimiters."""
-    if options.batch_size % options.workers:
-        raise UserError(
-            f"batch_size={options.batch_size} is not divisible by workers={options.workers}; change one of them"
-        )
     models.check(options.model)
     _check_tokenizer(options)
     _check_parallel(options)
-    _check_nodes(options)
     if options.offload_activations and not options.activation_checkpointing:
         raise UserError(
             "offload_activations keeps checkpointed activations on the host; add --activation-checkpointing"
@@ -131,23 +135,6 @@ def check(options: TrainOptions) -> None:
     for name in options.trackers:
         if find_spec(name) is None:
             raise UserError(f"trackers={name}: the package is not installed; run: pip install {name}")
-
-
-def _check_nodes(options: TrainOptions) -> None:
-    """GPUs of whole nodes, and sequences that are shared inside a node."""
-    if not options.gpus_per_worker or options.hardware.device == "cpu":
-        return  # nothing is known about the nodes
-    per_node = options.hardware.per_node or DEVICES[options.hardware.device].per_node
-    if options.workers > per_node and options.workers % per_node:
-        raise UserError(
-            f"workers={options.workers} are not the GPUs of whole nodes, {per_node} of {options.hardware.device} each; "
-            f"take {options.workers // per_node * per_node}, or set hardware.per_node"
-        )
-    if per_node % options.sequence_parallel:
-        raise UserError(
-            f"sequence_parallel={options.sequence_parallel} would divide sequences between nodes of {per_node} GPUs; "
-            "take a divisor of that"
-        )
 
 
 def _check_packing(options: TrainOptions) -> None:
@@ -176,20 +163,10 @@ def check_packable(ref: str, config: Mapping[str, Any]) -> None:
 
 def _check_parallel(options: TrainOptions) -> None:
     """Workers, groups of workers and heads that fit each other."""
-    size, shards, workers = options.sequence_parallel, options.secondary_shards, options.workers
-    if options.min_workers is not None:
-        if options.min_workers > workers:
-            raise UserError(f"min_workers={options.min_workers} is more than workers={workers}; lower it")
-        if max(size, shards) > 1:
-            raise UserError(
-                f"min_workers={options.min_workers}: a group of any size cannot be divided into equal parts; leave out "
-                "min_workers, or sequence_parallel and secondary_shards"
-            )
+    size, shards = options.sequence_parallel, options.secondary_shards
     if size > 1 and not options.packing:
         raise UserError(f"sequence_parallel={size} divides packed sequences; add --packing")
-    for name, value in (("sequence_parallel", size), ("secondary_shards", shards)):
-        if workers % value:
-            raise UserError(f"workers={workers} is not divisible by {name}={value}; change one of them")
+    train_sizes.check(options)
     if shards > 1 and options.zero_stage != 3:
         raise UserError(f"secondary_shards={shards} needs zero_stage=3, not {options.zero_stage}")
     known = known_shape(options.model)
@@ -234,15 +211,6 @@ def _config(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file}: not the configuration of a model ({error}); give a folder in Hugging Face layout"
         ) from error
-
-
-def model_state(ref: str) -> list[list[object]]:
-    """Name, size and time of every file of a model folder: changes when another model is put there."""
-    folder = Path(ref).expanduser()
-    if not ref or not folder.is_dir():
-        return []
-    stats = [(path, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    return [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
 def planned(options: TrainOptions, lengths: Sequence[int], of: ModelShape) -> Training:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from jobs import train_sizes
 from jobs.train_options import TrainOptions, check, planned
 from s1.errors import UserError
 from s1.training import plan as planner
@@ -79,15 +80,10 @@ def _flag(name: str, value: object) -> str:
     return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
 
 
-def sizes(options: TrainOptions) -> list[int]:
-    """Numbers of workers that the training may go on with, fewest first: all that share a batch equally."""
+def elastic_sizes(options: TrainOptions) -> list[int]:
+    """Numbers of workers that the training may go on with, fewest first."""
     fewest = options.workers if options.min_workers is None else options.min_workers
-    groups = options.sequence_parallel, options.secondary_shards, 1
-    return [
-        number
-        for number in range(fewest, options.workers + 1)
-        if options.batch_size % number == 0 and not any(number % group for group in groups)
-    ]
+    return [number for number in train_sizes.sizes(options) if number >= fewest]
 
 
 def cheapest_change(options: TrainOptions, data: Data, of: ModelShape) -> Changes | None:
@@ -152,7 +148,7 @@ def _candidates(options: TrainOptions, data: Data) -> Iterator[Changes]:
         "recompute_above_tokens": _recompute_limits(options, data),
         "activation_checkpointing": [True],
         "offload_activations": [True],
-        "min_workers": [number for number in sizes(options) if options.min_workers is not None],
+        "min_workers": [number for number in elastic_sizes(options) if options.min_workers is not None],
     }
     values = [list(dict.fromkeys([getattr(options, name), *others])) for name, others in kinds.items()]
     for chosen in product(*values):
@@ -205,7 +201,7 @@ def _cost(options: TrainOptions, data: Data, of: ModelShape) -> Cost:
 
 def _peak_gib(options: TrainOptions, data: Data, of: ModelShape) -> float:
     """Of the fullest worker, with any number of them that the training may go on with."""
-    numbers = {*sizes(options), options.workers}
+    numbers = {*elastic_sizes(options), options.workers}
     return max(
         planner.peak(_training(options.model_copy(update={"workers": number}), data, of)).gib for number in numbers
     )
@@ -213,7 +209,7 @@ def _peak_gib(options: TrainOptions, data: Data, of: ModelShape) -> float:
 
 def _fewest(options: TrainOptions, data: Data, of: ModelShape) -> dict[str, Any] | None:
     """Whether the training fits on the fewest workers that it may go on with; None: on fewer than all it never does."""
-    fewest = min(sizes(options), default=options.workers)
+    fewest = min(elastic_sizes(options), default=options.workers)
     if fewest == options.workers:
         return None
     training = _training(options.model_copy(update={"workers": fewest}), data, of)

@@ -174,12 +174,15 @@ def saving_seconds(run: Run, hardware: Hardware, steps: int, save_steps: int, se
     """Seconds by which the checkpoints every `save_steps` lengthen a training of `steps`.
 
     Written in the background, each stops the training while the states are copied, and makes it wait when the one
-    before, or at the end of the training the last one, is not written yet.
+    before, or at the end of the training the last one, is not written yet. A training that ends before the first is
+    due writes one before its export.
     """
-    checkpoints = (steps - 1) // save_steps if save_steps else 0
-    if not checkpoints:
+    if not save_steps:
         return 0.0
     write = checkpoint_seconds(run, hardware)
+    checkpoints = (steps - 1) // save_steps
+    if not checkpoints:
+        return write
     if not run.save_in_background:
         return checkpoints * write
     copy = checkpoint_bytes(run) / run.workers / (HOST_GB_PER_S * 1e9)

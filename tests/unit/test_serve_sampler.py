@@ -102,7 +102,7 @@ def test_a_request_that_does_not_fit_is_rejected_once():
     async def run():
         return [event async for event in sampled(lambda index: Stream(reject()), 8, "majority")]
 
-    assert asyncio.run(run()) == [Rejected("too long", "messages")]
+    assert asyncio.run(run()) == [Rejected("too long")]
 
 
 def test_the_failure_of_one_generation_ends_the_others_and_the_request():

@@ -1,10 +1,11 @@
 import json
+from typing import Any
 
 import pytest
 
 from jobs.runner import plan
 from jobs.train import JOB
-from jobs.train_options import TrainOptions, check, check_packable, model_state
+from jobs.train_options import TrainOptions, check, check_packable
 from s1 import schema
 from s1.config import validate
 from s1.errors import UserError
@@ -109,7 +110,18 @@ SMOL = "embedded:smollm2-135m-instruct"
             | {"sequence_parallel": 3},
             "would divide sequences between nodes of 8 GPUs",
         ),
-        ({"packing": True, "sequence_parallel": 3, "workers": 12, "batch_size": 12, "min_workers": 3}, "any size"),
+        (
+            {"workers": 16, "min_workers": 3},
+            "min_workers=3 cannot share the training equally; possible are 1, 2, 4, 8, 16$",
+        ),
+        (
+            {"packing": True, "sequence_parallel": 3, "workers": 12, "batch_size": 12, "min_workers": 2},
+            "min_workers=2 cannot share the training equally; possible are 3, 6, 9, 12$",
+        ),
+        (
+            {"packing": True, "sequence_parallel": 3, "workers": 15, "batch_size": 12},
+            "batch_size=12 is not divisible by the 5 groups of sequence_parallel=3 among workers=15",
+        ),
     ],
 )
 def test_options_that_do_not_fit_each_other_are_one_line(values, says):
@@ -156,15 +168,26 @@ def test_how_a_model_is_trained_is_no_part_of_which_model_it_is(tmp_path):
     def identity(**values) -> str:
         return plan(JOB, TrainOptions(model=SMOL, **values), str(tmp_path)).fingerprint
 
-    assert identity(workers=2, save_steps=5, hardware=Hardware(usd_per_hour=3)) == identity()
-    assert identity(seed=1) != identity() != identity(zero_stage=3)
-
-
-def test_another_model_in_the_same_folder_is_another_training(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    before = model_state(str(tmp_path))
-    (tmp_path / "config.json").write_text("{} ")
-    assert before != model_state(str(tmp_path)) and model_state("owner/name") == []
+    equal: list[dict[str, Any]] = [
+        {"workers": 2, "min_workers": 1, "save_steps": 5, "hardware": Hardware(usd_per_hour=3)},
+        {"activation_checkpointing": True, "offload_activations": True, "loss_chunk_tokens": 128},
+        {"micro_batch_size": 4, "micro_batch_tokens": 9000, "attention": "eager"},
+        {"packing": True, "sequence_parallel": 3, "secondary_shards": 3, "workers": 3},
+        {"samples": 1, "sample_tokens": 9, "spike_factor": 0.0},
+        {"precision": TrainOptions(model=SMOL).number_type},
+    ]
+    assert {identity(**values) for values in equal} == {identity()}
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"zero_stage": 3},  # whose shards DeepSpeed reads by itself only
+        {"batch_size": 8},
+        {"learning_rate": 1e-4},
+        {"lora_rank": 4},
+        {"held_out": 1},
+        {"epochs": 1},
+        {"precision": "fp32" if TrainOptions(model=SMOL).number_type == "bf16" else "bf16"},
+    ]
+    assert len({identity(), *(identity(**values) for values in others)}) == len(others) + 1
 
 
 def test_a_broken_configuration_is_one_line(tmp_path):

@@ -126,6 +126,7 @@ def test_checkpoints_written_in_the_background_cost_the_copy_and_what_is_not_hid
     assert saving_seconds(behind, H100, 315, 63, 3.0) == pytest.approx(4 * copied)
     # 10 steps last 30 s: each checkpoint waits for the one before, the training for the last one.
     assert saving_seconds(behind, H100, 41, 10, 3.0) == pytest.approx(4 * copied + 3 * (written - 30) + written - 3)
+    assert saving_seconds(behind, H100, 63, 63, 3.0) == pytest.approx(written)  # none is due before the export
     assert saving_seconds(behind, H100, 315, 0, 3.0) == 0
     assert host_bytes_in_steps(behind, 8, 1) == 14 * QWEN.num_parameters / 2
 

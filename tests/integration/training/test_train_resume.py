@@ -1,0 +1,193 @@
+"""A run that was stopped goes on where it was, however it is continued: no step twice, and the same losses."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_cases import plain_loop, write_model, write_selection
+
+from actors import train_engine
+from jobs.ray_session import ray_session
+from jobs.runner import execute
+from jobs.termination import EXIT_CODE
+from jobs.train import JOB
+from jobs.train_options import TrainOptions
+from s1.errors import UserError
+
+pytestmark = pytest.mark.timeout(900)
+
+STEPS = 96
+
+
+@pytest.fixture(scope="module")
+def ray():
+    with ray_session():
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def plain(model, tmp_path_factory) -> dict[int, list[float]]:
+    """Losses of a plain loop, without and with LoRA."""
+    folder = tmp_path_factory.mktemp("plain")
+    write_selection(folder, 22)
+    return {rank: plain_loop(options_of(model, lora_rank=rank), str(folder))[0] for rank in (0, 4)}
+
+
+def options_of(model: Path, **more: Any) -> TrainOptions:
+    same = {"batch_size": 8, "epochs": 32, "learning_rate": 1e-3, "block_size": 256, "precision": "fp32"}
+    how = {"threads_per_worker": 1, "cpus_per_worker": 0.5, "save_steps": 8, "save_in_background": False}
+    return TrainOptions(**{**same, **how, "model": str(model), **more})
+
+
+def last_committed(run_dir: Path) -> Path | None:
+    for snapshot in run_dir.glob("_scratch/*/workers/checkpoint_manager_snapshot.json"):
+        names = [item["checkpoint_dir_name"] for item in json.loads(snapshot.read_text())["checkpoint_results"]]
+        return snapshot.parent / max(names)
+    return None
+
+
+def interrupted(options: TrainOptions, run_dir: Path) -> Path:
+    """The checkpoint of a run that is told to go as soon as it has committed one of its own."""
+    before, ended = last_committed(run_dir), threading.Event()
+
+    def notice() -> None:
+        while last_committed(run_dir) == before:
+            if ended.wait(0.02):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=notice)
+    thread.start()
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            execute(JOB, options, str(run_dir))
+    finally:
+        ended.set()
+        thread.join()
+    assert exit_.value.code == EXIT_CODE
+    folder = last_committed(run_dir)
+    assert folder is not None
+    return folder
+
+
+def records_in(folder: Path) -> list[dict[str, Any]]:
+    """What the checkpoint in `folder` says about the steps before it."""
+    file = next((folder / train_engine.SHARDS).glob("*model_states.pt"))
+    return torch.load(file, map_location="cpu", weights_only=False)["records"]
+
+
+def curve(run_dir: Path) -> list[dict[str, Any]]:
+    return json.loads((run_dir / "checkpoint" / "loss.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param({}, {"activation_checkpointing": True, "micro_batch_size": 4}, id="less memory"),
+        pytest.param({"zero_stage": 3}, {"zero_stage": 3, "workers": 2, "packing": True}, id="more workers"),
+        pytest.param({"workers": 2}, {}, id="fewer workers"),
+        pytest.param({"lora_rank": 4}, {"lora_rank": 4, "workers": 2}, id="LoRA, more workers"),
+        pytest.param(
+            {"lora_rank": 4, "zero_stage": 3, "workers": 2}, {"lora_rank": 4, "zero_stage": 3}, id="LoRA, fewer workers"
+        ),
+    ],
+)
+def test_a_run_is_continued_in_another_way(ray, model, plain, tmp_path, first, then):
+    write_selection(tmp_path, 22)
+    options = options_of(model, **then)
+    stopped = interrupted(options_of(model, **first), tmp_path)
+    before = records_in(stopped)
+    assert 0 < len(before) < STEPS
+    execute(JOB, options, str(tmp_path))
+    assert curve(tmp_path)[: len(before)] == before
+    losses = [record["loss"] for record in curve(tmp_path)]
+    assert losses == pytest.approx(plain[options.lora_rank], rel=1e-3, abs=1e-3)
+
+
+def test_an_elastic_run_takes_the_most_workers_that_share_the_batch_equally(ray, model, plain, tmp_path):
+    import ray as ray_
+
+    write_selection(tmp_path, 22)
+    # Room for three of four workers, which cannot share batches of 8.
+    cpus = ray_.cluster_resources()["CPU"] / 3 - 0.05
+    options = options_of(model, workers=4, min_workers=1, cpus_per_worker=cpus)
+    assert train_engine.num_writers(interrupted(options, tmp_path)) == 2
+    execute(JOB, options, str(tmp_path))
+    losses = [record["loss"] for record in curve(tmp_path)]
+    assert losses == pytest.approx(plain[0], rel=1e-3, abs=1e-3)
+
+
+def test_what_lost_workers_had_begun_to_save_is_removed(ray, model, tmp_path):
+    write_selection(tmp_path, 22)
+    options = options_of(model)
+    stopped = interrupted(options, tmp_path)
+    (stopped.parent / "step-999999" / train_engine.SHARDS).mkdir(parents=True)
+    later = interrupted(options, tmp_path)
+    assert later.name > stopped.name and [folder.name for folder in stopped.parent.glob("step-*")] == [later.name]
+
+
+def test_shards_are_rewritten_once(ray, model, tmp_path):
+    write_selection(tmp_path, 22)
+    stopped = interrupted(options_of(model, zero_stage=3, workers=2), tmp_path)
+    broken = shutil.copytree(stopped, tmp_path / "broken")
+    (stopped / f"{train_engine.UNIVERSAL}.part" / "zero").mkdir(parents=True)  # of a worker that was lost meanwhile
+    train_engine.make_universal(stopped)
+
+    def files() -> dict[str, int]:
+        made = stopped / train_engine.UNIVERSAL
+        return {str(file.relative_to(made)): file.stat().st_mtime_ns for file in made.rglob("*")}
+
+    before = files()
+    assert any(name.endswith("exp_avg.pt") for name in before) and not list(stopped.glob("*.part"))
+    train_engine.make_universal(stopped)
+    assert files() == before
+
+    for file in (broken / train_engine.SHARDS).glob("*model_states.pt"):
+        file.unlink()
+    with pytest.raises(RuntimeError, match=r"(?s)broken: not rewritten for another number of workers: .*model_states"):
+        train_engine.make_universal(broken)
+    assert not (broken / train_engine.UNIVERSAL).exists()
+
+
+def test_an_export_that_fails_starts_nothing_over(ray, model, tmp_path):
+    from ray.train import TrainingFailedError
+
+    write_selection(tmp_path, 22)
+    own, away = shutil.copytree(model, tmp_path / "model"), tmp_path / "away"
+    away.mkdir()
+    options = options_of(own, save_steps=100, max_failures=0)  # more than there are steps
+    ended = threading.Event()
+
+    def lose_the_tokenizer() -> None:
+        while last_committed(tmp_path) is None:
+            if ended.wait(0.02):
+                return
+        for file in own.glob("tokenizer*"):
+            file.rename(away / file.name)
+
+    thread = threading.Thread(target=lose_the_tokenizer)
+    thread.start()
+    try:
+        with pytest.raises((TrainingFailedError, UserError)):
+            execute(JOB, options, str(tmp_path))
+    finally:
+        ended.set()
+        thread.join()
+    saved = last_committed(tmp_path)
+    assert saved is not None and saved.name == f"step-{STEPS:06d}"
+    before = records_in(saved)
+    for file in away.iterdir():
+        shutil.copyfile(file, own / file.name)
+    execute(JOB, options, str(tmp_path))
+    assert curve(tmp_path) == before and len(before) == STEPS
