@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 Record = dict[str, Any]
+
+
+class News(NamedTuple):
+    """What a training has done since somebody asked last."""
+
+    done: int  # steps in all
+    records: list[Record]  # the new ones; all of them when there are fewer than before
+    restored: int  # steps that the checkpoint of this group of workers brought along
+    group: int  # groups of workers that have started so far
+    workers: int  # of this group; 0: none has started yet
 
 
 class Journal:
@@ -13,13 +23,15 @@ class Journal:
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._starts: list[int] = []
+        self._workers = 0
         self._stopped: str | None = None
         self._stop_wanted = False
 
-    def restart(self, records: list[Record]) -> None:
-        """A group of workers starts after the steps of `records`, which its checkpoint brought along."""
+    def restart(self, records: list[Record], workers: int) -> None:
+        """A group of `workers` starts after the steps of `records`, which its checkpoint brought along."""
         self._records = list(records)
         self._starts.append(len(records))
+        self._workers = workers
 
     def starts(self) -> list[int]:
         """Steps that were done when each group of workers began, from the first group on."""
@@ -35,12 +47,18 @@ class Journal:
         self._stop_wanted = True
 
     def stop(self, reason: str) -> None:
-        """The workers end here; `reason` is one line for the user."""
-        self._stopped = reason
+        """The training ends here, whoever tries it again; `reason` is one line for the user, the first one counts."""
+        self._stopped = self._stopped or reason
 
-    def since(self, count: int) -> tuple[int, list[Record]]:
-        """Steps done, and the records after the first `count`; all of them when there are fewer by now."""
-        return len(self._records), self._records[count if count <= len(self._records) else 0 :]
+    def stopped(self) -> bool:
+        """Whether the training has ended with a reason."""
+        return self._stopped is not None
+
+    def since(self, count: int) -> News:
+        """What has been done since there were `count` steps."""
+        records = self._records[count if count <= len(self._records) else 0 :]
+        restored = self._starts[-1] if self._starts else 0
+        return News(len(self._records), records, restored, len(self._starts), self._workers)
 
     def result(self) -> tuple[list[Record], str | None]:
         """All records, and why the training stopped early."""

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s1.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
-    from transformers import PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel
 
 MAX_SHARD_BYTES = 4_000_000_000
 
@@ -128,11 +130,42 @@ def _write_config(model: PreTrainedModel, folder: Path) -> None:
 
 def export_tokenizer(model_folder: Path, folder: Path, stop_ids: list[int]) -> None:
     """Tokenizer, chat template and a generation config that ends at any of `stop_ids`."""
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokenizer.save_pretrained(folder)
-    known = model_folder / "generation_config.json"
-    generation = GenerationConfig.from_pretrained(model_folder) if known.is_file() else GenerationConfig()
-    generation.eos_token_id, generation.pad_token_id = stop_ids, tokenizer.pad_token_id
+    generation, _ = generation_config(model_folder, tokenizer.pad_token_id, stop_ids)
     generation.save_pretrained(folder)
+
+
+def generation_config(
+    model_folder: Path, pad_token_id: int | None, stop_ids: list[int]
+) -> tuple[GenerationConfig, bool]:
+    """The model's own generation config, ending at any of `stop_ids`, and whether do_sample had to be set in it.
+
+    Many models give a temperature without do_sample=True: vLLM samples with it, `transformers` does not, and refuses to
+    write it. UserError for a config that contradicts itself in other ways.
+    """
+    from transformers import GenerationConfig
+
+    file = model_folder / "generation_config.json"
+    try:
+        config = GenerationConfig.from_pretrained(model_folder) if file.is_file() else GenerationConfig()
+        config.eos_token_id, config.pad_token_id = stop_ids, pad_token_id
+        if config.do_sample or _is_valid(config):
+            config.validate(strict=True)
+            return config, False
+        config.do_sample = True
+        config.validate(strict=True)
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: cannot be written for the trained model ({reason}); correct or remove it") from error
+    return config, True
+
+
+def _is_valid(config: GenerationConfig) -> bool:
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        return False
+    return True

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors import train_engine
+from actors import compute_clock, failures, train_engine
 from actors.journal import Record
 from actors.train_engine import TrainTask
 from s1 import models, schema
@@ -29,14 +29,29 @@ if TYPE_CHECKING:
 
 def train_loop(config: dict[str, Any]) -> None:
     """`config`: `task` (TrainTask) and `journal` (handle of a Journal actor)."""
-    import ray.train
+    import ray
 
     task, journal = config["task"], config["journal"]
+    if ray.get(journal.stopped.remote()):
+        return  # Ray Train tries again whatever the failure was; this one would come back
+    try:
+        _train(task, journal)
+    except Exception as error:
+        reason = failures.reason(error, task.export_folder)
+        if reason is not None:
+            ray.get(journal.stop.remote(reason))
+        raise
+
+
+def _train(task: TrainTask, journal: Any) -> None:
+    import ray.train
+
+    failures.check_folder(task.export_folder)
     context = ray.train.get_context()
     worker = Worker(task, context.get_world_rank(), context.get_world_size())
     records = worker.restore()
     if worker.rank == 0:
-        journal.restart.remote(records)
+        journal.restart.remote(records, worker.num_ranks)
     warned = False
     for step in range(len(records), task.steps):
         record = worker.train_step(step)
@@ -88,6 +103,7 @@ class Worker:
         self.checkpoint = _last_checkpoint()
         self.universal = self.checkpoint is not None and train_engine.num_writers(self.checkpoint) != num_ranks
         self.engine = train_engine.build(task, universal=self.universal)
+        self.clock = compute_clock.ComputeClock(self.engine.module, self.device)
         self.saving: str | None = None  # the checkpoint that is written but not committed
         self.has_checkpoint = self.checkpoint is not None
 
@@ -117,6 +133,7 @@ class Worker:
         import torch
 
         started = time.monotonic()
+        self.clock.start()
         examples = [_example(self.examples, index) for index in self.batch(step)]
         passes = self._passes(examples)
         rate = schedule.learning_rate(step, self.task.steps, self.task.warmup_steps, self.task.learning_rate)
@@ -130,6 +147,7 @@ class Worker:
             self.engine.backward(loss * (self.num_ranks / len(examples)), scale_wrt_gas=False)
             total += loss.detach() / len(examples)
         loss_value = self._sum(total)
+        straggling = compute_clock.straggling(self.clock.stop(), self.device)
         if loss_value - loss_value == 0:  # finite
             self.engine.step()
         # DeepSpeed says -1 for a norm that is not a number.
@@ -142,7 +160,9 @@ class Worker:
             "grad_norm": norm if norm >= 0 else float("inf"),
             "tokens": sum(map(_num_tokens, examples)),
             "seconds": round(seconds, 4),
+            "ended": round(time.time(), 3),
             **self._shares(examples, passes, seconds),
+            **straggling,
             "memory_gib": round(self._peak_memory() / 2**30, 2),
         }
 
@@ -198,6 +218,8 @@ class Worker:
                     eos_token_id=self.task.stop_ids,
                     pad_token_id=self.task.stop_ids[0],
                     use_cache=True,
+                    # Each of its passes gathers the weights: no rank may end before the others.
+                    synced_gpus=self.task.zero_stage == 3 and self.num_ranks > 1,
                 )
             text = str(tokenizer.decode(ids[0, prompt.shape[1] :].tolist()))
             found.append({"question_id": str(self.held_out["question_id"][index].as_py()), "text": text})

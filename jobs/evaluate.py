@@ -114,7 +114,7 @@ class _Recorder:
 
     def __enter__(self) -> _Recorder:
         self._bar.__enter__()
-        self._bar.update(len(self.journal.rows))
+        self._bar.resume(len(self.journal.rows))
         return self
 
     def __exit__(self, *failure: object) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 PLAIN_INTERVAL_S = 10.0
 
@@ -17,15 +18,29 @@ class Progress:
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done, self.note = 0, ""
-        self._started = self._printed = time.monotonic()
-        self._bar = None
+        self._started = self._printed = self._measured_from = time.monotonic()
+        self._done_before = 0  # what was done then, and says nothing about the rate
+        self._bar: Any = None
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self.total, desc=self.label, unit=f" {self.unit}", dynamic_ncols=True)
+            self._bar = self._open_bar()
         return self
+
+    def _open_bar(self) -> Any:
+        from tqdm import tqdm
+
+        unit = f" {self.unit}"
+        return tqdm(total=self.total, desc=self.label, unit=unit, initial=self.done, dynamic_ncols=True)
+
+    def resume(self, done: int) -> None:
+        """`done` units are there from earlier: rate and time left are measured from here on."""
+        self.done = self._done_before = done
+        self._measured_from = time.monotonic()
+        if self._bar is not None:
+            self._bar.leave = False
+            self._bar.close()
+            self._bar = self._open_bar()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Count `count` more as done; `note` (loss, cost …) stands beside the rate until the next one."""
@@ -43,12 +58,12 @@ class Progress:
             self._print_line()
 
     def _print_line(self) -> None:
-        elapsed = max(time.monotonic() - self._started, 1e-9)
-        rate = self.done / elapsed
+        now = time.monotonic()
+        rate = (self.done - self._done_before) / max(now - self._measured_from, 1e-9)
         of = f"/{self.total}" if self.total is not None else ""
         left = f", {(self.total - self.done) / rate:.0f} s left" if self.total is not None and rate > 0 else ""
         note = f", {self.note}" if self.note else ""
-        line = f"{self.label}: {self.done}{of} {self.unit}, {rate:.3g}/s, {elapsed:.0f} s{left}{note}"
+        line = f"{self.label}: {self.done}{of} {self.unit}, {rate:.3g}/s, {now - self._started:.0f} s{left}{note}"
         print(line, file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:

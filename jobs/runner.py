@@ -6,7 +6,6 @@ plan is pure; `--dry-run` prints it. A job whose output carries a manifest with 
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import time
@@ -22,10 +21,9 @@ from jobs.ray_session import run_folder
 from s1 import __version__
 from s1.artifacts import Artifact, Manifest, Staging, join
 from s1.config import Config
-from s1.errors import UserError
+from s1.errors import DISK_FULL, UserError
 from s1.hashing import fingerprint
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 OptionsT = TypeVar("OptionsT", bound=Config)
 
 
@@ -169,7 +167,7 @@ def _space_is_left(uri: str) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise UserError(
             f"{uri}: cannot be written ({os.strerror(error.errno)}); free some space and run the same command again, "

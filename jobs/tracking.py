@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from jobs import sinks
 from jobs.runner import Context
+from jobs.sinks import Sink, TensorBoard
+from jobs.train_bill import Bill
 from jobs.train_options import TrainOptions
-from s1.artifacts import Artifact, join
 from s1.training.hardware import DEVICES
 
 if TYPE_CHECKING:
-    from actors.journal import Record
+    from actors.journal import News, Record
 
 # Name of the curve -> field of the record; a record without the field has no point there.
 CURVES = {
@@ -20,77 +23,80 @@ CURVES = {
     "train/learning_rate": "learning_rate",
     "train/grad_norm": "grad_norm",
     "speed/seconds_per_step": "seconds",
+    "speed/seconds_left": "seconds_left",
     "speed/tokens_per_s": "tokens_per_s",
     "speed/tflops_per_worker": "tflops",
     "speed/mfu": "mfu",
     "speed/balance": "balance",
+    "speed/straggling": "straggling",
+    "speed/slowest_rank": "slowest_rank",
     "memory/gib_per_worker": "memory_gib",
     "cost/usd": "usd",
+    "cost/usd_left": "usd_left",
 }
-
-
-class Sink(Protocol):
-    """Somewhere that curves go to."""
-
-    def write(self, values: dict[str, float], step: int) -> None: ...
-
-    def restart(self) -> None:
-        """All points will be written again."""
-        ...
-
-    def close(self) -> None: ...
+RECENT_STEPS = 20  # that say how long the next ones will take
 
 
 class Trackers:
-    """Follows the records of a training; `note` is a line about the last one."""
+    """Follows the records of a training of `steps` steps; `note` is a line about the last one.
 
-    def __init__(self, options: TrainOptions, context: Context) -> None:
+    UserError when a service that is asked for does not let itself be used.
+    """
+
+    def __init__(self, options: TrainOptions, context: Context, steps: int, bill: Bill) -> None:
         self.shown = 0  # steps
         self.note = "starting workers"
-        self._options = options
-        self._seconds = 0.0
+        self._options, self._steps, self._bill = options, steps, bill
+        self._group = 0
+        self._ends: deque[float] = deque(maxlen=RECENT_STEPS + 1)  # of the last steps of this group of workers
         self._peak = options.hardware.peak_tflops or DEVICES[options.hardware.device].peak_tflops
-        self._tensorboard = TensorBoard(context)
-        self._sinks: list[Sink] = [self._tensorboard]
-        makers = {"wandb": WandB, "mlflow": MLflow}
-        self._sinks += [makers[name](options, context) for name in options.trackers]
+        self._sinks = [*sinks.configured(options, context), Sink("TensorBoard", lambda: TensorBoard(context))]
 
     def __enter__(self) -> Trackers:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for sink in self._sinks:
-            sink.close()
+            sink.close(finished=kind is None)
 
-    def show(self, count: int, records: Sequence[Record]) -> None:
-        """Write the `records` that are new; there are `count` in all, fewer than before after a restart."""
-        if count < self.shown:
+    def show(self, news: News) -> None:
+        """Write the new records; there are fewer in all than before after a restart."""
+        if news.done < self.shown:
             for sink in self._sinks:
                 sink.restart()
-            self._seconds = 0.0
-        self.shown = count
-        for record in records:
-            self._seconds += record["seconds"]
-            values = self._derived(record)
+        if news.group != self._group:
+            self._group = news.group
+            self._ends.clear()
+        self.shown = news.done
+        for record in news.records:
+            values = self._derived(record, restored=record["step"] <= news.restored, workers=news.workers)
             for sink in self._sinks:
                 sink.write({name: values[key] for name, key in CURVES.items() if key in values}, record["step"])
-            self._tensorboard.write_texts(record.get("samples", ()), record["step"])
+                if record.get("samples"):
+                    sink.write_texts(record["samples"], record["step"])
             self.note = self._line(values)
 
-    def _derived(self, record: Record) -> dict[str, float]:
-        values = {
-            **record,
-            "tokens_per_s": record["tokens"] / max(record["seconds"], 1e-9),
-            "usd": self._usd(self._seconds),
-        }
+    def _derived(self, record: Record, *, restored: bool, workers: int) -> dict[str, float]:
+        values = {**record, "tokens_per_s": record["tokens"] / max(record["seconds"], 1e-9)}
         if self._peak and "tflops" in record:
             values["mfu"] = record["tflops"] / self._peak
+        if self._bill.usd_per_hour:
+            values["usd"] = self._bill.usd(until=record["ended"])
+        if not restored:  # steps of other workers say nothing about the time that these need
+            self._ends.append(record["ended"])
+            left = (self._steps - record["step"]) * self._seconds_per_step(record)
+            values["seconds_left"] = left
+            if self._bill.usd_per_hour:
+                values["usd_left"] = left / 3600 * workers * self._bill.usd_per_hour
         return values
 
-    def _usd(self, seconds: float) -> float:
-        return seconds / 3600 * self._options.workers * self._options.hardware.price
+    def _seconds_per_step(self, record: Record) -> float:
+        """Recent time from step to step, checkpoints and held-out passes included."""
+        if len(self._ends) < 2:
+            return record["seconds"]
+        return max(0.0, self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
 
-    def _line(self, values: dict[str, float]) -> str:
+    def _line(self, values: Mapping[str, float]) -> str:
         parts = [f"loss {values['loss']:.3f}", f"{values['tokens_per_s']:.0f} tokens/s"]
         if "held_out_loss" in values:
             parts.append(f"held out {values['held_out_loss']:.3f}")
@@ -98,77 +104,10 @@ class Trackers:
             parts.append(f"MFU {values['mfu']:.0%}")
         if self._options.workers > 1 and "balance" in values:
             parts.append(f"balance {values['balance']:.0%}")
+        if "straggling" in values:
+            parts.append(f"straggling {values['straggling']:.0%} (rank {values['slowest_rank']})")
         parts.append(f"{values['memory_gib']:.1f} GiB")
-        if values["usd"]:
-            parts.append(f"${values['usd']:.2f}")
+        if "usd" in values:
+            left = f", ${values['usd_left']:.2f} left" if "usd_left" in values else ""
+            parts.append(f"${values['usd']:.2f}{left}")
         return ", ".join(parts)
-
-
-class TensorBoard:
-    """Event files in the run folder's `tensorboard`."""
-
-    def __init__(self, context: Context) -> None:
-        self._folder = Artifact(join(context.run_dir, "tensorboard", f"train-{context.identity}")).path
-        self._writer = self._open()
-
-    def _open(self) -> Any:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        # What an earlier attempt has written is written again.
-        return SummaryWriter(self._folder, purge_step=1, flush_secs=10)
-
-    def write(self, values: dict[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def write_texts(self, samples: Sequence[dict[str, str]], step: int) -> None:
-        for number, sample in enumerate(samples):
-            self._writer.add_text(f"sample/{number} {sample['question_id']}", sample["text"], step)
-
-    def restart(self) -> None:
-        self._writer.close()
-        self._writer = self._open()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class WandB:
-    """A run of Weights & Biases; the same training goes on in the same run."""
-
-    def __init__(self, options: TrainOptions, context: Context) -> None:
-        import wandb  # pyright: ignore[reportMissingImports]
-
-        self._run: Any = wandb.init(
-            project="s1", id=context.identity, resume="allow", config=options.model_dump(mode="json")
-        )
-
-    def write(self, values: dict[str, float], step: int) -> None:
-        self._run.log(values, step=step)
-
-    def restart(self) -> None:
-        """Steps that were logged stay; the service ignores them the second time."""
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class MLflow:
-    """A run of MLflow, at the place that its environment variables name."""
-
-    def __init__(self, options: TrainOptions, context: Context) -> None:
-        import mlflow  # pyright: ignore[reportMissingImports]
-
-        self._mlflow: Any = mlflow
-        mlflow.set_experiment("s1")
-        mlflow.start_run(run_name=f"train-{context.identity}")
-        mlflow.log_params({name: str(value) for name, value in options.model_dump(mode="json").items()})
-
-    def write(self, values: dict[str, float], step: int) -> None:
-        self._mlflow.log_metrics(values, step=step)
-
-    def restart(self) -> None:
-        """Points of a step that was seen before are kept beside the new ones."""
-
-    def close(self) -> None:
-        self._mlflow.end_run()

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import capacity
+from jobs import capacity, train_bill
 from jobs.leftovers import name_leftovers
 from jobs.runner import Context, Job, Outcome, command
+from jobs.train_bill import Bill
 from jobs.train_options import (
     HOW,
     TrainOptions,
@@ -60,6 +61,7 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     from transformers import AutoTokenizer
 
     from jobs.ray_session import ray_session
+    from jobs.tracking import Trackers
     from jobs.train_group import train
     from s1.template import Template
     from s1.training.examples import COLUMNS, hold_out, render
@@ -79,11 +81,13 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     examples, held_out = hold_out(rendered, options.held_out, options.seed)
     if of is not None:
         _check_plan(options, Data(_lengths(examples), _lengths(held_out)), of)
+    _check_generation(options, folder, tokenizer.pad_token_id, sorted(template.stop_ids))
     name_leftovers("train", context.scratch)
     task = _task(options, context, template, examples, held_out, of)
-    with ray_session(*capacity.of_train(options)):
-        curve = train(options, task, context)
-    facts = _facts(options, curve)
+    bill = Bill(context.scratch, options.workers, options.hardware.price)
+    with Trackers(options, context, task.steps, bill) as trackers, ray_session(*capacity.of_train(options)):
+        curve = train(options, task, context, trackers, bill)
+    facts = _facts(options, curve, bill)
     context.staging.write_bytes(CURVE, json.dumps(curve).encode())
     data = {"examples": examples.num_rows, "held out": held_out.num_rows, "left out": too_long}
     context.staging.write_bytes(CARD, card.render(options.model_dump(mode="json"), data, facts, curve).encode())
@@ -169,6 +173,18 @@ def _check_model(options: TrainOptions, folder: Path, of: ModelShape | None) -> 
         check_heads(options, of)
 
 
+def _check_generation(options: TrainOptions, folder: Path, pad_id: int | None, stop_ids: list[int]) -> None:
+    """Refuse a generation config that could not be written beside the trained model, before it is trained."""
+    from actors.model_export import generation_config
+
+    if generation_config(folder, pad_id, stop_ids)[1]:
+        print(
+            f"train: {options.model}: its generation config gives values for sampling without do_sample=True; the "
+            "trained model's has it",
+            file=sys.stderr,
+        )
+
+
 def _store(examples: Table, context: Context, name: str) -> str:
     """EXAMPLES beside the checkpoints, where workers of every node read them."""
     artifact = Artifact(join(context.scratch, name))
@@ -179,7 +195,7 @@ def _store(examples: Table, context: Context, name: str) -> str:
     return artifact.uri if "://" in artifact.uri else artifact.path
 
 
-def _facts(options: TrainOptions, curve: list[dict[str, Any]]) -> dict[str, Any]:
+def _facts(options: TrainOptions, curve: list[dict[str, Any]], bill: Bill) -> dict[str, Any]:
     tokens, seconds = sum(r["tokens"] for r in curve), sum(r["seconds"] for r in curve)
     held_out = [r["held_out_loss"] for r in curve if "held_out_loss" in r]
     return {
@@ -193,7 +209,10 @@ def _facts(options: TrainOptions, curve: list[dict[str, Any]]) -> dict[str, Any]
         "best_loss": min((r["loss"] for r in curve), default=math.nan),
         "held_out_loss": held_out[-1] if held_out else None,
         "peak_gib": max(r["memory_gib"] for r in curve),
-        "cost_usd": round(seconds / 3600 * options.workers * options.hardware.price, 2),
+        # All attempts, from the start of the workers to their end: loading, checkpoints, what was done twice, export.
+        "billed_seconds": round(train_bill.seconds(bill.spans), 1),
+        "billed_worker_hours": round(train_bill.worker_seconds(bill.spans) / 3600, 4),
+        "cost_usd": round(bill.usd(), 2),
         "loss_curve": CURVE,  # one object per step
     }
 

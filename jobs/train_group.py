@@ -16,21 +16,26 @@ from jobs.progress import Progress
 from jobs.runner import Context
 from jobs.termination import EXIT_CODE
 from jobs.tracking import Trackers
+from jobs.train_bill import Bill
 from jobs.train_options import TrainOptions
 from s1.artifacts import Artifact
 from s1.errors import UserError
 
 if TYPE_CHECKING:
-    from actors.journal import Record
+    from ray.train import WorkerGroupError
+
+    from actors.journal import News, Record
     from actors.train_engine import TrainTask
 
 
-def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Record]:
+def train(options: TrainOptions, task: TrainTask, context: Context, trackers: Trackers, bill: Bill) -> list[Record]:
     """Run the workers to the end and return the record of every step.
 
-    UserError when the training stops by itself; exit code 143 after SIGTERM, with a checkpoint of the last step.
+    UserError when the training stops by itself, or for a failure that the user can mend; exit code 143 after SIGTERM,
+    with a checkpoint of the last step.
     """
     import ray
+    from ray.train import WorkerGroupError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from actors.journal import Journal
@@ -39,11 +44,18 @@ def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Reco
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(Journal)
     journal = actor.options(num_cpus=0, scheduling_strategy=here).remote()
-    with Trackers(options, context) as trackers, _asked_to_go() as gone:
-        _follow(_trainer(options, task, context, journal), journal, task.steps, trackers, gone)
+    failure: WorkerGroupError | None = None
+    try:
+        with bill, _asked_to_go() as gone:
+            _follow(_trainer(options, task, context, journal), journal, task.steps, trackers, bill, gone)
+    except WorkerGroupError as error:
+        failure = error
     records, stopped = ray.get(journal.result.remote())
-    if stopped:
-        raise UserError(stopped)
+    reason = stopped or (failure and lost(failure, options))
+    if reason:
+        raise UserError(reason) from failure
+    if failure is not None:
+        raise failure
     if len(records) < task.steps:
         print(
             f"train: stopped by SIGTERM after step {len(records)}, which is kept; run the same command again to go on",
@@ -51,6 +63,22 @@ def train(options: TrainOptions, task: TrainTask, context: Context) -> list[Reco
         )
         raise SystemExit(EXIT_CODE)
     return records
+
+
+def lost(failure: WorkerGroupError, options: TrainOptions) -> str | None:
+    """A line about processes that are gone; None for an exception in one of them, which is a fault of ours."""
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    # Who is gone does not answer Ray Train's health check, which carries the reason.
+    causes = [getattr(error, "health_check_failure", error) for error in failure.worker_failures.values()]
+    gone = [error for error in causes if isinstance(error, (RayActorError, OutOfMemoryError))]
+    if not gone:
+        return None
+    reason = " ".join(str(gone[0]).split())[:300]
+    return (
+        f"workers were lost more than max_failures={options.max_failures} times, the last time: {reason}; give them "
+        "more host memory if it ran out, then run the same command again, it goes on from the last checkpoint"
+    )
 
 
 def _trainer(options: TrainOptions, task: TrainTask, context: Context, journal: Any) -> Any:
@@ -125,7 +153,7 @@ def _keep_freed_memory() -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "MALLOC_CONF": settings}
 
 
-def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, gone: threading.Event) -> None:
+def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, bill: Bill, gone: threading.Event) -> None:
     """Run the trainer; meanwhile show what the journal notes, and pass a request to go on to it."""
     import ray
 
@@ -139,15 +167,18 @@ def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, gone: th
 
     # Beside the main thread, so that Ctrl-C stays ours: in it, Ray Train would take the signal and end in a traceback.
     threading.Thread(target=fit, daemon=True).start()
-    told, groups = False, 0
+    told, group = False, 0
 
     def show() -> None:
-        nonlocal groups
-        starts = ray.get(journal.starts.remote())
-        for done in starts[groups:]:
-            print(f"train: workers begin at step {done + 1} of {steps}", file=sys.stderr)
-        groups = len(starts)
-        trackers.show(*ray.get(journal.since.remote(trackers.shown)))
+        nonlocal group
+        news: News = ray.get(journal.since.remote(trackers.shown))
+        if news.group != group:
+            for done in ray.get(journal.starts.remote())[group : news.group]:
+                print(f"train: workers begin at step {done + 1} of {steps}", file=sys.stderr)
+            group = news.group
+            bar.resume(news.restored)
+        bill.tick(news.workers)
+        trackers.show(news)
         bar.update(trackers.shown, trackers.note)
 
     with Progress("train", total=steps, unit="steps") as bar:

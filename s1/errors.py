@@ -1,5 +1,9 @@
 """Errors that a user can mend."""
 
+import errno
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # numbers of an OSError
+
 
 class UserError(ValueError):
     """A mistake of the user's that the user can mend.

@@ -21,6 +21,7 @@ def render(
     base = [f"base_model: {model.partition('@')[0]}"] if model.count("/") == 1 and model[0] not in "./~" else []
     hardware = options["hardware"]
     cost = f", ${facts['cost_usd']:.2f}" if facts["cost_usd"] else ""
+    unit = "CPU worker" if hardware["device"] == "cpu" else "GPU"
     held_out = (
         [] if facts["held_out_loss"] is None else [f"Loss of held-out traces at the end: {facts['held_out_loss']:.4f}."]
     )
@@ -51,7 +52,9 @@ def render(
             "## Training",
             "",
             f"{facts['steps']:,} steps, {facts['tokens']:,} tokens in {facts['train_seconds'] / 60:,.1f} minutes on "
-            f"{options['workers']} x {hardware['device']}{cost}.",
+            f"{options['workers']} x {hardware['device']}.",
+            "Billed, with loading, checkpoints, evaluation, export and what was repeated after failures: "
+            f"{facts['billed_seconds'] / 60:,.1f} minutes, {facts['billed_worker_hours']:,.2f} {unit} hours{cost}.",
             f"Largest memory of a worker: {facts['peak_gib']:.1f} GiB.",
             *held_out,
             "",

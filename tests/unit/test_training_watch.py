@@ -38,13 +38,15 @@ def test_the_card_names_data_options_cost_and_curve():
         **{"model": "Qwen/Qwen2.5-1.5B-Instruct", "learning_rate": 1e-5, "block_size": 32768, "precision": "bf16"},
         **{"template": "s1", "packing": True, "lora_rank": 0, "seed": 0, "workers": 16, "hardware": {"device": "h100"}},
     }
-    facts = {"steps": 315, "tokens": 23_500_000, "train_seconds": 1560.0, "cost_usd": 47.7, "peak_gib": 45.9}
+    facts = {"steps": 315, "tokens": 23_500_000, "train_seconds": 1560.0, "cost_usd": 63.6, "peak_gib": 45.9}
+    facts |= {"billed_seconds": 2080.0, "billed_worker_hours": 9.24}
     curve = [{"step": step, "loss": 1 / step, "learning_rate": 1e-5} for step in range(1, 316)]
     text = render(options, {"examples": 1000, "left out": 8}, {**facts, "held_out_loss": 0.5}, curve)
     assert text.startswith("---\nbase_model: Qwen/Qwen2.5-1.5B-Instruct\n")
     for expected in (
         "| examples | 1,000 |",
-        "26.0 minutes on 16 x h100, $47.70",
+        "26.0 minutes on 16 x h100.",
+        "34.7 minutes, 9.24 GPU hours, $63.60.",
         "0.5000",
         "| learning_rate | 1e-05 |",
     ):

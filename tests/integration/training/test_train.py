@@ -108,7 +108,8 @@ def test_the_checkpoint_loads_as_it_is(ray, model, tmp_path):
     assert trained.generation_config.eos_token_id == sorted(Template(tokenizer).stop_ids)
     assert manifest.rows_out == NUM_ROWS - 2 and manifest.dropped["held_out"] == 2 and manifest.facts["steps"] == 12
     records = curve(run_dir)
-    fields = {"step", "loss", "learning_rate", "grad_norm", "tokens", "seconds", "tflops", "balance", "memory_gib"}
+    fields = {"step", "loss", "learning_rate", "grad_norm", "tokens", "seconds", "ended"}
+    fields |= {"tflops", "balance", "memory_gib"}
     assert records[-1].keys() == {*fields, "held_out_loss", "samples"} and records[-2].keys() == fields
     held_out = [record["held_out_loss"] for record in records if "held_out_loss" in record]
     assert len(held_out) == 4 and held_out[-1] < held_out[0]

@@ -1,0 +1,221 @@
+"""Where the curves and samples of a training go: TensorBoard always, Weights & Biases and MLflow when configured.
+
+No service may end a training: what goes wrong after its start is told once, and the training goes on without it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from jobs.runner import Context
+from jobs.train_options import TrainOptions
+from s1.artifacts import Artifact, join
+from s1.errors import UserError
+
+
+class Service(Protocol):
+    """Somewhere that curves and samples go to. Steps ascend, and start again after `restart`."""
+
+    def write(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def write_texts(self, samples: Sequence[Mapping[str, str]], step: int) -> None:
+        """`samples`: `question_id` and `text` each."""
+        ...
+
+    def restart(self) -> None:
+        """All points will be written again."""
+        ...
+
+    def close(self, *, finished: bool) -> None:
+        """No more is written; `finished`: the training came to its end."""
+        ...
+
+
+class Sink:
+    """A service in a thread of its own, where it may take its time: a training is not kept waiting.
+
+    Raises what `make` raises. What fails later is told once on stderr, and nothing is sent from then on.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Service]) -> None:
+        self._name, self._fails = name, False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._service = self._thread.submit(make).result()
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        self._do(lambda: self._service.write(values, step))
+
+    def write_texts(self, samples: Sequence[Mapping[str, str]], step: int) -> None:
+        self._do(lambda: self._service.write_texts(samples, step))
+
+    def restart(self) -> None:
+        self._do(self._service.restart)
+
+    def close(self, *, finished: bool) -> None:
+        """Returns when all that was to be written is written."""
+        self._do(lambda: self._service.close(finished=finished))
+        self._thread.shutdown()
+
+    def _do(self, what: Callable[[], None]) -> None:
+        def guarded() -> None:
+            if self._fails:
+                return
+            try:
+                what()
+            except Exception as error:  # of whatever type the service has for it
+                self._fails = True
+                print(f"train: {self._name} gets no more points ({_first_line(error)})", file=sys.stderr, flush=True)
+
+        self._thread.submit(guarded)
+
+
+def configured(options: TrainOptions, context: Context) -> list[Sink]:
+    """The services that `options` ask for. UserError when one of them does not let itself be used."""
+    makers = {"wandb": WandB, "mlflow": MLflow}
+    sinks: list[Sink] = []
+    for name in options.trackers:
+        try:
+            sinks.append(Sink(name, partial(makers[name], options, context)))
+        except Exception as error:  # of whatever type the service has for it
+            for sink in sinks:
+                sink.close(finished=False)
+            raise UserError(
+                f"trackers={name}: cannot be used ({_first_line(error)}); give it its key and address in the "
+                "environment, or leave it out"
+            ) from error
+    return sinks
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+class TensorBoard:
+    """Event files in the run folder's `tensorboard`."""
+
+    def __init__(self, context: Context) -> None:
+        self._folder = Artifact(join(context.run_dir, "tensorboard", f"train-{context.identity}")).path
+        self._writer = self._open()
+
+    def _open(self) -> Any:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        # What an earlier attempt has written is written again.
+        return SummaryWriter(self._folder, purge_step=1, flush_secs=10)
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def write_texts(self, samples: Sequence[Mapping[str, str]], step: int) -> None:
+        for number, sample in enumerate(samples):
+            self._writer.add_text(f"sample/{number} {sample['question_id']}", sample["text"], step)
+
+    def restart(self) -> None:
+        self._writer.close()
+        self._writer = self._open()
+
+    def close(self, *, finished: bool) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A run of Weights & Biases; the same training goes on in the same run."""
+
+    def __init__(self, options: TrainOptions, context: Context) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self._wandb: Any = wandb
+        # Drawn, not derived from the options: a training that is forced again, or repeated in another folder, is
+        # another run.
+        file = _run_file(context, "wandb")
+        if not file.is_file():
+            _keep(file, uuid.uuid4().hex)
+        self._run: Any = wandb.init(
+            project="s1",
+            id=file.read_text(),
+            name=f"train-{context.identity}",
+            resume="allow",
+            config=options.model_dump(mode="json"),
+        )
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def write_texts(self, samples: Sequence[Mapping[str, str]], step: int) -> None:
+        rows = [[sample["question_id"], sample["text"]] for sample in samples]
+        self._run.log({"samples": self._wandb.Table(columns=["question_id", "text"], data=rows)}, step=step)
+
+    def restart(self) -> None:
+        """Steps that were logged stay; the service ignores them the second time."""
+
+    def close(self, *, finished: bool) -> None:
+        self._run.finish(exit_code=0 if finished else 1)
+
+
+class MLflow:
+    """A run of MLflow, at the place that its environment variables name; the same training goes on in the same run."""
+
+    def __init__(self, options: TrainOptions, context: Context) -> None:
+        import mlflow  # pyright: ignore[reportMissingImports]
+
+        self._mlflow: Any = mlflow
+        self._client: Any = mlflow.MlflowClient()
+        file = _run_file(context, "mlflow")
+        self._logged = 0  # steps: the service would keep a point that comes twice beside the first one
+        if file.is_file() and self._goes_on(file.read_text()):
+            return
+        experiment = mlflow.set_experiment("s1")
+        run = self._client.create_run(experiment.experiment_id, run_name=f"train-{context.identity}")
+        self._run_id = run.info.run_id
+        for name, value in options.model_dump(mode="json").items():
+            self._client.log_param(self._run_id, name, str(value))
+        _keep(file, self._run_id)
+
+    def _goes_on(self, run_id: str) -> bool:
+        """Go on in the run `run_id`, if there is one here."""
+        try:
+            self._client.update_run(run_id, status="RUNNING")
+        except self._mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        history = self._client.get_metric_history(run_id, "loss/train")
+        self._run_id, self._logged = run_id, max((point.step for point in history), default=0)
+        return True
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        if step <= self._logged:
+            return
+        now = int(time.time() * 1000)
+        points = [self._mlflow.entities.Metric(name, float(value), now, step) for name, value in values.items()]
+        self._client.log_batch(self._run_id, metrics=points)
+        self._logged = step
+
+    def write_texts(self, samples: Sequence[Mapping[str, str]], step: int) -> None:
+        text = "\n\n".join(f"## {sample['question_id']}\n\n{sample['text']}" for sample in samples)
+        self._client.log_text(self._run_id, text, f"samples/step-{step:06d}.md")
+
+    def restart(self) -> None:
+        """Steps that were logged are left out the second time."""
+
+    def close(self, *, finished: bool) -> None:
+        self._client.set_terminated(self._run_id, status="FINISHED" if finished else "FAILED")
+
+
+def _run_file(context: Context, service: str) -> Path:
+    """Where the id of the training's run is kept: in its scratch folder, which lives as long as its checkpoints."""
+    return Path(Artifact(context.scratch).path) / f"{service}-run"
+
+
+def _keep(file: Path, run_id: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(run_id)

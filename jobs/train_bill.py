@@ -1,0 +1,85 @@
+"""What a training is billed for: the time that it holds its workers, over all attempts, whatever they do meanwhile.
+
+Kept beside the checkpoints, so that an attempt that was killed still counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from s1.artifacts import Artifact
+
+FILE = "billed.json"
+INTERVAL_S = 5.0  # what a kill can hide from the bill
+
+
+@dataclass(frozen=True)
+class Span:
+    """Some time with the same number of workers; `start` and `end` in seconds since 1970."""
+
+    start: float
+    end: float
+    workers: int
+
+
+def seconds(spans: Sequence[Span], until: float = float("inf")) -> float:
+    """Seconds that were billed before the time `until`."""
+    return sum(max(0.0, min(span.end, until) - span.start) for span in spans)
+
+
+def worker_seconds(spans: Sequence[Span], until: float = float("inf")) -> float:
+    """The same, each second counted once per worker."""
+    return sum(max(0.0, min(span.end, until) - span.start) * span.workers for span in spans)
+
+
+class Bill:
+    """The spans of a training whose scratch folder is `scratch`; an attempt is `with bill:`, with `tick` inside."""
+
+    def __init__(self, scratch: str, workers: int, usd_per_hour: float) -> None:
+        self._file = Path(Artifact(scratch).path) / FILE
+        self._workers, self.usd_per_hour = workers, usd_per_hour
+        self.spans = [Span(*span) for span in json.loads(self._file.read_text())] if self._file.is_file() else []
+        self._written = 0.0
+        self._told = False
+
+    def __enter__(self) -> Bill:
+        now = time.time()
+        self.spans.append(Span(now, now, self._workers))
+        self._write()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tick(0)
+        self._write()
+
+    def tick(self, workers: int) -> None:
+        """They are held until now, and `workers` of them from now on; 0: as many as before."""
+        last, now = self.spans[-1], time.time()
+        workers = workers or last.workers
+        self.spans[-1] = Span(last.start, max(now, last.end), last.workers)
+        if workers != last.workers:
+            self.spans.append(Span(self.spans[-1].end, self.spans[-1].end, workers))
+        if now - self._written >= INTERVAL_S:
+            self._write()
+
+    def usd(self, until: float = float("inf")) -> float:
+        """Price of what was billed before the time `until`."""
+        return worker_seconds(self.spans, until) / 3600 * self.usd_per_hour
+
+    def _write(self) -> None:
+        self._written = time.time()
+        new = self._file.with_suffix(".new")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps([astuple(span) for span in self.spans]))
+            os.replace(new, self._file)
+        except OSError as error:  # no reason to end a training
+            if not self._told:
+                print(f"train: {self._file} cannot be written ({error}); the cost may be told too low", file=sys.stderr)
+            self._told = True
