@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_cases import plain_loop, plain_weights, write_model, write_selection
+from training_cases import committed, plain_loop, plain_weights, write_model, write_selection
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobs.ray_session import ray_session
@@ -152,15 +152,8 @@ def command(options: TrainOptions, run_dir: str) -> list[str]:
     return [sys.executable, "-m", "jobs.train", "--run-dir", run_dir, *arguments]
 
 
-def committed_checkpoints(run_dir: str) -> set[str]:
-    found: set[str] = set()
-    for snapshot in Path(run_dir).glob("_scratch/*/workers/checkpoint_manager_snapshot.json"):
-        found |= {item["checkpoint_dir_name"] for item in json.loads(snapshot.read_text())["checkpoint_results"]}
-    return found
-
-
-def last_step(checkpoints: set[str]) -> int:
-    return max(int(name.removeprefix("step-")) for name in checkpoints)
+def last_step(checkpoints: set[Path]) -> int:
+    return max(int(folder.name.removeprefix("step-")) for folder in checkpoints)
 
 
 def starts(log: str) -> list[int]:
@@ -195,7 +188,7 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     log = tmp_path / "first.log"
     with log.open("w") as file:
         process = subprocess.Popen(command(options, disturbed), env=environment, stdout=file, stderr=file)
-    before = wait_for(lambda: committed_checkpoints(disturbed), process, log)
+    before = wait_for(lambda: committed(Path(disturbed)), process, log)
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -206,7 +199,7 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     wait_for(lambda: len(starts(log.read_text())) > 1, process, log)
     first, second = starts(log.read_text())
     assert first == 0 and second >= last_step(before)
-    before |= wait_for(lambda: committed_checkpoints(disturbed) - before, process, log)
+    before |= wait_for(lambda: committed(Path(disturbed)) - before, process, log)
     process.kill()
     process.wait()
     assert not (Path(disturbed) / "checkpoint" / "manifest.json").exists()
@@ -215,7 +208,7 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     alone = options.model_copy(update={"workers": 1})
 
     def notice() -> None:
-        while committed_checkpoints(disturbed) <= before:
+        while committed(Path(disturbed)) <= before:
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -225,7 +218,7 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     assert exit_.value.code == EXIT_CODE
     (third,) = starts(capsys.readouterr().err)
     assert third >= last_step(before)
-    saved = committed_checkpoints(disturbed)
+    saved = committed(Path(disturbed))
     execute(JOB, alone, disturbed)
     assert starts(capsys.readouterr().err) == [last_step(saved)]
 

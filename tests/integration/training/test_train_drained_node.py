@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_cases import plain_loop, write_model, write_selection
+from training_cases import last_committed, plain_loop, write_model, write_selection
 
 from jobs.runner import execute
 from jobs.train import JOB
@@ -33,13 +33,6 @@ def cluster(monkeypatch) -> Generator[Any]:
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.2")
     yield cluster
     cluster.shutdown()
-
-
-def last_committed(run_dir: Path) -> Path | None:
-    for snapshot in run_dir.glob("_scratch/*/workers/checkpoint_manager_snapshot.json"):
-        names = [item["checkpoint_dir_name"] for item in json.loads(snapshot.read_text())["checkpoint_results"]]
-        return snapshot.parent / max(names)
-    return None
 
 
 def take_the_workers_node(cluster: Any, run_dir: Path, saved: list[Any], ended: threading.Event) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_cases import plain_loop, write_model, write_selection
+from training_cases import last_committed, plain_loop, write_model, write_selection
 
 from actors import train_engine
 from jobs.ray_session import ray_session
@@ -48,13 +48,6 @@ def options_of(model: Path, **more: Any) -> TrainOptions:
     same = {"batch_size": 8, "epochs": 32, "learning_rate": 1e-3, "block_size": 256, "precision": "fp32"}
     how = {"threads_per_worker": 1, "cpus_per_worker": 0.5, "save_steps": 8, "save_in_background": False}
     return TrainOptions(**{**same, **how, "model": str(model), **more})
-
-
-def last_committed(run_dir: Path) -> Path | None:
-    for snapshot in run_dir.glob("_scratch/*/workers/checkpoint_manager_snapshot.json"):
-        names = [item["checkpoint_dir_name"] for item in json.loads(snapshot.read_text())["checkpoint_results"]]
-        return snapshot.parent / max(names)
-    return None
 
 
 def interrupted(options: TrainOptions, run_dir: Path) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,25 @@ if TYPE_CHECKING:
     from pyarrow import Table
     from torch import Tensor
     from transformers import PreTrainedModel
+
+
+def committed(run_dir: Path) -> set[Path]:
+    """The folders of the checkpoints that Ray Train has recorded."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return {
+                snapshot.parent / item["checkpoint_dir_name"]
+                for snapshot in run_dir.glob("_scratch/*/workers/checkpoint_manager_snapshot.json")
+                for item in json.loads(snapshot.read_text())["checkpoint_results"]
+            }
+        except (json.JSONDecodeError, FileNotFoundError):  # it is being written, or removed
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def last_committed(run_dir: Path) -> Path | None:
+    return max(committed(run_dir), default=None)
 
 
 def write_selection(run_dir: Path, size: int) -> None:
