@@ -57,6 +57,7 @@ def main() -> None:
 
     folder = models.resolve(options.model)
     rows: list[Row] = []
+    os.environ.update(RAY_worker_niceness="0")  # as the peer, where others want the processors too
     with peer(folder, options) as (peer_url, process), ours(folder, options) as our_url:
         urls = {"ours": our_url, "peer": peer_url}
         rows = asyncio.run(measure(urls, process.pid, options))
