@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 Record = dict[str, Any]
+# A group of workers: begun, ended (None: it is still there), how many. Times in seconds since 1970.
+Held = tuple[float, float | None, int]
 
 
 class News(NamedTuple):
@@ -15,6 +18,7 @@ class News(NamedTuple):
     restored: int  # steps that the checkpoint of this group of workers brought along
     group: int  # groups of workers that have started so far
     workers: int  # of this group; 0: none has started yet
+    held: tuple[Held, ...] = ()  # all groups that there were, from the first one on
 
 
 class Journal:
@@ -26,6 +30,22 @@ class Journal:
         self._workers = 0
         self._stopped: str | None = None
         self._stop_wanted = False
+        self._held: list[Held] = []
+
+    def hold(self, workers: int) -> None:
+        """A group of `workers` is there, before it loads anything."""
+        self.release()
+        self._held.append((time.time(), None, workers))
+
+    def release(self) -> None:
+        """The workers that were there, if any, have ended or are lost."""
+        if self._held and self._held[-1][1] is None:
+            begun, _, workers = self._held[-1]
+            self._held[-1] = (begun, time.time(), workers)
+
+    def held(self) -> tuple[Held, ...]:
+        """All groups of workers that there were, from the first one on."""
+        return tuple(self._held)
 
     def restart(self, records: list[Record], workers: int) -> None:
         """A group of `workers` starts after the steps of `records`, which its checkpoint brought along."""
@@ -58,7 +78,7 @@ class Journal:
         """What has been done since there were `count` steps."""
         records = self._records[count if count <= len(self._records) else 0 :]
         restored = self._starts[-1] if self._starts else 0
-        return News(len(self._records), records, restored, len(self._starts), self._workers)
+        return News(len(self._records), records, restored, len(self._starts), self._workers, self.held())
 
     def result(self) -> tuple[list[Record], str | None]:
         """All records, and why the training stopped early."""

@@ -17,6 +17,7 @@ from s1.config import Config
 from s1.template import Template
 
 _CPU_KV_CACHE_GIB = 1.0
+_SHARED_GPU = 0.9  # of a GPU's memory that solvers which share it use together
 
 
 class SolverOptions(Config):
@@ -41,7 +42,8 @@ class SolverOptions(Config):
         default="auto", description="Type of weights and activations; auto: what the device computes fastest in."
     )
     kv_cache_gib: PositiveFloat | None = Field(
-        default=None, description="Memory of the KV cache. By default 1 on CPUs; on GPUs vLLM's own rule."
+        default=None,
+        description="Memory of the KV cache. By default 1 on CPUs; on GPUs vLLM's own rule, for its part of the GPU.",
     )
     enforce_eager: bool | None = Field(
         default=None,
@@ -64,6 +66,14 @@ class SolverOptions(Config):
         default = None if self.num_gpus else _CPU_KV_CACHE_GIB
         gib = default if self.kv_cache_gib is None else self.kv_cache_gib
         return None if gib is None else int(gib * 2**30)
+
+    @property
+    def gpu_memory_utilization(self) -> float | None:
+        """Part of a GPU's memory that a solver may use; None: what vLLM takes of a GPU of its own.
+
+        Solvers that share a GPU would each take that, and the second one would find no room.
+        """
+        return _SHARED_GPU * self.num_gpus if 0 < self.num_gpus < 1 else None
 
     def environment(self) -> dict[str, str]:
         """Environment of a solver's process: read by vLLM and OpenMP when they are loaded."""
@@ -97,6 +107,8 @@ class Solver:
             "generation_config": "vllm",
             "disable_log_stats": True,
         }
+        if options.gpu_memory_utilization is not None:
+            arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
         if not options.num_gpus:
             arguments["block_size"] = 32  # only whole blocks are shared, and vLLM's 128 tokens on CPUs are many prompts
         self._engine: Any = LLM(**arguments)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
+from actors import rewrite_shards
 from s1 import models
 from s1.training.memory import CPU_REDUCE_BUCKET
 from s1.training.shapes import ModelShape
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 SHARDS = "state"
 UNIVERSAL = "universal"
+_PART = f"{UNIVERSAL}.part."
 LAYOUT = "layout.json"  # how many workers wrote the shards
 
 
@@ -177,12 +180,16 @@ def make_universal(folder: Path) -> None:
     """Rewrite the shards in `folder` so that any number of workers can load them, unless that is done. One worker does
     it, in processes of its own beside it: they know nothing of its GPU and its threads.
     """
-    made, begun = folder / UNIVERSAL, folder / f"{UNIVERSAL}.part"
+    made = folder / UNIVERSAL
     if made.is_dir():
         return
-    shutil.rmtree(begun, ignore_errors=True)  # of a worker that was killed while it wrote
+    for part in folder.glob(f"{_PART}*"):  # of workers that were killed while they wrote
+        shutil.rmtree(part, ignore_errors=True)
+    # A name that nobody has had: what such a worker started may not have ended with it.
+    part = Path(tempfile.mkdtemp(prefix=_PART, dir=folder))
+    begun = part / UNIVERSAL  # made with the usual permissions, which `part` does not have
     processes = str(_num_processes(folder / SHARDS))
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    command = [sys.executable, "-P", str(Path(rewrite_shards.__file__)), "--inject_missing_state"]
     command += ["--input_folder", str(folder / SHARDS), "--output_folder", str(begun)]
     command += ["--num_extract_workers", processes, "--num_merge_workers", processes]
     # Without the worker's allocator, which keeps all memory that it has ever had.
@@ -192,6 +199,7 @@ def make_universal(folder: Path) -> None:
     if done.returncode:
         raise RuntimeError(f"{folder}: not rewritten for another number of workers: {done.stderr[-2000:]}")
     begun.rename(made)
+    shutil.rmtree(part, ignore_errors=True)  # the next one that is made removes it
 
 
 def _num_processes(shards: Path) -> int:

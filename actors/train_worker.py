@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import resource
 import shutil
+import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,21 +29,30 @@ if TYPE_CHECKING:
 
     from actors.checkpoint_writer import BackgroundWriter
 
+_REMOVED = "removed-"  # begins the name of what is on its way out
+
 
 def train_loop(config: dict[str, Any]) -> None:
     """`config`: `task` (TrainTask) and `journal` (handle of a Journal actor)."""
-    import ray
+    import ray.train
 
     task, journal = config["task"], config["journal"]
-    if ray.get(journal.stopped.remote()):
-        return  # Ray Train tries again whatever the failure was; this one would come back
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
+    if first:
+        ray.get(journal.hold.remote(context.get_world_size()))
     try:
-        _train(task, journal)
+        # Ray Train tries again whatever the failure was; one with a reason would come back.
+        if not ray.get(journal.stopped.remote()):
+            _train(task, journal)
     except Exception as error:
         reason = failures.reason(error, task.export_folder)
         if reason is not None:
             ray.get(journal.stop.remote(reason))
         raise
+    finally:
+        if first:
+            journal.release.remote()
 
 
 def _train(task: TrainTask, journal: Any) -> None:
@@ -313,7 +325,7 @@ class Worker:
         from ray.train.collective import barrier
 
         if self.rank == 0:
-            _remove_uncommitted(self.checkpoint)
+            remove_uncommitted(_storage_folder(), self.checkpoint)
         if self.checkpoint is None:
             return []
         if self.universal and self.rank == 0:
@@ -379,14 +391,29 @@ def _last_checkpoint() -> Path | None:
     return None if checkpoint is None else Path(checkpoint.path)
 
 
-def _remove_uncommitted(last: Path | None) -> None:
-    """Remove what workers that were lost had begun to save after `last`, or before anything was committed."""
+def _storage_folder() -> Path:
+    """Where all checkpoints of the training lie."""
     import ray.train
 
     storage: Any = ray.train.get_context().get_storage()
-    for folder in Path(storage.build_checkpoint_path_from_name("")).glob("step-*"):
-        if folder != last:
+    return Path(storage.build_checkpoint_path_from_name(""))
+
+
+def remove_uncommitted(place: Path, last: Path | None) -> None:
+    """Remove from `place` what workers that were lost had begun to save after `last`, or before anything was committed.
+
+    What cannot be removed now, as a file on NFS that somebody still holds open, is named and left under another name,
+    where no later checkpoint meets it.
+    """
+    begun = [folder for folder in place.glob("step-*") if folder != last]
+    for folder in begun:
+        with suppress(OSError):  # told below, when it cannot be removed either
+            folder.rename(f"{tempfile.mkdtemp(prefix=_REMOVED, dir=place)}/{folder.name}")
+    for folder in (*place.glob(f"{_REMOVED}*"), *(folder for folder in begun if folder.exists())):
+        try:
             shutil.rmtree(folder)
+        except OSError as error:
+            print(f"train: {folder}: left behind, it cannot be removed ({error})", file=sys.stderr, flush=True)
 
 
 def _example(table: Table, index: int) -> Example:

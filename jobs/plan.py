@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -31,6 +32,7 @@ from s1.training.lengths import Histogram, published, spread
 # Tokens of an example beside question, thinking and attempt: the model's own system prompt, the turns, the delimiters.
 TEMPLATE_TOKENS = 50
 CHARACTERS_PER_TOKEN = 2.5  # of mathematical questions: MATH500 has 2.6
+_OF_TABLE = "selected table, prompts estimated"
 
 
 class Expected(Config):
@@ -55,21 +57,33 @@ class PlanCommand(RunFlags):
     as_json: bool = Field(False, description="Print one JSON object (also --json).")
 
 
-def selected(run_dir: str, size: int, expected: Expected) -> tuple[list[int], str, bool]:
-    """Tokens of every example, of the selected table when it is there, else as expected; which of the two; and whether
-    they are those of a table.
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of every example, as far as they can be told without a tokenizer."""
 
-    The table knows the tokens of its traces; those of the prompts are estimated, without a tokenizer.
+    tokens: tuple[int, ...]
+    certain: tuple[int, ...]  # of these, those that were counted; the rest is estimated
+    origin: str
+    known: bool  # they are those of a table
+
+
+def selected(run_dir: str, size: int, expected: Expected) -> Lengths:
+    """The examples of the selected table when it is there, else as expected.
+
+    The table knows the tokens of its traces; those of the prompts are estimated.
     """
     artifact = Artifact(join(run_dir, "selection"))
     if artifact.manifest() is not None:
         rows = artifact.read(schema.SELECTION, ["question", "trace_tokens"]).to_pylist()
-        lengths = [row["trace_tokens"] + prompt_tokens(row["question"] or "") for row in rows if row["trace_tokens"]]
-        if lengths:
-            return lengths, "selected table, prompts estimated", True
+        rows = [row for row in rows if row["trace_tokens"]]
+        if rows:
+            traces = tuple(row["trace_tokens"] for row in rows)
+            prompts = (prompt_tokens(row["question"] or "") for row in rows)
+            return Lengths(tuple(map(sum, zip(traces, prompts, strict=True))), traces, _OF_TABLE, known=True)
+    tokens, origin = spread(expected.mean_tokens, expected.longest_tokens, size), "expected"
     if expected.histogram is not None:
-        return published(expected.histogram, size), f"lengths as published for {expected.histogram}", False
-    return spread(expected.mean_tokens, expected.longest_tokens, size), "expected", False
+        tokens, origin = published(expected.histogram, size), f"lengths as published for {expected.histogram}"
+    return Lengths(tuple(tokens), (0,) * len(tokens), origin, known=False)
 
 
 def prompt_tokens(question: str) -> int:
@@ -77,30 +91,46 @@ def prompt_tokens(question: str) -> int:
     return TEMPLATE_TOKENS + math.ceil(len(question) / CHARACTERS_PER_TOKEN)
 
 
-def training(options: TrainOptions, lengths: Sequence[int], *, known: bool) -> dict[str, Any]:
-    """The training as one JSON object, with `refused`: why `train` would end with an error, or None.
+def training(options: TrainOptions, lengths: Lengths) -> dict[str, Any]:
+    """The training as one JSON object, with `refused`: why `train` would end with an error, or None; `refused_surely`
+    says whether that follows from what was counted; and `memory_fits`, whatever is refused.
 
     Examples beyond the block are left out, and those that are held out are drawn, as the training does it. Unless the
-    lengths are `known`, an example of block_size may occur and has to fit, too.
+    lengths are known, an example of block_size may occur and has to fit, too.
     """
-    fitting = [length for length in lengths if length <= options.block_size]
+    fitting = [length for length in lengths.tokens if length <= options.block_size]
     if not fitting:
-        raise UserError(f"all {len(lengths)} examples exceed block_size={options.block_size}; raise it")
+        raise UserError(f"all {len(lengths.tokens)} examples exceed block_size={options.block_size}; raise it")
     is_out = drawn(len(fitting), options.held_out, options.seed)
     data = Data(
         lengths=tuple(length for length, out in zip(fitting, is_out, strict=True) if not out),
         held_out=tuple(length for length, out in zip(fitting, is_out, strict=True) if out),
-        longest=None if known else options.block_size,
+        longest=None if lengths.known else options.block_size,
     )
-    too_long = len(lengths) - len(fitting)
+    too_long = len(lengths.tokens) - len(fitting)
     refused = None
     if too_long and options.too_long == "error":
         refused = (
-            f"{too_long} of {len(lengths)} examples exceed block_size={options.block_size}, the longest has about "
-            f"{max(lengths)} tokens; raise it, or set too_long=drop to leave them out"
+            f"{too_long} of {len(lengths.tokens)} examples exceed block_size={options.block_size}, the longest has "
+            f"about {max(lengths.tokens)} tokens; raise it, or set too_long=drop to leave them out"
         )
     found = report(options, data, shape(options.model))
-    return {**found, "fits": found["fits"] and refused is None, "too_long": too_long, "refused": refused}
+    return {
+        **found,
+        "fits": found["fits"] and refused is None,
+        "memory_fits": found["fits"],
+        "too_long": too_long,
+        "refused": refused,
+        "refused_surely": refused is not None and max(lengths.certain) > options.block_size,
+    }
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    memory = verdict({**found, "fits": found["memory_fits"]})
+    if found["refused"] is None:
+        return memory
+    how = "will" if found["refused_surely"] else "will probably"
+    return f"train {how} refuse this: {found['refused']}. The memory: {memory}"
 
 
 def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -120,16 +150,16 @@ def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[tuple[
         f"  workers: {found['workers']} x {found['hardware']} in {found['nodes']} node(s), ZeRO-{options.zero_stage}",
         *_memory_lines(found),
         *_time_lines(found),
-        f"  verdict: {verdict(found)}",
+        f"  verdict: {_verdict(found)}",
     ]
     return "\n".join(lines)
 
 
 def _memory_lines(found: dict[str, Any]) -> list[str]:
-    block, fewest, longest = found["at_block_size"], found["fewest_workers"], found["longest_tokens"]
+    block, fewer, longest = found["at_block_size"], found["fewer_workers"], found["longest_tokens"]
     counted = found["longest_counted_tokens"]
     may_come = f"; one of {counted} tokens may come and is counted" if counted > longest else ""
-    elastic = [] if fewest is None else [f"    on {fewest['workers']} workers: {_fits(fewest)}"]
+    elastic = [] if fewer is None else [f"    on {fewer['workers']} workers: {_fits(fewer)}"]
     return [
         f"  memory of a worker: longest example {longest} tokens{may_come}; the pass that takes most has "
         f"{found['pass_tokens']}",
@@ -211,8 +241,8 @@ def main(argv: Sequence[str]) -> None:
     options = cli.parse(PlanCommand, arguments, prog="python -m jobs.plan", description=summary, fill=fill)
     check(options.train)
     size = validate(SelectOptions, sections.get("select", {}), "select").size
-    lengths, origin, known = selected(options.run_dir, size, options.plan.expected)
-    found = {**training(options.train, lengths, known=known), "data": origin}
+    lengths = selected(options.run_dir, size, options.plan.expected)
+    found = {**training(options.train, lengths), "data": lengths.origin}
     stages = stage_notes(options, sections)
     if options.as_json:
         print(json.dumps({**found, "stages": {name: list(notes) for name, notes in stages}}, indent=2))

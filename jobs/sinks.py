@@ -5,11 +5,13 @@ No service may end a training: what goes wrong after its start is told once, and
 
 from __future__ import annotations
 
+import queue
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,8 @@ from jobs.runner import Context
 from jobs.train_options import TrainOptions
 from s1.artifacts import Artifact, join
 from s1.errors import UserError
+
+CLOSING_S = 30.0  # that all services together have for what is still to be written at the end
 
 
 class Service(Protocol):
@@ -39,15 +43,19 @@ class Service(Protocol):
 
 
 class Sink:
-    """A service in a thread of its own, where it may take its time: a training is not kept waiting.
+    """A service in a thread of its own, where it may take its time: neither a training nor its end is kept waiting.
 
     Raises what `make` raises. What fails later is told once on stderr, and nothing is sent from then on.
     """
 
     def __init__(self, name: str, make: Callable[[], Service]) -> None:
         self._name, self._fails = name, False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._service = self._thread.submit(make).result()
+        self._to_do: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        made: Future[Service] = Future()
+        # Not of an executor, whose threads the interpreter waits for when it exits.
+        self._thread = threading.Thread(target=self._work, args=(made, make), name=name, daemon=True)
+        self._thread.start()
+        self._service = made.result()
 
     def write(self, values: Mapping[str, float], step: int) -> None:
         self._do(lambda: self._service.write(values, step))
@@ -58,22 +66,47 @@ class Sink:
     def restart(self) -> None:
         self._do(self._service.restart)
 
-    def close(self, *, finished: bool) -> None:
-        """Returns when all that was to be written is written."""
+    def end(self, *, finished: bool) -> None:
+        """Nothing more is written after what was to be written until now; does not wait for it."""
         self._do(lambda: self._service.close(finished=finished))
-        self._thread.shutdown()
+        self._to_do.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """After `end`: return when all is written, or after `seconds`, which is told, and leave the rest unwritten."""
+        self._thread.join(seconds)
+        if self._thread.is_alive() and not self._fails:
+            self._tell(f"has not taken all points {CLOSING_S:g} s after the end; going on without them")
 
     def _do(self, what: Callable[[], None]) -> None:
-        def guarded() -> None:
+        self._to_do.put(what)
+
+    def _work(self, made: Future[Service], make: Callable[[], Service]) -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:  # handed to the thread that waits for it
+            made.set_exception(error)
+            return
+        while (what := self._to_do.get()) is not None:
             if self._fails:
-                return
+                continue
             try:
                 what()
             except Exception as error:  # of whatever type the service has for it
-                self._fails = True
-                print(f"train: {self._name} gets no more points ({_first_line(error)})", file=sys.stderr, flush=True)
+                if not self._fails:
+                    self._tell(f"gets no more points ({_first_line(error)})")
 
-        self._thread.submit(guarded)
+    def _tell(self, wrong: str) -> None:
+        self._fails = True
+        print(f"train: {self._name} {wrong}", file=sys.stderr, flush=True)
+
+
+def close(sinks: Sequence[Sink], *, finished: bool) -> None:
+    """Let all of them write what is left, for CLOSING_S together: a service that hangs keeps no result waiting."""
+    for sink in sinks:
+        sink.end(finished=finished)
+    until = time.monotonic() + CLOSING_S
+    for sink in sinks:
+        sink.wait(max(0.0, until - time.monotonic()))
 
 
 def configured(options: TrainOptions, context: Context) -> list[Sink]:
@@ -84,8 +117,7 @@ def configured(options: TrainOptions, context: Context) -> list[Sink]:
         try:
             sinks.append(Sink(name, partial(makers[name], options, context)))
         except Exception as error:  # of whatever type the service has for it
-            for sink in sinks:
-                sink.close(finished=False)
+            close(sinks, finished=False)
             raise UserError(
                 f"trackers={name}: cannot be used ({_first_line(error)}); give it its key and address in the "
                 "environment, or leave it out"

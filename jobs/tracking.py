@@ -56,8 +56,7 @@ class Trackers:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        for sink in self._sinks:
-            sink.close(finished=kind is None)
+        sinks.close(self._sinks, finished=kind is None)
 
     def show(self, news: News) -> None:
         """Write the new records; there are fewer in all than before after a restart."""

@@ -84,7 +84,8 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     _check_generation(options, folder, tokenizer.pad_token_id, sorted(template.stop_ids))
     name_leftovers("train", context.scratch)
     task = _task(options, context, template, examples, held_out, of)
-    bill = Bill(context.scratch, options.workers, options.hardware.price)
+    # Without a price of the user's the workers may be their own: a typical price is for plans.
+    bill = Bill(context.scratch, options.hardware.usd_per_hour or 0.0)
     with Trackers(options, context, task.steps, bill) as trackers, ray_session(*capacity.of_train(options)):
         curve = train(options, task, context, trackers, bill)
     facts = _facts(options, curve, bill)
@@ -209,7 +210,7 @@ def _facts(options: TrainOptions, curve: list[dict[str, Any]], bill: Bill) -> di
         "best_loss": min((r["loss"] for r in curve), default=math.nan),
         "held_out_loss": held_out[-1] if held_out else None,
         "peak_gib": max(r["memory_gib"] for r in curve),
-        # All attempts, from the start of the workers to their end: loading, checkpoints, what was done twice, export.
+        # All attempts, while workers were there: loading, checkpoints, what was done twice, export.
         "billed_seconds": round(train_bill.seconds(bill.spans), 1),
         "billed_worker_hours": round(train_bill.worker_seconds(bill.spans) / 3600, 4),
         "cost_usd": round(bill.usd(), 2),

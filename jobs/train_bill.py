@@ -1,6 +1,6 @@
-"""What a training is billed for: the time that it holds its workers, over all attempts, whatever they do meanwhile.
+"""What a training is billed for: the time in which its workers are there, over all attempts, whatever they do.
 
-Kept beside the checkpoints, so that an attempt that was killed still counts.
+Waiting for workers is not billed. Kept beside the checkpoints, so that an attempt that was killed still counts.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from s1.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from actors.journal import Held
 
 FILE = "billed.json"
 INTERVAL_S = 5.0  # what a kill can hide from the bill
@@ -41,30 +45,28 @@ def worker_seconds(spans: Sequence[Span], until: float = float("inf")) -> float:
 class Bill:
     """The spans of a training whose scratch folder is `scratch`; an attempt is `with bill:`, with `tick` inside."""
 
-    def __init__(self, scratch: str, workers: int, usd_per_hour: float) -> None:
+    def __init__(self, scratch: str, usd_per_hour: float) -> None:
         self._file = Path(Artifact(scratch).path) / FILE
-        self._workers, self.usd_per_hour = workers, usd_per_hour
+        self.usd_per_hour = usd_per_hour
         self.spans = [Span(*span) for span in json.loads(self._file.read_text())] if self._file.is_file() else []
+        self._earlier = tuple(self.spans)  # of other attempts
+        self._held: Sequence[Held] = ()
         self._written = 0.0
         self._told = False
 
     def __enter__(self) -> Bill:
-        now = time.time()
-        self.spans.append(Span(now, now, self._workers))
-        self._write()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.tick(0)
+        self.tick(self._held)
         self._write()
 
-    def tick(self, workers: int) -> None:
-        """They are held until now, and `workers` of them from now on; 0: as many as before."""
-        last, now = self.spans[-1], time.time()
-        workers = workers or last.workers
-        self.spans[-1] = Span(last.start, max(now, last.end), last.workers)
-        if workers != last.workers:
-            self.spans.append(Span(self.spans[-1].end, self.spans[-1].end, workers))
+    def tick(self, held: Sequence[Held]) -> None:
+        """The groups of workers of this attempt until now; the one that has no end is still there."""
+        now = time.time()
+        self._held = held
+        ends = [(start, now if end is None else end, workers) for start, end, workers in held]
+        self.spans = [*self._earlier, *(Span(start, max(start, end), workers) for start, end, workers in ends)]
         if now - self._written >= INTERVAL_S:
             self._write()
 

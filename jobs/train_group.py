@@ -45,11 +45,13 @@ def train(options: TrainOptions, task: TrainTask, context: Context, trackers: Tr
     actor: Any = ray.remote(Journal)
     journal = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     failure: WorkerGroupError | None = None
-    try:
-        with bill, _asked_to_go() as gone:
-            _follow(_trainer(options, task, context, journal), journal, task.steps, trackers, bill, gone)
-    except WorkerGroupError as error:
-        failure = error
+    with bill:
+        try:
+            with _asked_to_go() as gone:
+                _follow(_trainer(options, task, context, journal), journal, task.steps, trackers, bill, gone)
+        except WorkerGroupError as error:
+            failure = error
+        bill.tick(ray.get(journal.held.remote()))
     records, stopped = ray.get(journal.result.remote())
     reason = stopped or (failure and lost(failure, options))
     if reason:
@@ -88,6 +90,7 @@ def _trainer(options: TrainOptions, task: TrainTask, context: Context, journal: 
 
     from actors.train_worker import train_loop
     from jobs.elastic import DividingTrainer
+    from jobs.train_callback import ReleaseLost
 
     scratch = Artifact(context.scratch)
     elastic = options.min_workers not in (None, options.workers)
@@ -110,6 +113,7 @@ def _trainer(options: TrainOptions, task: TrainTask, context: Context, journal: 
             failure_config=FailureConfig(max_failures=options.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=[ReleaseLost(journal)],
             worker_runtime_env={"env_vars": _worker_environment(options)},
         ),
     )
@@ -177,7 +181,7 @@ def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, bill: Bi
                 print(f"train: workers begin at step {done + 1} of {steps}", file=sys.stderr)
             group = news.group
             bar.resume(news.restored)
-        bill.tick(news.workers)
+        bill.tick(news.held)
         trackers.show(news)
         bar.update(trackers.shown, trackers.note)
 

@@ -32,17 +32,19 @@ class Data:
 
 
 def report(options: TrainOptions, data: Data, of: ModelShape) -> dict[str, Any]:
-    """The plan as one JSON object: that of `s1.training.plan`, the fewest workers, and what to change.
+    """The plan as one JSON object: that of `s1.training.plan`, fewer workers, and what to change.
 
-    `fits` is true when every number of workers that the training may go on with has the memory.
+    `fits` is true when every number of workers that the training may go on with has the memory, `fits_on_all` when
+    all of them together have it.
     """
     found = planner.report(_training(options, data, of))
-    fewest = _fewest(options, data, of)
-    fits = bool(found["fits"] and (fewest is None or fewest["fits"]))
+    fewer = _fewer(options, data, of)
+    fits = bool(found["fits"] and (fewer is None or fewer["fits"]))
     return {
         **found,
         "fits": fits,
-        "fewest_workers": fewest,
+        "fits_on_all": found["fits"],
+        "fewer_workers": fewer,
         "change": None if fits else cheapest_change(options, data, of),
         "lora": None if fits or options.lora_rank else with_lora(options, data, of),
     }
@@ -50,16 +52,14 @@ def report(options: TrainOptions, data: Data, of: ModelShape) -> dict[str, Any]:
 
 def verdict(found: Mapping[str, Any]) -> str:
     """One line: fits with how much room, or the cheapest change that makes it fit."""
-    if found.get("refused"):
-        return f"train will refuse this: {found['refused']}"
     if found["fits"]:
         return f"fits, {found['margin_gib']:.1f} GiB to spare"
-    fewest = found["fewest_workers"]
+    fewer = found["fewer_workers"]
     lack = f"does not fit, {found['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB"
-    if found["margin_gib"] >= 0:
+    if found["fits_on_all"]:
         lack = (
-            f"does not fit when only {fewest['workers']} of {found['workers']} workers can be had, "
-            f"{fewest['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB"
+            f"does not fit when only {fewer['workers']} of {found['workers']} workers can be had, "
+            f"{fewer['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB"
         )
     change, lora = found["change"], found["lora"]
     line = f"{lack}; " + (
@@ -116,7 +116,8 @@ def _cheapest(options: TrainOptions, always: Changes, data: Data, of: ModelShape
         if any(kept.items() <= changes.items() for kept in enough):
             continue  # more than is needed
         changed = base.model_copy(update=changes)
-        if _peak_gib(changed, few, of) <= (1 - SPARE) * _training(changed, few, of).limit_gib and _allowed(changed):
+        # The few say quickly what is not enough; what is may still leave out the fullest pass of all.
+        if _has_room(changed, few, of) and _allowed(changed) and (few == data or _has_room(changed, data, of)):
             enough.append(changes)
     if not enough:
         return None
@@ -207,11 +208,20 @@ def _peak_gib(options: TrainOptions, data: Data, of: ModelShape) -> float:
     )
 
 
-def _fewest(options: TrainOptions, data: Data, of: ModelShape) -> dict[str, Any] | None:
-    """Whether the training fits on the fewest workers that it may go on with; None: on fewer than all it never does."""
-    fewest = min(elastic_sizes(options), default=options.workers)
-    if fewest == options.workers:
+def _has_room(options: TrainOptions, data: Data, of: ModelShape) -> bool:
+    """Whether the training fits and leaves SPARE free."""
+    return _peak_gib(options, data, of) <= (1 - SPARE) * _training(options, data, of).limit_gib
+
+
+def _fewer(options: TrainOptions, data: Data, of: ModelShape) -> dict[str, Any] | None:
+    """The number of workers, of those below all that the training may go on with, at which one holds most, and whether
+    it fits there; None: it never goes on with fewer than all.
+    """
+    fewer = [number for number in elastic_sizes(options) if number != options.workers]
+    if not fewer:
         return None
-    training = _training(options.model_copy(update={"workers": fewest}), data, of)
-    gib = planner.peak(training).gib
-    return {"workers": fewest, "fits": gib <= training.limit_gib, "peak_gib": round(gib, 2)}
+    trainings = {number: _training(options.model_copy(update={"workers": number}), data, of) for number in fewer}
+    peaks = {number: planner.peak(training).gib for number, training in trainings.items()}
+    fullest = max(fewer, key=lambda number: peaks[number])
+    fits = peaks[fullest] <= trainings[fullest].limit_gib
+    return {"workers": fullest, "fits": fits, "peak_gib": round(peaks[fullest], 2)}

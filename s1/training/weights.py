@@ -1,5 +1,5 @@
-"""What the files of a model hold, without reading all of it: whether it is the model that config.json describes, and
-whether it is the same model as another time.
+"""What the files of a model hold: whether it is the model that config.json describes, and whether it is the same model
+as another time.
 """
 
 from __future__ import annotations
@@ -9,15 +9,19 @@ import json
 import os
 import re
 import struct
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from s1 import models
 from s1.errors import UserError
 from s1.training.shapes import ModelShape
 
-# Bytes and places of a file that are looked at; the weights of two models differ nearly everywhere.
-_SAMPLE_BYTES = 4096
-_SAMPLES = 256
+# Files from here on take so long to read that their hashes are kept.
+_KEPT_BYTES = 16 * 2**20
+# A file that was changed less than this ago may be changed once more within the clock tick of its times.
+_SETTLED_S = 2.0
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
 
 
@@ -43,30 +47,50 @@ def check(folder: Path, shape: ModelShape) -> None:
 
 
 def identity(ref: str) -> list[list[object]]:
-    """Name, size and a hash of samples of every file of the model folder `ref`; empty when it is no folder.
+    """Name, size and hash of every file of the model folder `ref`; empty when it is no folder.
 
-    A copy of the folder is the same model, whatever its times; other weights in files of the same sizes are another
-    one. Of a large file 1 MiB is read.
+    A copy of the folder is the same model, whatever its times; any other content is another one. A large file is read
+    once: its hash is kept in the cache folder until its size or its times change.
     """
     folder = Path(ref).expanduser()
     if not ref or not folder.is_dir():
         return []
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    return [[path.name, path.stat().st_size, _samples(path)] for path in files]
+    return [[path.name, path.stat().st_size, _hash(path)] for path in files]
 
 
-def _samples(file: Path) -> str:
-    """Hash of the beginning, the end and places evenly between; of the whole file when it is small."""
-    found = hashlib.sha256()
+def _hash(file: Path) -> str:
+    """Of the whole content."""
+    state = file.stat()
+    if state.st_size < _KEPT_BYTES:
+        return _read(file)
+    kept = _kept(file)
+    if kept.is_file():
+        return kept.read_text()
+    found = _read(file)
+    if time.time() - max(state.st_mtime, state.st_ctime) > _SETTLED_S and _kept(file) == kept:
+        _keep(kept, found)
+    return found
+
+
+def _kept(file: Path) -> Path:
+    """Where the hash of `file` is kept: another place after any change."""
+    state = file.stat()
+    key = json.dumps([str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
+    return models.cache_folder() / "hashes" / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _read(file: Path) -> str:
     with file.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size <= _SAMPLES * _SAMPLE_BYTES:
-            found.update(stream.read())
-            return found.hexdigest()[:16]
-        for number in range(_SAMPLES):
-            stream.seek((size - _SAMPLE_BYTES) * number // (_SAMPLES - 1))
-            found.update(stream.read(_SAMPLE_BYTES))
-    return found.hexdigest()[:16]
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def _keep(kept: Path, found: str) -> None:
+    new = kept.with_name(f"{kept.name}.{os.getpid()}")
+    with suppress(OSError):  # a cache that cannot be written costs the time to read the file again
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(found)
+        os.replace(new, kept)
 
 
 def _other(folder: Path, what: str) -> None:

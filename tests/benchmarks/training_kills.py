@@ -9,7 +9,7 @@ driver, which is then started again with the same command. The next kill comes w
 new workers begin and has committed a checkpoint again. Prints one JSON object. Exit code 1 when a bound is missed,
 which is said on stderr: all workers that begin after a kill begin behind the last step that was committed before it,
 and the final loss is within 1e-3 of the undisturbed one. With `--elastic` a lost node comes back only when the next
-one goes: the training goes on with one worker and takes the second one when it is there.
+one goes: the training goes on with one worker, and takes a second one if it is there when workers start again.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Whatever number of workers an elastic training goes on with, none of them has more of a batch to do than another."""
 
+from types import SimpleNamespace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,3 +52,18 @@ def test_an_elastic_training_takes_the_most_that_has_room_on_the_nodes_and_divid
     taken = policy._count_possible_workers(nodes)
     room = sum(room // parallel for room in rooms) * parallel
     assert taken == max([size for size in sizes(options) if size <= room], default=0)
+
+
+@given(st.integers(0, 16), st.integers(1, 8))
+def test_workers_that_run_are_left_alone_whatever_nodes_come_and_go(room, running):
+    from ray.train import ScalingConfig
+    from ray.train.v2._internal.execution.scaling_policy import NoopDecision
+
+    policy = DividingPolicy(ScalingConfig(num_workers=(1, 8), elastic_resize_monitor_interval_s=0), range(1, 9), 1)
+    asked: list[int] = []
+    # What Ray's coordinator of nodes, an actor, is asked and answers.
+    policy._coordinator_client = SimpleNamespace(maybe_send_resource_request=lambda _, count: asked.append(count))
+    policy._get_reserved_resources = lambda: {"node": {"CPU": float(room)}}
+    state = SimpleNamespace(num_workers=running, start_time=float("-inf"))
+    assert isinstance(policy.make_decision_for_running_worker_group(state, SimpleNamespace()), NoopDecision)
+    assert asked == [8]  # nodes for the next start stay asked for

@@ -67,7 +67,11 @@ def test_examples_that_train_would_refuse_are_refused(tmp_path, capsys):
     found = planned(argv, tmp_path, capsys)
     assert not found["fits"] and found["too_long"] == 1
     assert found["refused"].startswith("1 of 100 examples exceed block_size=20000, the longest has about 20210 tokens")
+    assert found["memory_fits"] and not found["refused_surely"]  # it is the estimated prompt that exceeds the block
     plan.main([*argv, "--run-dir", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "verdict: train will probably refuse this: 1 of 100 examples" in text and ". The memory: fits, " in text
+    plan.main([*argv[:-1], "19999", "--run-dir", str(tmp_path)])
     assert "verdict: train will refuse this: 1 of 100 examples" in capsys.readouterr().out
     dropped = planned([*argv, "--train.too-long", "drop"], tmp_path, capsys)
     assert dropped["fits"] and dropped["refused"] is None

@@ -166,6 +166,17 @@ def test_what_is_not_said_of_memory_and_compilation_follows_from_the_device():
     assert (SolverOptions(num_gpus=1).is_eager, SolverOptions(num_gpus=1).kv_cache_bytes) == (False, None)
 
 
+@pytest.mark.parametrize("sharing", [2, 3, 4])
+def test_solvers_that_share_a_gpu_find_room_on_it_together(sharing):
+    share = SolverOptions(num_gpus=1 / sharing).gpu_memory_utilization
+    assert share is not None and share * sharing == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("num_gpus", [0, 1, 2])
+def test_a_solver_without_a_gpu_or_with_one_of_its_own_uses_it_as_vllm_does(num_gpus):
+    assert SolverOptions(num_gpus=num_gpus).gpu_memory_utilization is None
+
+
 def test_a_cpu_replica_sets_its_threads_itself():
     environment = EngineOptions(threads=3).environment()
     assert environment["OMP_NUM_THREADS"] == "3" and environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"

@@ -1,6 +1,8 @@
 """What the services are told about a training, and what the terminal shows."""
 
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import services
 from services import logged
 
 from actors.journal import News
+from jobs import sinks
 from jobs.runner import Context
 from jobs.tracking import Trackers
 from jobs.train_bill import Bill, Span
@@ -17,6 +20,21 @@ from s1.errors import UserError
 from s1.training.hardware import Hardware
 
 STEPS = 10
+
+
+class Recorder:
+    """A service that remembers how it was ended."""
+
+    finished: bool | None = None
+
+    def write(self, values: object, step: int) -> None: ...
+
+    def write_texts(self, samples: object, step: int) -> None: ...
+
+    def restart(self) -> None: ...
+
+    def close(self, *, finished: bool) -> None:
+        self.finished = finished
 
 
 @pytest.fixture
@@ -35,7 +53,7 @@ def trackers_of(run_dir: Path, spans: list[Span] | None = None, **options: objec
     hardware = Hardware(device="h100", usd_per_hour=3.6)
     chosen = {"trackers": ("wandb", "mlflow"), "workers": 16, "hardware": hardware, **options}
     validated = TrainOptions.model_validate(chosen)
-    bill = Bill(str(run_dir / "_scratch"), 16, validated.hardware.price)
+    bill = Bill(str(run_dir / "_scratch"), validated.hardware.usd_per_hour or 0.0)
     bill.spans = spans or []
     return Trackers(validated, context_of(run_dir), STEPS, bill)
 
@@ -135,6 +153,27 @@ def test_what_is_left_follows_from_the_steps_of_these_workers(folders, tmp_path)
         assert trackers.note.endswith("$3.76, $0.38 left")  # 6 steps of 8 s on 8 workers
         trackers.show(News(6, [record(5, 5120.0), record(6, 5140.0)], 3, 1, 8))
         assert trackers.note.endswith("$4.40, $0.64 left")  # 4 steps of 20 s
+
+
+def test_a_service_that_hangs_keeps_neither_a_result_nor_a_process_waiting(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sinks, "CLOSING_S", 0.1)
+    let_go = threading.Event()
+
+    class Stuck(Recorder):
+        def close(self, *, finished: bool) -> None:
+            let_go.wait()
+            raise OSError("gone meanwhile")
+
+    written = Recorder()
+    services = {"stuck": Stuck(), "other": written}
+    sinks.close([sinks.Sink(name, partial(services.get, name)) for name in services], finished=True)
+    assert written.finished is True  # by one that does not hang, whatever the others do
+    (waiting,) = [thread for thread in threading.enumerate() if thread.name == "stuck"]
+    assert waiting.daemon  # the interpreter does not wait for it
+    let_go.set()
+    waiting.join()
+    told = capsys.readouterr().err
+    assert told == "train: stuck has not taken all points 0.1 s after the end; going on without them\n"
 
 
 def test_without_a_price_nothing_is_said_about_dollars(folders, tmp_path):

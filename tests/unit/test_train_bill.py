@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors import journal as journal_module
+from actors.journal import Journal
 from jobs import train_bill
 from jobs.train_bill import Bill, Span, seconds, worker_seconds
 
@@ -13,39 +15,62 @@ from jobs.train_bill import Bill, Span, seconds, worker_seconds
 @pytest.fixture
 def clock(monkeypatch):
     now = SimpleNamespace(seconds=1000.0)
-    monkeypatch.setattr(train_bill, "time", SimpleNamespace(time=lambda: now.seconds))
+    for module in (train_bill, journal_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now.seconds))
     return now
 
 
 def test_every_attempt_counts_with_the_workers_it_had(clock, tmp_path):
-    bill = Bill(str(tmp_path / "scratch"), workers=16, usd_per_hour=3.6)
-    with bill:
-        clock.seconds += 10  # 16 workers load
-        bill.tick(16)
-        clock.seconds += 10
-        bill.tick(8)  # half of them could be had again
+    journal = Journal()
+    with Bill(str(tmp_path / "scratch"), usd_per_hour=3.6) as bill:
+        clock.seconds += 600  # until there are machines
+        bill.tick(journal.held())
+        journal.hold(16)
+        clock.seconds += 20  # 16 workers load
+        bill.tick(journal.held())
+        journal.release()
+        clock.seconds += 3000  # until others can be had
+        bill.tick(journal.held())
+        journal.hold(8)
         clock.seconds += 30
-        bill.tick(8)
-    killed = Bill(str(tmp_path / "scratch"), workers=4, usd_per_hour=3.6)
+        bill.tick(journal.held())
+    killed = Bill(str(tmp_path / "scratch"), usd_per_hour=3.6)
     clock.seconds += 10_000  # nobody pays for the time in between
     killed.__enter__()
+    journal = Journal()
+    journal.hold(4)
     clock.seconds += 7
-    killed.tick(4)
+    killed.tick(journal.held())
     clock.seconds += 2  # less than an interval before the kill
-    again = Bill(str(tmp_path / "scratch"), workers=1, usd_per_hour=3.6)
+    again = Bill(str(tmp_path / "scratch"), usd_per_hour=3.6)
     assert seconds(again.spans) == 20 + 30 + 7
     assert worker_seconds(again.spans) == 16 * 20 + 8 * 30 + 4 * 7
     assert again.usd() == pytest.approx((16 * 20 + 8 * 30 + 4 * 7) * 0.001)
-    assert again.usd(until=1015.0) == pytest.approx(16 * 15 * 0.001)
+    assert again.usd(until=1615.0) == pytest.approx(16 * 15 * 0.001)
 
 
 def test_a_bill_that_cannot_be_written_is_told_once_and_goes_on(clock, tmp_path, capsys):
     (tmp_path / "scratch").write_text("a file where the folder should be")
-    with Bill(str(tmp_path / "scratch"), workers=2, usd_per_hour=1.0) as bill:
+    with Bill(str(tmp_path / "scratch"), usd_per_hour=1.0) as bill:
         clock.seconds += 60
-        bill.tick(2)
+        bill.tick([(1000.0, None, 2)])
     assert worker_seconds(bill.spans) == 120
     assert capsys.readouterr().err.count("cannot be written") == 1
+
+
+def test_a_group_ends_once_and_at_the_latest_when_the_next_one_begins(clock):
+    journal = Journal()
+    journal.release()
+    assert journal.held() == ()
+    journal.hold(2)
+    clock.seconds += 5
+    journal.release()  # an error in one of them
+    clock.seconds += 5
+    journal.release()  # and the end of the first one
+    journal.hold(4)
+    clock.seconds += 5
+    journal.hold(8)
+    assert journal.held() == journal.since(0).held == ((1000, 1005, 2), (1010, 1015, 4), (1015, None, 8))
 
 
 SPANS = st.lists(

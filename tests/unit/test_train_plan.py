@@ -1,11 +1,15 @@
 """The cheapest change that makes a training fit."""
 
+import random
+from typing import Any
+
 import pytest
 
 from jobs.cli import PRESETS
-from jobs.train_options import TrainOptions, check
-from jobs.train_plan import SPARE, Data, elastic_sizes, report, verdict
+from jobs.train_options import TrainOptions, check, planned
+from jobs.train_plan import SEARCHED, SPARE, Data, elastic_sizes, report, verdict
 from s1.config import read_preset, validate
+from s1.training import plan as planner
 from s1.training.hardware import Hardware
 from s1.training.lengths import published
 from s1.training.shapes import KNOWN
@@ -103,8 +107,51 @@ def test_the_fewest_workers_have_to_have_the_memory():
         assert elastic_sizes(options.model_copy(update={"min_workers": fewest})) == [4, 8, 16]
     found = plan_of(options)
     assert found["margin_gib"] > 0 and not found["fits"]
-    assert (found["fewest_workers"]["workers"], found["fewest_workers"]["fits"]) == (4, False)
+    assert (found["fewer_workers"]["workers"], found["fewer_workers"]["fits"]) == (4, False)
     assert "does not fit when only 4 of 16 workers can be had, 137." in verdict(found)
     assert found["change"]["options"] == {"min_workers": 8}
-    assert plan_of(options.model_copy(update={"min_workers": 8}))["fewest_workers"]["fits"]
-    assert plan_of(preset())["fewest_workers"] is None
+    assert plan_of(options.model_copy(update={"min_workers": 8}))["fewer_workers"]["fits"]
+    assert plan_of(preset())["fewer_workers"] is None
+
+
+def test_a_peak_that_exceeds_the_memory_by_less_than_is_printed_is_told_as_any_other():
+    options = preset()
+    training = planned(options, S1.lengths, KNOWN[options.model])
+    limit = planner.peak(training).gib - 1e-4
+    lacking = options.model_copy(update={"hardware": Hardware(device="h100", memory_gib=limit)})
+    found = plan_of(lacking)
+    assert not found["fits"] and found["margin_gib"] == 0 and found["fewer_workers"] is None
+    assert verdict(found).startswith("does not fit, ")
+
+
+def test_a_number_of_workers_between_the_fewest_and_all_has_to_have_the_memory():
+    # Packs fill differently among other numbers of workers, and with LoRA the states hardly shrink with more of them.
+    ways = {"packing": True, "micro_batch_tokens": 2000, "batch_size": 8, "epochs": 1, "zero_stage": 1, "lora_rank": 16}
+    data = Data((1900, 900, 900, 100, 100, 1100, 1100, 500))
+    limit = 7.83
+    options = small(**ways, workers=8, min_workers=1, hardware={"device": "rtx-4090", "memory_gib": limit})
+    alone = {
+        size: plan_of(options.model_copy(update={"workers": size, "min_workers": None}), data) for size in (1, 2, 4, 8)
+    }
+    assert {size for size, found in alone.items() if not found["fits"]} == {2}
+    found = plan_of(options, data)
+    assert found["fits_on_all"] and not found["fits"]
+    assert found["fewer_workers"] == {"workers": 2, "fits": False, "peak_gib": alone[2]["peak_gib"]}
+    assert "does not fit when only 2 of 8 workers can be had" in verdict(found)
+
+
+def test_what_is_proposed_for_many_examples_has_room_for_all_of_them():
+    data = Data(tuple(random.Random(0).choices(range(100, 2000), k=SEARCHED + 1000)))
+    ways = {"packing": True, "micro_batch_tokens": 4000, "batch_size": 32, "epochs": 1}
+
+    def found_with(memory_gib: float, **more: object) -> dict[str, Any]:
+        hardware = {"device": "rtx-4090", "memory_gib": memory_gib}
+        return plan_of(small(**ways, workers=8, lora_rank=16, hardware=hardware, **more), data)
+
+    # Recomputing has room for the fullest pass of the examples that a search looks at, not quite for that of all.
+    room = found_with(24)["peak_gib"] - 0.01
+    limit = room / (1 - SPARE)
+    found = found_with(limit, activation_checkpointing=False)
+    assert not found["fits"]
+    assert found["change"]["options"] != {"activation_checkpointing": True}
+    assert found["change"]["peak_gib"] <= room

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import PRESETS
-from jobs.plan import PlanOptions, selected, training
+from jobs.plan import Lengths, PlanOptions, selected, training
 from jobs.train_options import TrainOptions, known_shape, shape
 from s1.config import read_preset, validate
 from s1.errors import UserError
@@ -157,8 +157,7 @@ def test_published_lengths_are_those_of_the_papers():
 def test_every_preset_can_be_planned(preset, examples, steps, tmp_path):
     sections = read_preset(PRESETS, preset)
     train, options = validate(TrainOptions, sections["train"], "train"), validate(PlanOptions, sections["plan"], "plan")
-    lengths, _, known = selected(str(tmp_path), 1000, options.expected)
-    found = training(train, lengths, known=known)
+    found = training(train, selected(str(tmp_path), 1000, options.expected))
     assert found["fits"]
     assert sum(found["components"].values()) == pytest.approx(found["peak_gib"], abs=0.1)
     assert sum(found["time_shares"].values()) == pytest.approx(1, abs=0.01)
@@ -172,14 +171,14 @@ def test_every_preset_can_be_planned(preset, examples, steps, tmp_path):
 
 def test_hardware_without_a_speed_is_refused():
     with pytest.raises(UserError, match=r"set hardware\.tokens_per_s"):
-        training(TrainOptions(), [4700], known=True)
+        training(TrainOptions(), Lengths((4700,), (4700,), "counted", known=True))
     with pytest.raises(UserError, match="device='h1000': must be one of a100-40"):
         validate(TrainOptions, {"hardware": {"device": "h1000"}}, "train")
 
 
 def test_examples_beyond_the_block_are_not_planned():
     with pytest.raises(UserError, match="all 1 examples exceed block_size=100"):
-        training(TrainOptions(block_size=100, hardware=H100), [200], known=True)
+        training(TrainOptions(block_size=100, hardware=H100), Lengths((200,), (200,), "counted", known=True))
 
 
 def test_offloaded_activations_move_from_the_gpu_to_the_host():

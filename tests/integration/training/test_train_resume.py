@@ -134,7 +134,9 @@ def test_shards_are_rewritten_once(ray, model, tmp_path):
     write_selection(tmp_path, 22)
     stopped = interrupted(options_of(model, zero_stage=3, workers=2), tmp_path)
     broken = shutil.copytree(stopped, tmp_path / "broken")
-    (stopped / f"{train_engine.UNIVERSAL}.part" / "zero").mkdir(parents=True)  # of a worker that was lost meanwhile
+    (stopped / f"{train_engine.UNIVERSAL}.part.lost" / "zero").mkdir(
+        parents=True
+    )  # of a worker that was lost meanwhile
     train_engine.make_universal(stopped)
 
     def files() -> dict[str, int]:
@@ -142,7 +144,7 @@ def test_shards_are_rewritten_once(ray, model, tmp_path):
         return {str(file.relative_to(made)): file.stat().st_mtime_ns for file in made.rglob("*")}
 
     before = files()
-    assert any(name.endswith("exp_avg.pt") for name in before) and not list(stopped.glob("*.part"))
+    assert any(name.endswith("exp_avg.pt") for name in before) and not list(stopped.glob("*.part*"))
     train_engine.make_universal(stopped)
     assert files() == before
 
