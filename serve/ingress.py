@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from serve.calls import follow, streaming
 from serve.drivers import Drivers
 from serve.events import Accepted, Added, Completed, Event, Finished, Progress, Rejected, Report
-from serve.failures import GONE, Failure, Refused, failure
+from serve.failures import GONE, REPLACED_AFTER_S, Failure, Refused, failure
 from serve.health import OK, Health
 from serve.keys import KeyRing
 from serve.metrics import Metrics
@@ -82,7 +82,7 @@ class Ingress:
         self.options = options
         self.keys = KeyRing(options.api_keys)
         self.metrics = Metrics(engines)
-        self.account = None if tally is None else Account(tally, self.metrics)
+        self.account = None if tally is None else Account(tally, self.metrics, _this_replica())
         self.drivers = Drivers({name: engine.driver.remote for name, engine in engines.items()})
         self.started = int(time.time())
         folder = files("serve") / "playground"
@@ -102,6 +102,9 @@ class Ingress:
         """Metrics of the requests and of the budget forcing, of all replicas of the HTTP side."""
         try:
             text = self.metrics.text() if self.account is None else await self.account.text()
+        except TimeoutError:
+            message = "the metrics of all replicas are not at hand: their tally does not answer; try again"
+            return _response(Failure(503, error(503, message), {"Retry-After": str(REPLACED_AFTER_S)}))
         except Exception as cause:
             return _response(failure(cause))
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -109,7 +112,10 @@ class Ingress:
     @api.get("/health")
     async def health(self) -> JSONResponse:
         """200 when every model has a replica that answers, busy or not; else 503 and which one has none."""
-        models = await self.health_of.states()
+        try:
+            models = await self.health_of.states()
+        except Exception as cause:
+            return _response(failure(cause))
         healthy = all(state == OK for state in models.values())
         return JSONResponse({"status": OK if healthy else "unavailable", "models": models}, 200 if healthy else 503)
 
@@ -250,6 +256,12 @@ class Ingress:
             raise HTTPException(404, "there is no such file")
         kind = _TYPES[_PAGE[name].rpartition(".")[2]]
         return Response(self.page[name], media_type=kind, headers=_PAGE_HEADERS)
+
+
+def _this_replica() -> str:
+    from ray import serve
+
+    return serve.get_replica_context().replica_id.unique_id
 
 
 async def _whole(envelope: Envelope, order: Order, events: AsyncGenerator[Event, None]) -> dict[str, Any]:
