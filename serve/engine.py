@@ -133,8 +133,12 @@ def choose_driver(options: EngineOptions, template: Template, *, is_v2: bool) ->
         )
     if options.device == "gpu" and not is_v2:
         return "segments", "for a logits processor vLLM before 0.31 goes back to its V1 model runner"
-    runner = "V2" if options.device == "gpu" else "V1"  # on CPUs there is only V1
-    return "in-engine", f"one pass in vLLM's {runner} model runner instead of one request for every segment"
+    if options.device == "gpu":
+        return (
+            "segments",
+            "the processor for vLLM's V2 model runner has not been run on GPUs; in-engine takes it",
+        )
+    return "in-engine", "one pass in vLLM's V1 model runner instead of one request for every segment"
 
 
 def uses_interface_v2(options: EngineOptions) -> bool:

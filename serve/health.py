@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 TIMEOUT_S = 5.0
@@ -26,34 +26,41 @@ def state(replicas: Mapping[str, int]) -> str:
     return f"no replica answers ({others or 'there is none'})"
 
 
-class Health:
-    """`engines`: model id -> handle of its deployment."""
+def _serve_status() -> Any:
+    from ray import serve
 
-    def __init__(self, engines: Mapping[str, Any]) -> None:
-        self._engines = dict(engines)
+    return serve.status()
+
+
+class Health:
+    """`engines`: model id -> handle of its deployment; `status`: asks Serve's controller, and may take long."""
+
+    def __init__(
+        self, engines: Mapping[str, Any], status: Callable[[], Any] = _serve_status, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._engines, self._status, self._timeout_s = dict(engines), status, timeout_s
         self._known = dict.fromkeys(self._engines, "Serve's controller has not answered yet")
         self._asking: asyncio.Task[None] | None = None
 
     async def states(self) -> dict[str, str]:
         """Model id -> its state.
 
-        When Serve's controller does not answer, as during its restart, what it said last stands: the replicas go on
-        without it. Probes at the same time share one question.
+        When Serve's controller does not answer, as during its restart, or not in time, what it said last stands: the
+        replicas go on without it. Probes at the same time share one question.
         """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         asking = self._asking
-        await asyncio.wait([asking], timeout=TIMEOUT_S)
+        await asyncio.wait([asking], timeout=self._timeout_s)
         if asking.done():
             asking.result()  # raises what nobody expected
         return dict(self._known)
 
     async def _ask(self) -> None:
-        from ray import serve
         from ray.exceptions import RayError
 
         try:
-            applications = (await asyncio.to_thread(serve.status)).applications
+            applications = (await asyncio.to_thread(self._status)).applications
         except RayError as error:
             logger.warning("Serve's controller does not say how the replicas are: %s", error)
             return

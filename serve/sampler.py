@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from serve import votes
 from serve.calls import Events, streaming
+from serve.engine import EngineLost
 from serve.events import Accepted, Choice, Completed, Event, Generation, Progress, Rejected
 
 Method = Literal["majority", "best_of"]
@@ -65,6 +66,12 @@ async def sampled(start: Callable[[int], Events], n: int, method: Method) -> Asy
                     async for event in events:
                         queue.put_nowait((index, event))
                 ended.release()
+                return
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise  # by us
+                queue.put_nowait((index, EngineLost("an engine cancelled a generation that nobody had given up")))
                 return
             except Exception as error:
                 if index == 0 or not isinstance(error, BackPressureError):

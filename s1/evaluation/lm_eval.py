@@ -7,6 +7,7 @@ with one line per question and filter. Sample files say more: from them differen
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -191,20 +192,37 @@ def samples(rows: Iterable[Row], date: str) -> Iterator[tuple[str, str]]:
     """Rows of GENERATIONS that were graded as sample files: path and content, in no order.
 
     MODEL/SETTING/samples_TASK_DATE.jsonl for every benchmark or domain, so that `read` takes the folder of one setting.
-    A question has the same doc_id in all files of its task. `date` is as the harness writes it (2026-11-24T03-00-00).
+    Names that would be the same as paths are numbered (`a_b`, `a_b-2`). A question has the same doc_id in all files of
+    its task. `date` is as the harness writes it (2026-11-24T03-00-00).
     """
     files: dict[tuple[str, str, str], list[Row]] = {}
     numbers: dict[str, dict[str, int]] = {}
     for row in rows:
         if row["correct"] is not None:
-            task = re.sub(r"\W+", "_", row["domain"] or "questions")
+            task = row["domain"] or "questions"
             ids = numbers.setdefault(task, {})
             ids.setdefault(row["question_id"], len(ids))
             files.setdefault((row["model"], row["setting"], task), []).append(row)
+    models = _file_names((model for model, _, _ in files), r"[^\w.-]+")
+    settings = _file_names((setting for _, setting, _ in files), r"[^\w.-]+")
+    tasks = _file_names((task for _, _, task in files), r"\W+")
     for (model, setting, task), found in files.items():
-        folder = "/".join(re.sub(r"[^\w.-]+", "_", name) for name in (model, setting))
         lines = (json.dumps(_sample(row, numbers[task][row["question_id"]]), ensure_ascii=False) for row in found)
-        yield f"{folder}/samples_{task}_{date}.jsonl", "".join(f"{line}\n" for line in lines)
+        path = f"{models[model]}/{settings[setting]}/samples_{tasks[task]}_{date}.jsonl"
+        yield path, "".join(f"{line}\n" for line in lines)
+
+
+def _file_names(names: Iterable[str], not_in_paths: str) -> dict[str, str]:
+    """A file name of its own for each of `names`, in their order; `not_in_paths`: pattern of what becomes `_`."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        if name not in found:
+            plain = re.sub(not_in_paths, "_", name)
+            numbered = (f"{plain}-{number}" for number in itertools.count(2))
+            found[name] = next(candidate for candidate in itertools.chain([plain], numbered) if candidate not in taken)
+            taken.add(found[name])
+    return found
 
 
 def _sample(row: Row, doc_id: int) -> dict[str, Any]:

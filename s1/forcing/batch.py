@@ -11,9 +11,11 @@ something else: at its `horizon`, after an end, and when an end has become possi
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from s1.forcing.machine import Done, Force, Sample, State, action, advance, horizon, thought
@@ -65,7 +67,7 @@ class Replacements(Protocol):
 
     def mark(self, position: int) -> None: ...
 
-    def marked(self, position: int) -> bool: ...
+    def before(self, stop: int) -> list[int]: ...  # marked positions
 
     def clear(self, start: int, stop: int) -> None: ...
 
@@ -80,7 +82,7 @@ class Row:
         self.program, self.output, self.drawing, self._marks = program, output, drawing, marks
         self.todo: Force | Sample | Done = action(program, State())
         self._state, self._seen = State(), 0
-        self._looked = 0  # tokens at the last look
+        self._is_new = True  # nobody has looked yet
         self._wake = 0  # that many tokens change what is to be done
         self._replaced: int | None = None  # position of the last token that was put in place of an end
         self._delimiter = program.delimiter[0]
@@ -98,15 +100,18 @@ class Row:
 
     def look(self) -> bool:
         """Take notice of the tokens since the last time. Whether they change what is to be done."""
-        num, looked = len(self.output), self._looked
-        self._looked = num
+        num, is_new = len(self.output), self._is_new
+        self._is_new = False
+        if is_new:
+            # A replacement that the request had not put out when it was preempted.
+            self._marks.clear(num, self.program.longest)
         if self._replaced is not None and num <= self._replaced:
             # The engine dropped the token, because it had not computed the whole prompt yet.
             self._marks.clear(self._replaced, self._replaced + 1)
             self._replaced = None
         if num <= self._seen or self.is_over:
             return False
-        if looked == 0:
+        if is_new:
             self._replay()
         elif num < self._wake and self.output[-1] != self._delimiter:
             return False
@@ -119,13 +124,23 @@ class Row:
         return True
 
     def _replay(self) -> None:
-        """Follow the first tokens one by one: where they were there before this row, any of them may be forced."""
-        for position, token in enumerate(self.output):
-            if isinstance(self.todo, Done):
-                break
-            self._advance(token, self._marks.marked(position))
-        # A replacement that the request had not put out when it was preempted.
-        self._marks.clear(len(self.output), self.program.longest)
+        """Follow the tokens that were there before this row, any of which may be forced, as far as the program goes.
+
+        Thousands of them come back at once while the whole batch waits: what is only thought is taken in runs.
+        """
+        num, replaced = len(self.output), set(self._marks.before(len(self.output)))
+        ends = np.isin(np.asarray(self.output), [self._delimiter, *self.program.stop_ids]).nonzero()[0].tolist()
+        turns = [*sorted({*ends, *replaced}), num]  # positions at which more than a thought may come
+        at = 0
+        while at < num and not self.is_over:
+            run = min(turns[bisect_left(turns, at)] - at, horizon(self.program, self._state))
+            if run > 1:
+                self._state = thought(self._state, self.output[at : at + run])
+                self.todo = action(self.program, self._state)
+            else:
+                run = 1
+                self._advance(self.output[at], at in replaced)
+            at += run
 
     def _advance(self, token: int, replaced: bool) -> None:
         forced = replaced or isinstance(self.todo, Force)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from s1.forcing.batch import Batch
-from s1.forcing.requests import Requests
+from s1.forcing.requests import Requests, puts_out
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ class BudgetForcing(LogitsProcessor):
         from transformers import AutoTokenizer
 
         tokenizer: Any = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)
-        self._requests = Requests(tokenizer)
+        self._requests = Requests(tokenizer, writes=puts_out(vllm_config.parallel_config))
         self._batch = Batch(len(tokenizer))
 
     def is_argmax_invariant(self) -> bool:

@@ -10,6 +10,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import (  # pyright: i
     LogitsProcRequestState,
 )
 
+from s1.forcing.requests import puts_out
 from s1.forcing.slots import Slots
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class BudgetForcing(LogitsProcessor):  # pyright: ignore[reportUntypedBaseClass]
         if vllm_config.speculative_config is not None:
             raise ValueError("budget forcing cannot take back draft tokens; turn speculative decoding off")
         tokenizer: Any = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)
-        self._slots = Slots(tokenizer, req_states)
+        self._slots = Slots(tokenizer, req_states, writes=puts_out(vllm_config.parallel_config))
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         return self._slots.add(req_idx, sampling_params)

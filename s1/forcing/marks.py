@@ -44,9 +44,9 @@ class Place:
         """The token at `position` is put in place of an end. Called in the engine's process, as all of these are."""
         self._cells[self.offset + position] = self.tag
 
-    def marked(self, position: int) -> bool:
-        """Whether the token at `position` was put in place of an end."""
-        return int(self._cells[self.offset + position]) == self.tag
+    def before(self, stop: int) -> list[int]:
+        """Positions before `stop`, in order, whose tokens were put in place of an end."""
+        return np.flatnonzero(self._cells[self.offset : self.offset + stop] == self.tag).tolist()
 
     def clear(self, start: int, stop: int) -> None:
         """No token at a position from `start` on and before `stop` was put in place of an end."""
@@ -57,6 +57,22 @@ class Place:
     def _cells(self) -> _Cells:
         # The number tells memories apart that had the same path one after the other.
         return _mapped(self.path, os.stat(self.path).st_ino)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A place in a process that only follows another one, which writes the marks of both."""
+
+    place: Place
+
+    def mark(self, position: int) -> None:
+        pass
+
+    def before(self, stop: int) -> list[int]:
+        return self.place.before(stop)
+
+    def clear(self, start: int, stop: int) -> None:
+        pass
 
 
 class Marks:

@@ -47,8 +47,10 @@ class Step(Protocol):
 class Slots:
     """Follows the requests from their slots to the rows of each step."""
 
-    def __init__(self, tokenizer: Any, state: SlotState) -> None:
-        self._requests, self._batch, self._state = Requests(tokenizer), Batch(len(tokenizer)), state
+    def __init__(self, tokenizer: Any, state: SlotState, *, writes: bool) -> None:
+        """`writes`: see `Requests`."""
+        self._requests, self._batch = Requests(tokenizer, writes=writes), Batch(len(tokenizer))
+        self._state = state
         self._rows: dict[int, Row] = {}
 
     def add(self, slot: int, params: Params) -> bool:

@@ -72,7 +72,8 @@ def main() -> None:
 
 @contextlib.contextmanager
 def deployment(options: argparse.Namespace, num_replicas: int) -> Iterator[str]:
-    from serve.app import AppOptions, deployed
+    from serve.app import deployed
+    from serve.options import AppOptions
 
     application = AppOptions.model_validate(
         {

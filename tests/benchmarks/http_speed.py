@@ -114,7 +114,8 @@ def ours(folder: Path, options: argparse.Namespace) -> Generator[str]:
     """The application of serve.app."""
     os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")  # as docs/serving.md says for `ray start`
     from jobs.ray_session import ray_session
-    from serve.app import AppOptions, deployed
+    from serve.app import deployed
+    from serve.options import AppOptions
 
     served = AppOptions.model_validate(application(folder, options.device))
     with ray_session(), deployed(served.models, served, timeout_s=START_S) as url:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from serve.app import AppOptions
+from serve.options import AppOptions
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -13,14 +13,36 @@ from hypothesis import strategies as st
 
 from s1.forcing import in_engine, segments
 from s1.forcing.batch import FORCED_LOGIT, Batch, Drawing, Row
-from s1.forcing.marks import Marks
+from s1.forcing.machine import Done, Force, Sample, State, action, advance, replay
+from s1.forcing.marks import Marks, Place
 from s1.forcing.policy import Program
-from s1.forcing.requests import Requests, extra_args
+from s1.forcing.requests import Requests, extra_args, puts_out
 from s1.forcing.slots import Slots
 
 SINGLE = st.just((6,))
 NUM_TOKENS, PADDED = 10, 12  # ids 10 and 11 are padding of the model's head
 GREEDY = Drawing(temperature=0, top_k=0, top_p=1, seed=0)
+
+
+def thinking(max_thinking, room):
+    """A program that ignores one end, and puts two tokens in its place."""
+    return Program(
+        delimiter=(6,),
+        answer_open=(8,),
+        stop_ids=frozenset({STOP}),
+        ignore=((WAIT, WAIT),),
+        newline=(5,),
+        before_end=(),
+        answer_prefix=(),
+        max_thinking=max_thinking,
+        min_thinking=0,
+        num_ignore=1,
+        max_answer=None,
+        room=room,
+        cut_by="budget",
+        room_by="context",
+        breaks=BREAKS,
+    )
 
 
 def logits_after(seed, ids):
@@ -52,8 +74,8 @@ class Marked:
     def mark(self, position):
         self.positions.add(position)
 
-    def marked(self, position):
-        return position in self.positions
+    def before(self, stop):
+        return sorted(position for position in self.positions if position < stop)
 
     def clear(self, start, stop):
         self.positions -= set(range(start, stop))
@@ -83,7 +105,7 @@ class Engine:
                 continue  # the prompt was not computed to its end: the engine throws the token away
             position = len(one["output"])
             one["output"].append(token)
-            one["pairs"].append((token, one["marks"].marked(position)))
+            one["pairs"].append((token, position in one["marks"].positions))
             if token in one["program"].stop_ids or position + 1 == one["program"].longest:
                 self.remove(one)
         self.disturb()
@@ -128,6 +150,87 @@ def test_both_drivers_give_the_same_tokens_whatever_happens_to_the_batch(several
         engine.step()
     for number, (program, request) in enumerate(zip(several, everything, strict=True)):
         assert asyncio.run(driven(request)) == asyncio.run(oracle_segments(program, seed + number))
+
+
+def completion(program, rng):
+    """Pairs (token, forced) of a completion, and the positions of what was put in place of an end."""
+    state, pairs, replaced = State(), [], Marked()
+    while not isinstance(todo := action(program, state), Done):
+        forced = isinstance(todo, Force)
+        if forced:
+            token = todo.tokens[0]
+        elif state.phase == "thinking" and not program.forces_nothing and rng.random() < 0.1:
+            replaced.mark(len(pairs))
+            token, forced = (todo.swap or program.delimiter)[0], True
+        else:
+            may_end = state.phase != "thinking" or todo.swap is None
+            token = rng.choice([0, 1, 2, 3, 5, 6] if may_end else [0, 1, 2, 3, 5])
+        state, _ = advance(program, state, token, forced)
+        pairs.append((token, forced))
+    return pairs, replaced
+
+
+@given(programs(SINGLE), st.integers(0, 2**32), st.floats(0, 1))
+def test_a_request_that_comes_back_stands_where_its_tokens_one_by_one_lead(program, seed, part):
+    pairs, replaced = completion(program, random.Random(seed))
+    pairs = pairs[: int(part * len(pairs))]
+    replaced.mark(len(pairs))  # not put out
+    row = Row(program, [token for token, _ in pairs], GREEDY, replaced)
+    row.look()
+    state = replay(program, pairs)
+    todo = action(program, state)
+    is_thinking = state.phase == "thinking" and isinstance(todo, Sample) and not program.forces_nothing
+    assert row.is_over == (not is_thinking and not isinstance(todo, Force))
+    if not row.is_over:
+        assert (row._state, row.todo) == (state, todo)
+    assert replaced.before(program.longest) == replaced.before(len(pairs))
+
+
+def test_the_marks_of_a_request_that_comes_back_are_read_once_however_long_it_is(monkeypatch):
+    program = thinking(max_thinking=None, room=5000)
+    looked_up = []
+
+    async def run():
+        marks, requests = Marks(1, 5000), Requests(Tokenizer(), writes=True)
+        async with marks.place() as place:
+            params = SimpleNamespace(temperature=0, top_k=0, top_p=1, extra_args=extra_args(program, place, 0))
+            row = requests.row(params, [0, 1] * 2000)
+            cells = Place._cells.fget
+            monkeypatch.setattr(Place, "_cells", property(lambda place: looked_up.append(1) or cells(place)))
+            row.look()
+            assert row._state.thinking_tokens == 4000
+        marks.close()
+
+    asyncio.run(run())
+    assert len(looked_up) == 2, "to read them, and to clear what was not put out"
+
+
+def test_a_process_that_lags_behind_takes_no_mark_away():
+    """Under tensor parallelism several processes follow the same request; the tokens of the first are put out."""
+    program = thinking(max_thinking=20, room=60)
+    end = torch.tensor([[0.0] * 6 + [5.0] + [0.0] * (PADDED - 7)])
+    ranks = [SimpleNamespace(rank=rank, tensor_parallel_size=2) for rank in range(2)]
+
+    async def run():
+        marks = Marks(1, 60)
+        async with marks.place() as place:
+            params = SimpleNamespace(temperature=0, top_k=0, top_p=1, extra_args=extra_args(program, place, 0))
+            rows = [Requests(Tokenizer(), writes=puts_out(rank)).row(params, [0]) for rank in ranks]
+            first, second = Batch(NUM_TOKENS), Batch(NUM_TOKENS)
+            first.put(0, rows[0])
+            second.put(0, rows[1])
+            said = [first.apply(end.clone()).argmax().item()]
+            assert marks.marked(place, 1)
+            rows[1].look()
+            assert marks.marked(place, 1)
+            said.append(second.apply(end.clone()).argmax().item())
+            assert said == [WAIT, WAIT]
+            for row, batch in zip(rows, (first, second), strict=True):
+                row.output.append(WAIT)
+                assert batch.apply(end.clone()).argmax().item() == WAIT
+        marks.close()
+
+    asyncio.run(run())
 
 
 @given(programs(SINGLE), st.floats(0.2, 3), st.integers(0, 6), st.floats(0.3, 1), st.integers(0, 2**32))
@@ -199,7 +302,7 @@ class SlotEngine:
             prompt_len=SimpleNamespace(np=np.zeros(self.SLOTS, dtype=np.int32)),
             prefill_len=SimpleNamespace(np=np.zeros(self.SLOTS, dtype=np.int32)),
         )
-        self.slots = Slots(Tokenizer(), self.state)
+        self.slots = Slots(Tokenizer(), self.state, writes=True)
 
     def add(self, request):
         slot = request["slot"] = self.free.pop(self.rng.randrange(len(self.free)))
@@ -264,33 +367,17 @@ def test_both_drivers_give_the_same_tokens_where_requests_have_slots(several, se
 
 
 def test_a_preempted_request_knows_which_of_its_tokens_were_forced_however_many_others_came_and_went():
-    program = Program(
-        delimiter=(6,),
-        answer_open=(8,),
-        stop_ids=frozenset({STOP}),
-        ignore=((WAIT, WAIT),),
-        newline=(5,),
-        before_end=(),
-        answer_prefix=(),
-        max_thinking=20,
-        min_thinking=0,
-        num_ignore=1,
-        max_answer=None,
-        room=60,
-        cut_by="budget",
-        room_by="context",
-        breaks=BREAKS,
-    )
+    program = thinking(max_thinking=20, room=60)
     end = torch.tensor([[0.0] * 6 + [5.0] + [0.0] * (PADDED - 7)])
 
     async def run():
-        marks, requests = Marks(2, 60), Requests(Tokenizer())
+        marks, requests = Marks(2, 60), Requests(Tokenizer(), writes=True)
         async with marks.place() as place, marks.place() as elsewhere:
             params = SimpleNamespace(temperature=0, top_k=0, top_p=1, extra_args=extra_args(program, place, 0))
             batch, output = Batch(NUM_TOKENS), [0]
             batch.put(0, requests.row(params, output))
             output.append(batch.apply(end.clone()).argmax().item())
-            assert output == [0, WAIT] and place.marked(1)
+            assert output == [0, WAIT] and place.before(2) == [1]
             for _ in range(1000):
                 other = SimpleNamespace(temperature=0, top_k=0, top_p=1, extra_args=extra_args(program, elsewhere, 0))
                 batch.put(0, requests.row(other, []))

@@ -151,6 +151,37 @@ def test_ours_come_back_as_they_went(tmp_path: Path):
     assert {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "doc_hash", "exact_match"} <= set(line)
 
 
+def test_names_that_are_the_same_as_paths_have_files_of_their_own():
+    row = {
+        "question_id": question_id("Question?"),
+        "question": "Question?",
+        "answer": "4",
+        "seed": None,
+        "max_thinking_tokens": None,
+        "thinking": "2 + 2",
+        "content": "Answer: 4",
+        "correct": True,
+    }
+    names = ["a/b", "a_b", "a_b-2", "a:b"]
+    rows = [
+        {**row, "model": model, "setting": setting, "domain": domain}
+        for model in names
+        for setting in names
+        for domain in names
+    ]
+    written = list(lm_eval.samples(rows, DATE))
+    assert len({path for path, _ in written}) == len(rows)
+    assert all(content.count("\n") == 1 for _, content in written)
+    assert written[0][0] == f"a_b/a_b/samples_a_b_{DATE}.jsonl"
+    assert written[1][0] == f"a_b/a_b/samples_a_b-2_{DATE}.jsonl"
+    assert {lm_eval._SAMPLES.fullmatch(path.split("/")[-1])["task"] for path, _ in written} == {
+        "a_b",
+        "a_b-2",
+        "a_b_2",
+        "a_b-3",
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

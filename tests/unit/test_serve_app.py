@@ -145,12 +145,14 @@ def test_the_driver_is_chosen_for_a_reason():
         assert driver == "in-engine" and "V1" in why
         driver, why = choose_driver(gpu, Delimiter(1, 2, 3), is_v2=is_v2)
         assert driver == "segments" and "3 tokens" in why
-        asked = EngineOptions(driver="segments")
-        assert choose_driver(asked, Delimiter(1), is_v2=is_v2) == ("segments", "asked for")
+        for driver in ("segments", "in-engine"):
+            for device in ("cpu", "gpu"):
+                asked = EngineOptions(driver=driver, device=device)
+                assert choose_driver(asked, Delimiter(1), is_v2=is_v2) == (driver, "asked for")
     driver, why = choose_driver(gpu, Delimiter(1), is_v2=False)
     assert driver == "segments" and "before 0.31" in why
     driver, why = choose_driver(gpu, Delimiter(1), is_v2=True)
-    assert driver == "in-engine" and "V2" in why
+    assert driver == "segments" and "has not been run on GPUs" in why
 
 
 def test_what_is_not_said_of_memory_and_compilation_follows_from_the_device():

@@ -58,6 +58,29 @@ def test_the_first_text_and_the_end_go_out_at_once_and_the_rest_together():
     assert finished == Finished(0, REPORT)
 
 
+def test_the_end_of_one_choice_goes_out_at_once_while_another_goes_on():
+    released = asyncio.Event()
+
+    async def source():
+        yield text("a")
+        await asyncio.sleep(0.01)
+        yield text("b")
+        yield Finished(0, REPORT)
+        await released.wait()  # which comes when the end was told
+
+    async def collect():
+        seen = []
+        async with asyncio.timeout(30), aclosing(paced(source(), lambda: 60)) as stream:
+            async for event in stream:
+                seen.append(event)
+                if isinstance(event, Finished):
+                    released.set()
+        return seen
+
+    first, rest, finished = asyncio.run(collect())
+    assert (first.reasoning, rest.reasoning, finished) == ("a", "b", Finished(0, REPORT))
+
+
 def test_without_an_interval_every_text_goes_out_by_itself():
     async def source():
         for word in "abc":

@@ -6,6 +6,7 @@ from contextlib import aclosing
 import pytest
 from ray.serve.exceptions import BackPressureError
 
+from serve.engine import EngineLost
 from serve.events import Accepted, Choice, Completed, Rejected, Report
 from serve.sampler import sampled
 
@@ -125,6 +126,23 @@ def test_an_engine_that_ends_without_completing_is_an_error_and_not_a_hang():
 
     with pytest.raises(RuntimeError, match="without completing"):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_a_generation_that_an_engine_cancels_is_an_error_and_not_a_hang(cancelled):
+    async def cancel(index):
+        if index == cancelled:
+            raise asyncio.CancelledError
+        yield Accepted(7)
+        await asyncio.Event().wait()
+
+    async def run():
+        with pytest.raises(EngineLost, match="cancelled a generation"):
+            async for _ in sampled(lambda index: Stream(cancel(index)), 2, "majority"):
+                pass
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert not asyncio.run(run())
 
 
 def test_who_goes_away_ends_every_generation_and_those_that_wait_for_a_place():

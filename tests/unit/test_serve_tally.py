@@ -9,8 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from serve import tally
 from serve.events import Report
 from serve.metrics import Metrics
-from serve.tally import Tally, added
+from serve.tally import FOLDED_AFTER_S, GONE_AFTER_S, Tally, added, go_on_telling
 
+M = (("model", "m"),)
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=4)
 
 
@@ -58,6 +59,48 @@ def test_telling_again_counts_nothing_twice():
         account, metrics = Tally(), replica(thinking=2)
         await account.tell("a", metrics.collect())
         await account.tell("b", replica(thinking=1).collect())
-        return await account.tell("a", metrics.collect())
+        await account.tell("a", metrics.collect())
+        return await account.text()
 
     assert values(asyncio.run(tell()))["s1_thinking_length_tokens_count", (("model", "m"),)] == 3
+
+
+def test_what_replicas_counted_stays_when_they_are_given_up_and_is_never_counted_twice():
+    now = 0.0
+
+    async def run():
+        nonlocal now
+        account, counts = Tally(lambda: now), []
+        for number in range(5):
+            await account.tell(str(number), replica(thinking=2, running=1).collect())
+            seen = values(await account.text())
+            counts.append((seen["s1_thinking_length_tokens_count", M], seen["s1_requests_running", M]))
+            now += GONE_AFTER_S if number < 2 else FOLDED_AFTER_S
+        await account.tell("4", replica(thinking=3, running=1).collect())  # late, but nobody asked in between
+        seen = values(await account.text())
+        counts.append((seen["s1_thinking_length_tokens_count", M], seen["s1_requests_running", M]))
+        await account.tell("0", replica(thinking=3, running=1).collect())  # given up
+        assert values(await account.text()) == seen
+        return counts
+
+    assert asyncio.run(run()) == [(2, 1), (4, 1), (6, 1), (8, 1), (10, 1), (11, 1)]
+
+
+def test_a_failure_that_nobody_expected_is_logged_and_does_not_end_the_telling(serve_log):
+    async def run():
+        told = asyncio.Event()
+        failures = [ValueError("odd"), TypeError("odder")]
+
+        async def tell():
+            if failures:
+                raise failures.pop()
+            told.set()
+
+        telling = asyncio.create_task(go_on_telling(tell, interval_s=0))
+        done, _ = await asyncio.wait([telling, asyncio.create_task(told.wait())], return_when="FIRST_COMPLETED")
+        ended = telling in done
+        telling.cancel()
+        return ended
+
+    assert not asyncio.run(run())
+    assert [str(record.exc_info[1]) for record in serve_log.records] == ["odder", "odd"]

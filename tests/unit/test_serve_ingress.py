@@ -1,0 +1,68 @@
+"""The HTTP side where what stands behind it does not answer, with stand-ins for Serve's handles."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+from serve.health import Health
+from serve.ingress import FrontOptions, Ingress
+from serve.tally import Account
+
+
+async def silence(*_):
+    await asyncio.Event().wait()
+
+
+def handle(**methods):
+    """A handle of a deployment, whose calls are coroutines here."""
+    calls = {name: SimpleNamespace(remote=method) for name, method in methods.items()}
+    return SimpleNamespace(options=lambda **_: None, app_name="s1", deployment_name="engine-base", **calls)
+
+
+def ingress(driver=silence):
+    measured = {"engine": "vLLM", "versions": {"vllm": "1.0"}}
+    return Ingress({"base": handle(driver=driver)}, None, FrontOptions(context_tokens=100, measured=measured))
+
+
+def test_the_version_comes_at_once_and_without_a_driver_that_nobody_knows():
+    async def run():
+        front = ingress()
+        return await front.version()
+
+    assert asyncio.run(run()) == {"version": "1.0", "engine": "vLLM", "versions": {"vllm": "1.0"}}
+
+
+def test_the_version_has_the_driver_once_an_engine_has_told_it():
+    async def driver():
+        return "segments (asked for)"
+
+    async def run():
+        front = ingress(driver)
+        await asyncio.gather(*front.drivers.asking)
+        return (await front.version())["driver"]
+
+    assert asyncio.run(run()) == "base: segments (asked for)"
+
+
+def test_metrics_whose_tally_is_silent_are_a_503_that_says_when_to_come_back():
+    async def run():
+        front = ingress()
+        front.account = Account(handle(tell=silence, text=silence), front.metrics, "replica", timeout_s=0.01)
+        return await front.prometheus()
+
+    response = asyncio.run(run())
+    assert response.status_code == 503 and int(response.headers["retry-after"]) > 0
+    assert "tally does not answer" in json.loads(response.body)["error"]["message"]
+
+
+def test_a_failure_of_the_health_that_nobody_expected_has_the_body_of_every_error():
+    def status():
+        raise ValueError("odd")
+
+    async def run():
+        front = ingress()
+        front.health_of = Health({"base": handle()}, status)
+        return await front.health()
+
+    response = asyncio.run(run())
+    assert response.status_code == 500 and set(json.loads(response.body)["error"]) >= {"message", "type", "code"}
