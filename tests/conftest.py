@@ -16,6 +16,7 @@ settings.load_profile("any machine")
 LONG = (
     "e2e/",
     "training/test_train.py",
+    "training/test_train_resume.py",
     "test_drivers.py",
     "test_featurize.py",
     "training/test_train_mathematics.py",

@@ -89,8 +89,6 @@ def curve(run_dir: Path) -> list[dict[str, Any]]:
     [
         pytest.param({}, {"activation_checkpointing": True, "micro_batch_size": 4}, id="less memory"),
         pytest.param({"zero_stage": 3}, {"zero_stage": 3, "workers": 2, "packing": True}, id="more workers"),
-        pytest.param({"workers": 2}, {}, id="fewer workers"),
-        pytest.param({"lora_rank": 4}, {"lora_rank": 4, "workers": 2}, id="LoRA, more workers"),
         pytest.param(
             {"lora_rank": 4, "zero_stage": 3, "workers": 2}, {"lora_rank": 4, "zero_stage": 3}, id="LoRA, fewer workers"
         ),
