@@ -209,7 +209,7 @@ def test_only_requests_of_one_owner_find_each_others_prompts_in_the_prefix_cache
 
 def test_requests_that_the_engine_preempts_go_on_where_they_were(embedded):
     """The KV cache holds the beginnings of all of them, and not their ends: some are thrown out and computed again."""
-    policy = BudgetPolicy(num_ignore=3, min_thinking_tokens=100, max_thinking_tokens=150, max_answer_tokens=20)
+    policy = BudgetPolicy(num_ignore=3, min_thinking_tokens=60, max_thinking_tokens=80, max_answer_tokens=10)
     expected = embedded.complete(QUESTIONS, policy, driver="segments", max_tokens=None)
     folder = models.resolve("embedded:smollm2-135m-instruct")
     config = AutoConfig.from_pretrained(folder)
