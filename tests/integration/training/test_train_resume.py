@@ -76,7 +76,7 @@ def interrupted(options: TrainOptions, run_dir: Path) -> Path:
 
 def records_in(folder: Path) -> list[dict[str, Any]]:
     """What the checkpoint in `folder` says about the steps before it."""
-    file = next((folder / train_engine.SHARDS).glob("*model_states.pt"))
+    file = min((folder / train_engine.SHARDS).glob("*model_states.pt"))  # of the first rank
     return torch.load(file, map_location="cpu", weights_only=False)["records"]
 
 
