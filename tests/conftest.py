@@ -17,6 +17,7 @@ LONG = (
     "e2e/",
     "training/test_train.py",
     "training/test_train_resume.py",
+    "training/test_train_drained_node.py",
     "test_drivers.py",
     "test_featurize.py",
     "training/test_train_mathematics.py",
