@@ -6,17 +6,13 @@ order.
 
 from __future__ import annotations
 
-import resource
-import shutil
-import sys
-import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors import compute_clock, failures, train_engine
+from actors import collectives, compute_clock, failures, train_engine
 from actors.journal import Record
+from actors.train_checkpoints import Checkpoints
 from actors.train_engine import TrainTask
 from s1 import models, schema
 from s1.artifacts import Artifact
@@ -26,10 +22,6 @@ from s1.training import batches, schedule, watch
 if TYPE_CHECKING:
     import torch
     from pyarrow import Table
-
-    from actors.checkpoint_writer import BackgroundWriter
-
-_REMOVED = "removed-"  # begins the name of what is on its way out
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -61,18 +53,19 @@ def _train(task: TrainTask, journal: Any) -> None:
     failures.check_folder(task.export_folder)
     context = ray.train.get_context()
     worker = Worker(task, context.get_world_rank(), context.get_world_size())
-    records = worker.restore()
+    checkpoints = worker.checkpoints
+    records = checkpoints.restore(worker.engine)
     if worker.rank == 0:
         journal.restart.remote(records, worker.num_ranks)
     warned = False
     for step in range(len(records), task.steps):
         record = worker.train_step(step)
-        worker.commit(wait=False)
+        checkpoints.commit(wait=False)
         wrong = watch.complaint(records, record, task.spike_factor)
         if wrong is not None:
             if worker.rank == 0:
                 ray.get(journal.stop.remote(worker.with_questions(step, wrong)))
-            worker.commit(wait=True)
+            checkpoints.commit(wait=True)
             return
         last = step + 1 == task.steps
         if worker.held_out is not None and (last or worker.ends_epoch(step)):
@@ -84,14 +77,14 @@ def _train(task: TrainTask, journal: Any) -> None:
         due = task.save_steps and (step + 1) % task.save_steps == 0 and not last
         noticed = leaving and not warned
         # An export that fails, as on a full disk, costs what any failure does, and never the whole training.
-        first = last and task.save_steps and not worker.has_checkpoint
+        first = last and task.save_steps and not checkpoints.exists
         if due or stopping or noticed or first:
-            worker.save(records)
-            worker.commit(wait=stopping or noticed)
+            checkpoints.save(records)
+            checkpoints.commit(wait=stopping or noticed)
         if stopping and not last:
             return
         warned = leaving
-    worker.commit(wait=True)
+    checkpoints.commit(wait=True)
     worker.export()
 
 
@@ -112,12 +105,9 @@ class Worker:
         self.group_number, self.part = divmod(rank, task.sequence_parallel)
         self.num_groups = num_ranks // task.sequence_parallel
         self.group = self._sequence_group()
-        self.checkpoint = _last_checkpoint()
-        self.universal = self.checkpoint is not None and train_engine.num_writers(self.checkpoint) != num_ranks
-        self.engine = train_engine.build(task, universal=self.universal)
+        self.checkpoints = Checkpoints(task, rank, num_ranks, self.device)
+        self.engine = train_engine.build(task, universal=self.checkpoints.universal)
         self.clock = compute_clock.ComputeClock(self.engine.module, self.device)
-        self.saving: str | None = None  # the checkpoint that is written but not committed
-        self.has_checkpoint = self.checkpoint is not None
 
     def _sequence_group(self) -> Any:
         from torch import distributed
@@ -138,7 +128,7 @@ class Worker:
 
     def from_first(self, value: Any) -> bool:
         """What `value()` is on the first rank, for all ranks."""
-        return self._sum(float(value()) if self.rank == 0 else 0.0) > 0
+        return collectives.total(float(value()) if self.rank == 0 else 0.0, self.device) > 0
 
     def train_step(self, step: int) -> Record:
         """One optimiser step; the gradient is that of the mean over the batch of the per-sequence means."""
@@ -158,7 +148,7 @@ class Worker:
             # DeepSpeed averages over the ranks; the batch's mean is wanted, whatever each rank holds of it.
             self.engine.backward(loss * (self.num_ranks / len(examples)), scale_wrt_gas=False)
             total += loss.detach() / len(examples)
-        loss_value = self._sum(total)
+        loss_value = collectives.total(total, self.device)
         straggling = compute_clock.straggling(self.clock.stop(), self.device)
         if loss_value - loss_value == 0:  # finite
             self.engine.step()
@@ -175,7 +165,7 @@ class Worker:
             "ended": round(time.time(), 3),
             **self._shares(examples, passes, seconds),
             **straggling,
-            "memory_gib": round(self._peak_memory() / 2**30, 2),
+            "memory_gib": round(collectives.peak_memory(self.device) / 2**30, 2),
         }
 
     def _shares(self, examples: list[Example], passes: list[list[list[Example]]], seconds: float) -> Record:
@@ -205,7 +195,7 @@ class Worker:
             for start in range(0, len(examples), self.task.batch_size):
                 for ranks in self._passes(examples[start : start + self.task.batch_size]):
                     total += self._forward(ranks)
-        return self._sum(total) / len(examples)
+        return collectives.total(total, self.device) / len(examples)
 
     def samples(self) -> list[dict[str, str]]:
         """What the model answers now to some held-out questions, greedily. Every rank generates the same."""
@@ -292,26 +282,6 @@ class Worker:
         held = (batches.pass_tokens(list(map(_num_tokens, mine)), packing=task.packing) for mine in ranks)
         train_engine.recompute(self.engine.module.model, max(held) > above)
 
-    def _sum(self, value: float | torch.Tensor) -> float:
-        """Sum of `value` over all ranks."""
-        import torch
-        from torch import distributed
-
-        total = torch.as_tensor(value, dtype=torch.float32, device=self.device).clone()
-        distributed.all_reduce(total)
-        return float(total)
-
-    def _peak_memory(self) -> float:
-        """Bytes that the fullest rank has had in use at once: on its GPU, else in the process."""
-        import torch
-        from torch import distributed
-
-        on_gpu = self.device.type == "cuda"
-        used = torch.cuda.max_memory_reserved() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        peak = torch.tensor(float(used), device=self.device, dtype=torch.float64)
-        distributed.all_reduce(peak, op=distributed.ReduceOp.MAX)
-        return float(peak)
-
     def with_questions(self, step: int, wrong: str) -> str:
         """One line about a step at which the training stops."""
         names = self.examples["question_id"].take(self.batch(step)).to_pylist()
@@ -319,55 +289,6 @@ class Worker:
             f"{wrong}; the batch's questions are {', '.join(names)}: look at their traces, or lower "
             f"learning_rate={self.task.learning_rate:g}"
         )
-
-    def restore(self) -> list[Record]:
-        """Load the last committed checkpoint, if there is one; the records of the steps it covers."""
-        from ray.train.collective import barrier
-
-        if self.rank == 0:
-            remove_uncommitted(_storage_folder(), self.checkpoint)
-        if self.checkpoint is None:
-            return []
-        if self.universal and self.rank == 0:
-            train_engine.make_universal(self.checkpoint)
-        # Of Ray, not of torch: a large model takes longer to rewrite than torch waits for a worker that hangs.
-        barrier()
-        state = train_engine.load(self.engine, self.checkpoint, self.task, universal=self.universal)
-        return list(state["records"])
-
-    def save(self, records: list[Record]) -> None:
-        """Write a checkpoint of every rank's share, in the background if asked so; `commit` makes it count."""
-        import ray.train
-
-        self.commit(wait=True)  # the one before
-        storage: Any = ray.train.get_context().get_storage()
-        # Written where it stays, in a folder that all workers see: gigabytes are not copied a second time.
-        path = str(storage.build_checkpoint_path_from_name(f"step-{len(records):06d}"))
-        state = {"records": list(records)}
-        train_engine.write_shards(self.engine, Path(path), state, rank=self.rank, num_ranks=self.num_ranks)
-        self.saving, self.has_checkpoint = path, True
-
-    def commit(self, *, wait: bool) -> None:
-        """Commit what `save` began once all ranks have written it: from then on a kill loses nothing up to there.
-
-        Without `wait`, a checkpoint that some rank still writes is left for a later call.
-        """
-        import ray.train
-        from ray.train.v2.api.report_config import CheckpointUploadMode
-
-        if self.saving is None:
-            return
-        if self.task.save_in_background:
-            writer: BackgroundWriter = self.engine.checkpoint_engine
-            if not wait and self._sum(float(not writer.idle)) > 0:
-                return
-            writer.wait()
-        storage: Any = ray.train.get_context().get_storage()
-        checkpoint = ray.train.Checkpoint(self.saving, filesystem=storage.storage_filesystem)
-        ray.train.report({}, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
-        # report() returns before the controller has written down that the checkpoint exists; this waits for it.
-        ray.train.get_all_reported_checkpoints()
-        self.saving = None
 
     def export(self) -> None:
         """Write the trained model as a Hugging Face folder, every rank its share of the files."""
@@ -381,39 +302,6 @@ class Worker:
         if self.rank == 0:
             export_tokenizer(models.resolve(self.task.model), folder, self.task.stop_ids)
         distributed.barrier()
-
-
-def _last_checkpoint() -> Path | None:
-    """The folder of the last committed checkpoint; all workers see it."""
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    return None if checkpoint is None else Path(checkpoint.path)
-
-
-def _storage_folder() -> Path:
-    """Where all checkpoints of the training lie."""
-    import ray.train
-
-    storage: Any = ray.train.get_context().get_storage()
-    return Path(storage.build_checkpoint_path_from_name(""))
-
-
-def remove_uncommitted(place: Path, last: Path | None) -> None:
-    """Remove from `place` what workers that were lost had begun to save after `last`, or before anything was committed.
-
-    What cannot be removed now, as a file on NFS that somebody still holds open, is named and left under another name,
-    where no later checkpoint meets it.
-    """
-    begun = [folder for folder in place.glob("step-*") if folder != last]
-    for folder in begun:
-        with suppress(OSError):  # told below, when it cannot be removed either
-            folder.rename(f"{tempfile.mkdtemp(prefix=_REMOVED, dir=place)}/{folder.name}")
-    for folder in (*place.glob(f"{_REMOVED}*"), *(folder for folder in begun if folder.exists())):
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            print(f"train: {folder}: left behind, it cannot be removed ({error})", file=sys.stderr, flush=True)
 
 
 def _example(table: Table, index: int) -> Example:

@@ -3,7 +3,7 @@
 import os
 
 from actors import train_engine
-from actors.train_worker import remove_uncommitted
+from actors.train_checkpoints import remove_uncommitted
 
 
 def begun(place, name):
