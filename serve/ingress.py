@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from serve.calls import follow, streaming
 from serve.drivers import Drivers
@@ -236,12 +237,18 @@ class Ingress:
             raise Refused(404, f"model {name!r} is not served here; there are {', '.join(self.engines)}", "model")
 
     async def _body(self, http: Request) -> Any:
-        """The decoded JSON body."""
+        """The decoded JSON body. ClientDisconnect when the client goes away before it is complete."""
+        from ray.exceptions import RayError
+
         raw, limit = bytearray(), self.options.max_body_bytes
-        async for chunk in http.stream():
-            raw += chunk
-            if len(raw) > limit:
-                raise Refused(413, f"the body has more than {limit} bytes; shorten it")
+        try:
+            async for chunk in http.stream():
+                raw += chunk
+                if len(raw) > limit:
+                    raise Refused(413, f"the body has more than {limit} bytes; shorten it")
+        except RayError as lost:
+            # The rest comes from Serve's proxy by a call that Serve cancels together with the request.
+            raise ClientDisconnect from lost
         try:
             return json.loads(raw)
         except (ValueError, RecursionError) as bad:

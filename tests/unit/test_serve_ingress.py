@@ -4,6 +4,9 @@ import asyncio
 import json
 from types import SimpleNamespace
 
+from ray.exceptions import TaskCancelledError
+from starlette.requests import Request
+
 from serve.health import Health
 from serve.ingress import FrontOptions, Ingress
 from serve.tally import Account
@@ -66,3 +69,13 @@ def test_a_failure_of_the_health_that_nobody_expected_has_the_body_of_every_erro
 
     response = asyncio.run(run())
     assert response.status_code == 500 and set(json.loads(response.body)["error"]) >= {"message", "type", "code"}
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_failure_however_serve_tells():
+    async def receive():
+        raise TaskCancelledError  # what Serve cancels with the request: the call for the rest of the body
+
+    async def run():
+        return await ingress().chat(Request({"type": "http", "method": "POST", "headers": []}, receive))
+
+    assert asyncio.run(run()).status_code == 499
