@@ -13,9 +13,12 @@ PLAIN_INTERVAL_S = 10.0
 
 
 class Progress:
-    """`with Progress("distill", total=900, unit="questions") as bar: bar.advance(1)`."""
+    """`with Progress("distill", total=900, unit="questions") as bar: bar.advance(1)`.
 
-    def __init__(self, label: str, total: int | None, unit: str) -> None:
+    Without a unit there is nothing to count: the time that passes is shown, and the note.
+    """
+
+    def __init__(self, label: str, total: int | None = None, unit: str | None = None) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done, self.note = 0, ""
         self._started = self._printed = self._measured_from = time.monotonic()
@@ -30,6 +33,8 @@ class Progress:
     def _open_bar(self) -> Any:
         from tqdm import tqdm
 
+        if self.unit is None:
+            return tqdm(desc=self.label, bar_format="{desc}: {elapsed}{postfix}", dynamic_ncols=True)
         unit = f" {self.unit}"
         return tqdm(total=self.total, desc=self.label, unit=unit, initial=self.done, dynamic_ncols=True)
 
@@ -59,12 +64,18 @@ class Progress:
 
     def _print_line(self) -> None:
         now = time.monotonic()
+        passed, note = f"{now - self._started:.0f} s", f", {self.note}" if self.note else ""
+        if self.unit is None:
+            print(f"{self.label}: {passed}{note}", file=sys.stderr, flush=True)
+            return
         rate = (self.done - self._done_before) / max(now - self._measured_from, 1e-9)
         of = f"/{self.total}" if self.total is not None else ""
         left = f", {(self.total - self.done) / rate:.0f} s left" if self.total is not None and rate > 0 else ""
-        note = f", {self.note}" if self.note else ""
-        line = f"{self.label}: {self.done}{of} {self.unit}, {rate:.3g}/s, {now - self._started:.0f} s{left}{note}"
-        print(line, file=sys.stderr, flush=True)
+        print(
+            f"{self.label}: {self.done}{of} {self.unit}, {rate:.3g}/s, {passed}{left}{note}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

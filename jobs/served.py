@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import time
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING
 
@@ -46,10 +45,9 @@ def application(models: Mapping[str, str], serving: ServeOptions) -> AppOptions:
 @contextlib.contextmanager
 def starting(timeout_s: float) -> Generator[Callable[[str], None]]:
     """The start of the models: says every few seconds which are not there yet, and in one line why they never are."""
-    started = time.monotonic()
     try:
-        with Progress("evaluate: starting the models", total=None, unit="s") as bar:
-            yield lambda waiting: bar.update(int(time.monotonic() - started), waiting)
+        with Progress("evaluate: starting the models") as bar:
+            yield lambda waiting: bar.update(0, waiting)
     except TimeoutError as error:
         raise UserError(
             f"the models are {error}; serve.startup_timeout_s={timeout_s:g} has to cover new nodes and the loading of "

@@ -33,3 +33,10 @@ def test_nothing_is_said_about_the_time_left_before_the_first_unit_of_this_attem
         clock.seconds = 20.0
         bar.update(252)
         assert capsys.readouterr().err == "train: 252/315 steps, 0/s, 20 s\n"
+
+
+def test_where_nothing_is_counted_the_time_is_shown(clock, capsys):
+    with progress.Progress("evaluate: starting the models") as bar:
+        clock.seconds = 20.0
+        bar.update(0, "waiting for tuned")
+        assert capsys.readouterr().err == "evaluate: starting the models: 20 s, waiting for tuned\n"
