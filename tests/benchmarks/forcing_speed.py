@@ -5,15 +5,18 @@
     python tests/benchmarks/forcing_speed.py --model Qwen/Qwen3-0.6B --engine '{"device": "gpu", "style": "think-tags"}'
 
 Cases: `cap` ends the thinking at its budget; `wait` ignores one end of the model's own, and the next one counts;
-`rounds` is `wait` with lengths that are very different, on three times as many requests as are worked on at a time,
-beside the reference's way: batch after batch, in rounds that wait for the longest of the batch; only at the largest of
---requests.
+`rounds` is `wait` with lengths as different as those of a thinking model, on three times as many requests as are worked
+on at a time, beside the reference's way: batch after batch, in rounds that wait for the longest of the batch and read
+all that stands before a segment again, as vLLM did when the reference was written (its V1 turned the prefix cache on);
+only at the largest of --requests. The same rounds with a prefix cache are in the table as well. What their waiting
+costs depends on how much faster the device is with many requests than with few: plain vLLM, which forces nothing, shows
+how much can be gained at all.
 
 So that a model that was never trained to think ends its thinking at a known place, a token that its greedy completion
 has there takes the part of the delimiter. There are two engines of the same model: plain generation, segments and
-rounds run on one without a logits processor, in-engine on one with it. Prompts are in the prefix cache for every way
-alike. The ways take turns; a ratio is that of one turn, and comes with its median and range. The CPU time for a token,
-of this process and the engines', is compared too: it does not depend on what else the machine has to do.
+rounds run on one without a logits processor, in-engine on one with it. Prompts are in the prefix cache for all ways but
+`rounds`. The ways take turns; a ratio is that of one turn, and comes with its median and range. The CPU time for a
+token, of this process and the engines', is compared too: it does not depend on what else the machine has to do.
 
 Exit code 1 when the median of a ratio of tokens per second misses its bound, which is said on stderr: in-engine at
 least 0.97 of plain vLLM, segments with a Wait at least 0.90, either at least 1.5 times the rounds at 32 requests.
@@ -29,9 +32,11 @@ import random
 import statistics
 import sys
 import time
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import psutil
@@ -45,6 +50,9 @@ DRIVERS: tuple[Driver, ...] = ("in-engine", "segments")
 GREEDY = Sampling(temperature=0)
 TOPICS = ["rivers", "prime numbers", "bread", "the moon", "glass", "chess", "bees", "steam engines"]
 BATCHES = 3  # of the case `rounds`
+# Standard deviation of the logarithm of the length of s1.1-32B's thinking, on 400 questions of Global-MMLU with a cap
+# of 8,000 tokens, six times the median (BatsResearch, crosslingual-test-time-scaling).
+LENGTHS_SIGMA = 0.72
 ROUNDS_REQUESTS = 32  # from here on waiting for the longest has to cost as much as MIN_RATIOS says
 
 # By case, of the tokens per second: way / peer -> at least
@@ -90,12 +98,12 @@ class Bench:
         policy = BudgetPolicy(thinking, min_thinking_tokens=thinking, max_answer_tokens=answer)
         return await self._work(index, policy)
 
-    async def waiting(self, index: int, end_at: int) -> Work:
-        """An end at about `end_at` tokens is ignored; the next one, or the cap, counts."""
+    async def waiting(self, index: int, end_at: int, cap: int) -> Work:
+        """An end at about `end_at` tokens is ignored; the next one, or `cap`, counts."""
         said = [id async for ids in self._plain(self.prompt(index), 2 * end_at) for id in ids]
         new = [at for at, id in enumerate(said) if id not in said[:at]]  # a delimiter comes for the first time there
         delimiter = said[min(new, key=lambda at: abs(at - end_at))]
-        policy = BudgetPolicy(self.lengths.thinking, num_ignore=1, max_answer_tokens=self.lengths.answer)
+        policy = BudgetPolicy(cap, num_ignore=1, max_answer_tokens=self.lengths.answer)
         return await self._work(index, policy, delimiter)
 
     async def _work(self, index: int, policy: BudgetPolicy, delimiter: int | None = None) -> Work:
@@ -104,13 +112,19 @@ class Bench:
         if delimiter is not None:
             program = replace(program, delimiter=(delimiter,))
         work = Work(prompt, program, 0)
-        return replace(work, num_tokens=await self.forced(work, "segments"))
+        num_tokens = await self.forced(work, "segments")
+        # The other engine's prefix cache knows the prompt as well then.
+        async for _ in self._plain(prompt, 1, self.engines["in-engine"]):
+            pass
+        return replace(work, num_tokens=num_tokens)
 
     async def plain(self, work: Work) -> int:
         return sum([len(ids) async for ids in self._plain(work.prompt, work.num_tokens)])
 
-    async def _plain(self, prompt: list[int], num: int) -> AsyncGenerator[Sequence[int], None]:
-        outputs = self.engine.generate(prompt, GREEDY, seed=None, max_tokens=num, stop_ids=frozenset())
+    async def _plain(
+        self, prompt: list[int], num: int, engine: VllmEngine | None = None
+    ) -> AsyncGenerator[Sequence[int], None]:
+        outputs = (engine or self.engine).generate(prompt, GREEDY, seed=None, max_tokens=num, stop_ids=frozenset())
         async with aclosing(outputs):
             async for output in outputs:
                 yield output.outputs[0].token_ids
@@ -122,15 +136,21 @@ class Bench:
                 position = step.state.position
         return position
 
-    async def in_rounds(self, batch: Sequence[Work]) -> int:
-        """The reference's way: a segment of every request, wait for all, append, the next segment of every request."""
+    async def in_rounds(self, batch: Sequence[Work], *, cached: bool) -> int:
+        """The reference's way: a segment of every request, wait for all, append, the next segment of every request.
+
+        Unless `cached`, every segment reads all that stands before it again.
+        """
         rounds = Rounds(len(batch))
 
         async def generate(
             prompt: Sequence[int], *, max_tokens: int, stop_ids: frozenset[int], segment: int
         ) -> AsyncGenerator[Sequence[int], None]:
             await rounds.next()
-            outputs = self.engine.generate(prompt, GREEDY, seed=None, max_tokens=max_tokens, stop_ids=stop_ids)
+            owner = "" if cached else uuid.uuid4().hex  # nobody's prefixes but its own
+            outputs = self.engine.generate(
+                prompt, GREEDY, seed=None, max_tokens=max_tokens, stop_ids=stop_ids, owner=owner
+            )
             async with aclosing(outputs):
                 async for output in outputs:
                     yield output.outputs[0].token_ids
@@ -263,24 +283,26 @@ async def measure(bench: Bench, cases: Sequence[str], requests: int, turns: int)
         }
         return {"plain": at_a_time(requests, work, bench.plain), **drivers}
 
-    half, lines = bench.lengths.thinking // 2, list[Line]()
+    longest, lines = bench.lengths.thinking, list[Line]()
     if "cap" in cases:
         work = await asyncio.gather(*map(bench.capped, range(requests)))
         lines.append(report("cap", requests, work, await compare(await ways(work), turns), "plain"))
     if "wait" in cases:
-        work = await asyncio.gather(*(bench.waiting(index, half) for index in range(requests)))
+        work = await asyncio.gather(*(bench.waiting(index, longest // 2, longest) for index in range(requests)))
         lines.append(report("wait", requests, work, await compare(await ways(work), turns), "plain"))
     if "rounds" in cases:
         rng = random.Random(0)
-        # Log-normal, as lengths of thinking are: a few are several times as long as most.
-        ends = [min(half, int(half / 4 * rng.lognormvariate(0, 0.8)) + 4) for _ in range(BATCHES * requests)]
-        work = await asyncio.gather(*(bench.waiting(index, end) for index, end in enumerate(ends)))
+        caps = [
+            min(longest, int(longest / 8 * rng.lognormvariate(0, LENGTHS_SIGMA)) + 4) for _ in range(BATCHES * requests)
+        ]
+        work = await asyncio.gather(*(bench.waiting(index, cap // 2, cap) for index, cap in enumerate(caps)))
 
-        async def batches() -> int:
+        async def batches(*, cached: bool) -> int:
             starts = range(0, len(work), requests)
-            return sum([await bench.in_rounds(work[start : start + requests]) for start in starts])
+            return sum([await bench.in_rounds(work[start : start + requests], cached=cached) for start in starts])
 
-        several = {"rounds": batches, **await ways(work)}
+        rounds = {"rounds": partial(batches, cached=False), "rounds with a prefix cache": partial(batches, cached=True)}
+        several = {**rounds, **await ways(work)}
         lines.append(report("rounds", requests, work, await compare(several, turns), "rounds"))
     return lines
 
