@@ -1,15 +1,18 @@
 """Tokens per second of the training job and of TRL's SFTTrainer on the same samples, batches and precision.
 
     python tests/benchmarks/training_speed.py --steps 8 --rounds 2
-    python tests/benchmarks/training_speed.py --no-peer -- --micro-batch-size 16
+    python tests/benchmarks/training_speed.py --no-peer -- --no-packing --micro-batch-size 8
 
 Writes a selection of worked sums of mixed lengths into a temporary run folder, runs `jobs.train` on it, then TRL with
 the same examples in the same order, the same schedule, the same loss (mean over a sequence's counted tokens, averaged
-over the batch), the same attention, as many threads, and the same precision: what this machine computes fastest in,
-float32 or bf16 with 32-bit master weights. The two take turns for some rounds. Prints one JSON object; what follows
-`--` goes to the job. Exit code 1 when a bound is missed, which is said on stderr: the median of the rounds is at least
-1.3 times TRL's tokens per second, and the losses of every step are equal within 0.1% (2% in bf16). TRL is no dependency
-of the project; it is in the extra `bench`, and is installed beside the pinned packages with:
+over the batch), as many threads, and the same precision: what this machine computes fastest in, float32 or bf16 with
+32-bit master weights. The job packs, as it does by default on a laptop. TRL pads: its own packing wants kernels for
+GPUs, or lets samples see each other. Its number of examples per pass and its attention are those that are the fastest
+for it on a CPU. The two take turns for some rounds. Prints one JSON object; what follows `--` goes to the job.
+
+Exit code 1 when a bound is missed, which is said on stderr: the median of the rounds is at least 1.3 times TRL's tokens
+per second, and the losses of every step are equal within 0.1% (2% in bf16). TRL is no dependency of the project; it is
+in the extra `bench`, and is installed beside the pinned packages with:
 pip install --no-deps trl==1.16.0
 """
 
@@ -38,7 +41,7 @@ from s1.hashing import question_id
 from s1.training import batches, schedule
 
 MODEL = "embedded:smollm2-135m-instruct"
-BATCH, MICRO_BATCH, RATE = 16, 8, 1e-4
+BATCH, RATE = 16, 1e-4
 PEER = "trl==1.16.0"  # as in the extra `bench`
 MIN_RATIO = 1.3
 # Of the losses of any step, relative: both compute the same, in another order of additions.
@@ -46,7 +49,7 @@ MAX_DIFFERENCE = {"fp32": 1e-3, "bf16": 2e-2}
 OPTIONS = {
     "epochs": "5",
     "batch-size": str(BATCH),
-    "micro-batch-size": str(MICRO_BATCH),
+    "micro-batch-tokens": "2048",
     "learning-rate": str(RATE),
     "block-size": "1024",
     "lora-rank": "0",
@@ -156,7 +159,7 @@ def peer_config(given: argparse.Namespace, folder: Path) -> Any:
         logging_steps=1,
         report_to="none",
         save_strategy="no",
-        model_init_kwargs={"attn_implementation": given.attention, "dtype": "float32"},
+        model_init_kwargs={"attn_implementation": given.peer_attention, "dtype": "float32"},
     )
 
 
@@ -230,12 +233,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2, help="times that both are measured, in turns")
     parser.add_argument("--rows", type=int, default=400)
-    parser.add_argument("--attention", default="eager", help="of both; eager is the fastest on CPUs")
     parser.add_argument(
         "--precision", default=TrainOptions().number_type, choices=tuple(MAX_DIFFERENCE), help="of both"
     )
     parser.add_argument("--threads", type=int, default=2, help="of each")
-    parser.add_argument("--peer-micro-batch", type=int, default=MICRO_BATCH, help="examples per pass of TRL")
+    parser.add_argument("--peer-micro-batch", type=int, default=2, help="examples per pass of TRL; it pads them")
+    parser.add_argument("--peer-attention", default="eager", help="of TRL")
     parser.add_argument("--no-peer", action="store_true", help="the job alone")
     parser.add_argument("--as-peer", help=argparse.SUPPRESS)
     parser.add_argument("options", nargs="*", help="after --: options of jobs.train")
@@ -277,19 +280,18 @@ def one_round(given: argparse.Namespace) -> dict[str, Any]:
         options = {
             **OPTIONS,
             "model": given.model,
-            "attention": given.attention,
             "threads-per-worker": str(given.threads),
             "precision": given.precision,
             "max-steps": str(given.steps),
             "run-dir": name,
         }
         # The plan is about the preset's machine, not about this one.
-        flags = ("--no-packing", "--ignore-plan", *(f"--{key}={value}" for key, value in options.items()))
+        flags = ("--packing", "--ignore-plan", *(f"--{key}={value}" for key, value in options.items()))
         command = [sys.executable, "-m", "jobs.train", *flags]
         found: dict[str, Any] = {"job": measure([*command, *given.options], folder / "checkpoint" / "loss.json")}
         if given.no_peer:
             return found
-        same = ["--model", given.model, "--steps", str(given.steps), "--attention", given.attention]
+        same = ["--model", given.model, "--steps", str(given.steps), "--peer-attention", given.peer_attention]
         size = ["--peer-micro-batch", str(given.peer_micro_batch), "--threads", str(given.threads)]
         size += ["--precision", given.precision]
         found["trl"] = measure([sys.executable, __file__, "--as-peer", name, *same, *size], folder / "trl.json")
