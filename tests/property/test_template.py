@@ -32,8 +32,8 @@ TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(CHARACTERS, max_size=
 
 
 @pytest.fixture(scope="session", params=["s1", "think-tags"])
-def template(request, tokenizer):
-    return Template(tokenizer, request.param)
+def template(request, templates):
+    return templates[request.param]
 
 
 @given(question=TEXT, thinking=TEXT, attempt=TEXT)
@@ -55,9 +55,9 @@ def test_text_from_outside_never_produces_a_control_token(template, text):
 
 @pytest.mark.parametrize("style", STYLES)
 @given(text=TEXT)
-def test_the_ids_of_a_delimiter_never_come_of_text_from_outside(tokenizer, style, text):
+def test_the_ids_of_a_delimiter_never_come_of_text_from_outside(templates, style, text):
     """Also where a delimiter is several ordinary tokens."""
-    template = Template(tokenizer, style)
+    template = templates[style]
     ids = template.plain(text)
     opening, end, _ = astuple(template.delimiters)
     for delimiter in (opening, opening.strip(), end):

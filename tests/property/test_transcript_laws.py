@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from s1.forcing import BudgetPolicy, compile_policy, segments
 from s1.forcing.transcript import Transcript
-from s1.template import STYLES, Template
+from s1.template import STYLES
 
 TEXTS = st.lists(
     st.lists(
@@ -34,8 +34,8 @@ def policies(draw):
 
 @pytest.mark.parametrize("style", STYLES)
 @given(policies(), TEXTS, st.integers(1, 4))
-def test_a_reader_gets_what_the_template_reads_from_the_tokens(tokenizer, style, policy, texts, chunk):
-    template = Template(tokenizer, style)
+def test_a_reader_gets_what_the_template_reads_from_the_tokens(templates, style, policy, texts, chunk):
+    template = templates[style]
     program = compile_policy(policy, template, prompt_tokens=1, context_tokens=120)
     words = [id for text in texts for id in (*template.plain(text), *template.thinking_end)]
     script = iter([*words, *template.end_of_turn])

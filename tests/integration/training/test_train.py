@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobs.ray_session import ray_session
 from jobs.runner import execute
-from jobs.termination import EXIT_CODE
 from jobs.train import JOB
 from jobs.train_options import TrainOptions
 from s1 import schema
@@ -56,41 +54,13 @@ def weights(run_dir: str) -> dict[str, torch.Tensor]:
     return load_file(Path(run_dir) / "checkpoint" / "model.safetensors")
 
 
-PACKED = {"packing": True, "micro_batch_tokens": 500, "sequence_parallel": 2, "secondary_shards": 2}
-
-
-@pytest.mark.parametrize("more", [{"activation_checkpointing": True, **PACKED}, {"lora_rank": 4}])
-def test_what_is_exported_is_what_a_plain_loop_trains(ray, model, tmp_path, more):
-    options = TrainOptions(
-        **OPTIONS,
-        **more,
-        model=str(model),
-        epochs=2,
-        precision="fp32",
-        workers=2,
-        zero_stage=3,
-        loss_chunk_tokens=40,
-        save_steps=0,
-    )
-    run_dir = selection(tmp_path)
-    execute(JOB, options, run_dir)
-    losses, model = plain_loop(options, run_dir)
-    assert [record["loss"] for record in curve(run_dir)] == pytest.approx(losses, rel=1e-4)
-    assert losses[-1] < losses[0] - (0 if "lora_rank" in more else 1)
-    trained, expected = weights(run_dir), plain_weights(model)
-    assert trained.keys() == expected.keys()
-    for name, weight in expected.items():
-        # The export is bf16; 3 significant digits.
-        torch.testing.assert_close(trained[name], weight.bfloat16(), rtol=2e-2, atol=2e-3)
-
-
 def test_the_checkpoint_loads_as_it_is(ray, model, tmp_path):
     run_dir = selection(tmp_path)
     options = TrainOptions(
         **OPTIONS,
         model=str(model),
         epochs=4,
-        packing=True,
+        micro_batch_size=4,
         activation_checkpointing=True,
         held_out=2,
         samples=1,
@@ -204,27 +174,14 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     process.wait()
     assert not (Path(disturbed) / "checkpoint" / "manifest.json").exists()
 
-    # The machine that comes next has room for one worker only, and is taken away with a notice.
-    alone = options.model_copy(update={"workers": 1})
-
-    def notice() -> None:
-        while committed(Path(disturbed)) <= before:
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=notice, daemon=True).start()
-    with pytest.raises(SystemExit) as exit_:
-        execute(JOB, alone, disturbed)
-    assert exit_.value.code == EXIT_CODE
+    # The machine that comes next has room for one worker only.
+    execute(JOB, options.model_copy(update={"workers": 1}), disturbed)
     (third,) = starts(capsys.readouterr().err)
     assert third >= last_step(before)
-    saved = committed(Path(disturbed))
-    execute(JOB, alone, disturbed)
-    assert starts(capsys.readouterr().err) == [last_step(saved)]
 
     losses, undisturbed = plain_loop(options, disturbed)
     assert [record["step"] for record in curve(disturbed)] == list(range(1, 49))
     assert [record["loss"] for record in curve(disturbed)] == pytest.approx(losses, rel=1e-3)
     trained = weights(disturbed)
-    for name, weight in plain_weights(undisturbed).items():
+    for name, weight in plain_weights(dict(undisturbed.named_parameters())).items():
         torch.testing.assert_close(trained[name], weight.bfloat16(), rtol=2e-2, atol=5e-3)

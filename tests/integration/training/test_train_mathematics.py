@@ -1,5 +1,7 @@
 """However the work is divided, losses and weights are those of a plain loop: every way, step by step, in 32 bits.
 
+So is what is exported of them, in bf16.
+
 The ways run one after the other inside one group of workers, because starting a group takes longer than a training.
 """
 
@@ -11,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from training_cases import examples_of, plain_loop, write_model, write_selection
+from safetensors.torch import load_file
+from training_cases import examples_of, plain_loop, plain_weights, write_model, write_selection
 
 from actors.train_engine import TrainTask
 from jobs.ray_session import ray_session
@@ -49,6 +52,8 @@ WAYS: dict[int, dict[str, dict[str, Any]]] = {
     },
 }
 
+EXPORTED = ("ZeRO-3 shared", "ZeRO-3 LoRA")  # of those of two workers
+
 
 def train_each(config: dict[str, Any]) -> None:
     """Every task of `config`; rank 0 writes losses and weights into the folder `out`."""
@@ -66,6 +71,8 @@ def train_each(config: dict[str, Any]) -> None:
             weights = {key: parameter.detach().clone() for key, parameter in named.items()}
         if worker.rank == 0:
             torch.save((losses, weights), Path(config["out"]) / f"{name}.pt")
+        if task.export_folder:
+            worker.export()
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +98,7 @@ def options_of(folder: Path, **more: Any) -> TrainOptions:
     )
 
 
-def task_of(options: TrainOptions, folder: Path) -> TrainTask:
+def task_of(options: TrainOptions, folder: Path, export_folder: str = "") -> TrainTask:
     steps = schedule.num_steps(22, options.batch_size, options.epochs)
     same = TrainTask.__dataclass_fields__.keys() & TrainOptions.model_fields.keys() - {"held_out"}
     return TrainTask(
@@ -99,8 +106,8 @@ def task_of(options: TrainOptions, folder: Path) -> TrainTask:
         shape=known_shape(options.model),
         examples=str(folder / "examples"),
         held_out=None,
-        export_folder="",
-        stop_ids=[],
+        export_folder=export_folder,
+        stop_ids=[0],
         steps=steps,
         warmup_steps=schedule.num_warmup_steps(steps, options.warmup_ratio),
         betas=(options.adam_beta1, options.adam_beta2),
@@ -124,7 +131,12 @@ def trained(folder) -> dict[str, tuple[list[float], dict[str, torch.Tensor]]]:
         for workers, ways in WAYS.items():
             out = folder / str(workers)
             out.mkdir()
-            tasks = {name: task_of(options_of(folder, workers=workers, **way), folder) for name, way in ways.items()}
+            tasks = {}
+            for name, way in ways.items():
+                exported = out / "exports" / name
+                exported.mkdir(parents=True)
+                options = options_of(folder, workers=workers, **way)
+                tasks[name] = task_of(options, folder, str(exported) if name in EXPORTED else "")
             environment = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
             TorchTrainer(
                 train_each,
@@ -156,3 +168,12 @@ def test_losses_and_weights_are_those_of_a_plain_loop(trained, plain, way):
     assert weights.keys() == expected.keys()
     for name, weight in expected.items():
         torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", EXPORTED)
+def test_what_is_exported_is_what_was_trained(trained, folder, way):
+    expected = plain_weights(trained[f"2 {way}"][1])
+    exported = load_file(folder / "2" / "exports" / way / "model.safetensors")
+    assert exported.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(exported[name], weight.bfloat16())

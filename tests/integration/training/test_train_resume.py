@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from s1.errors import UserError
 
 pytestmark = pytest.mark.timeout(900)
 
-STEPS = 96
+STEPS = 48
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +47,36 @@ def plain(model, tmp_path_factory) -> dict[int, list[float]]:
 
 
 def options_of(model: Path, **more: Any) -> TrainOptions:
-    same = {"batch_size": 8, "epochs": 32, "learning_rate": 1e-3, "block_size": 256, "precision": "fp32"}
-    how = {"threads_per_worker": 1, "cpus_per_worker": 0.5, "save_steps": 8, "save_in_background": False}
+    same = {"batch_size": 8, "epochs": 16, "learning_rate": 1e-3, "block_size": 256, "precision": "fp32"}
+    how = {"threads_per_worker": 1, "cpus_per_worker": 0.5, "save_steps": 4, "save_in_background": False}
     return TrainOptions(**{**same, **how, "model": str(model), **more})
+
+
+@contextmanager
+def at_the_next_checkpoint(run_dir: Path, do: Callable[[], None]) -> Generator[None]:
+    """Does something as soon as what runs in the block has committed a checkpoint."""
+    before, ended = last_committed(run_dir), threading.Event()
+
+    def wait_and_do() -> None:
+        while last_committed(run_dir) == before:
+            if ended.wait(0.02):
+                return
+        do()
+
+    thread = threading.Thread(target=wait_and_do)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def interrupted(options: TrainOptions, run_dir: Path) -> Path:
     """The checkpoint of a run that is told to go as soon as it has committed one of its own."""
-    before, ended = last_committed(run_dir), threading.Event()
-
-    def notice() -> None:
-        while last_committed(run_dir) == before:
-            if ended.wait(0.02):
-                return
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=notice)
-    thread.start()
-    try:
-        with pytest.raises(SystemExit) as exit_:
-            execute(JOB, options, str(run_dir))
-    finally:
-        ended.set()
-        thread.join()
+    notice = at_the_next_checkpoint(run_dir, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with notice, pytest.raises(SystemExit) as exit_:
+        execute(JOB, options, str(run_dir))
     assert exit_.value.code == EXIT_CODE
     folder = last_committed(run_dir)
     assert folder is not None
@@ -92,7 +101,11 @@ def test_a_run_is_continued_on_more_workers_and_in_less_memory(ray, model, plain
     stopped = interrupted(first, tmp_path)
     before = records_in(stopped)
     assert 0 < len(before) < STEPS
-    execute(JOB, then, str(tmp_path))
+    of_lost_workers, left = stopped.parent / "step-999999" / train_engine.SHARDS, list[bool]()
+    of_lost_workers.mkdir(parents=True)
+    with at_the_next_checkpoint(tmp_path, lambda: left.append(of_lost_workers.exists())):
+        execute(JOB, then, str(tmp_path))
+    assert left == [False]
     assert curve(tmp_path)[: len(before)] == before
     losses = [record["loss"] for record in curve(tmp_path)]
     assert losses == pytest.approx(plain[4], rel=1e-3, abs=1e-3)
@@ -104,38 +117,28 @@ def test_an_elastic_run_takes_the_most_workers_that_share_the_batch_equally(ray,
     write_selection(tmp_path, 22)
     # Room for three of four workers, which cannot share batches of 8.
     cpus = ray_.cluster_resources()["CPU"] / 3 - 0.05
-    options = options_of(model, workers=4, min_workers=1, cpus_per_worker=cpus)
-    assert train_engine.num_writers(interrupted(options, tmp_path)) == 2
+    options = options_of(model, zero_stage=3, workers=4, min_workers=1, cpus_per_worker=cpus)
+    stopped = interrupted(options, tmp_path)
+    assert train_engine.num_writers(stopped) == 2
+    check_rewriting(shutil.copytree(stopped, tmp_path / "whole"), shutil.copytree(stopped, tmp_path / "broken"))
     execute(JOB, options, str(tmp_path))
     losses = [record["loss"] for record in curve(tmp_path)]
     assert losses == pytest.approx(plain[0], rel=1e-3, abs=1e-3)
 
 
-def test_what_lost_workers_had_begun_to_save_is_removed(ray, model, tmp_path):
-    write_selection(tmp_path, 22)
-    options = options_of(model)
-    stopped = interrupted(options, tmp_path)
-    (stopped.parent / "step-999999" / train_engine.SHARDS).mkdir(parents=True)
-    later = interrupted(options, tmp_path)
-    assert later.name > stopped.name and [folder.name for folder in stopped.parent.glob("step-*")] == [later.name]
-
-
-def test_shards_are_rewritten_once(ray, model, tmp_path):
-    write_selection(tmp_path, 22)
-    stopped = interrupted(options_of(model, zero_stage=3, workers=2), tmp_path)
-    broken = shutil.copytree(stopped, tmp_path / "broken")
-    (stopped / f"{train_engine.UNIVERSAL}.part.lost" / "zero").mkdir(
-        parents=True
-    )  # of a worker that was lost meanwhile
-    train_engine.make_universal(stopped)
+def check_rewriting(whole: Path, broken: Path) -> None:
+    """Shards are rewritten for another number of workers once; what cannot be rewritten is said and leaves nothing."""
+    of_a_lost_worker = whole / f"{train_engine.UNIVERSAL}.part.lost" / "zero"
+    of_a_lost_worker.mkdir(parents=True)
+    train_engine.make_universal(whole)
 
     def files() -> dict[str, int]:
-        made = stopped / train_engine.UNIVERSAL
+        made = whole / train_engine.UNIVERSAL
         return {str(file.relative_to(made)): file.stat().st_mtime_ns for file in made.rglob("*")}
 
     before = files()
-    assert any(name.endswith("exp_avg.pt") for name in before) and not list(stopped.glob("*.part*"))
-    train_engine.make_universal(stopped)
+    assert any(name.endswith("exp_avg.pt") for name in before) and not list(whole.glob("*.part*"))
+    train_engine.make_universal(whole)
     assert files() == before
 
     for file in (broken / train_engine.SHARDS).glob("*model_states.pt"):

@@ -14,8 +14,6 @@ from jobs.runner import execute
 from jobs.train import JOB
 from jobs.train_options import TrainOptions
 
-SHARED = {"packing": True, "micro_batch_tokens": 500, "sequence_parallel": 2}
-
 
 @pytest.fixture(scope="module", autouse=True)
 def ray():
@@ -30,8 +28,7 @@ def options_of(model: Path, **more: Any) -> TrainOptions:
     )
 
 
-@pytest.mark.parametrize("more", [SHARED, {"micro_batch_size": 2}])
-def test_workers_that_hold_the_weights_together_take_held_out_losses_and_samples(tmp_path, more):
+def test_workers_that_hold_the_weights_together_take_held_out_losses_and_samples(tmp_path):
     write_selection(tmp_path, 22)
     options = options_of(
         write_model(tmp_path / "model"),
@@ -39,7 +36,9 @@ def test_workers_that_hold_the_weights_together_take_held_out_losses_and_samples
         held_out=4,
         samples=2,
         sample_tokens=6,
-        **more,
+        packing=True,
+        micro_batch_tokens=500,
+        sequence_parallel=2,
         hardware={"tokens_per_s": 1000, "usd_per_hour": 3600},
     )
     manifest = execute(JOB, options, str(tmp_path))

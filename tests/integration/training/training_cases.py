@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,9 +132,8 @@ def plain_loop(options: TrainOptions, run_dir: str) -> tuple[list[float], PreTra
     return losses, model
 
 
-def plain_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+def plain_weights(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights by the names of a plain model, with what LoRA trained added into them."""
-    parameters = dict(model.named_parameters())
     found: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         update = lora.update_of(name)
