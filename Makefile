@@ -45,7 +45,7 @@ lint: setup
 # Two at a time, file by file: most of the tests wait for processes to start.
 test: lint $(VENV)/.browser
 	$(RUN) -m pytest -n 2 tests/unit tests/property
-	$(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 25 tests/integration tests/e2e
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 tests/integration tests/e2e
 
 # All measurements one after the other, some hours; `make bench/selection_speed` is one of them. `make -k bench` goes on
 # after one that ends badly. `python tests/benchmarks/NAME.py --help` has the options.

@@ -25,21 +25,27 @@ LONG = (
     "serving/",
     "test_evaluate_both_ways.py",
 )
-
-
 # Folders whose tests share what takes long to start, so that one worker has them all.
 TOGETHER = ("integration/serving",)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the workers' plugin, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         return next((place for place, name in enumerate(LONG) if name in item.nodeid), len(LONG))
 
     items.sort(key=place)
-    for item in items:
-        file = item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(next((name for name in TOGETHER if name in file), file)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """`--dist loadfile`, with TOGETHER."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((name for name in TOGETHER if name in nodeid), super()._split_scope(nodeid))
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from ray_cluster import Cluster, cluster, processes
 Result = TypeVar("Result")
 STAGES = ("collect", "distill", "featurize", "select", "train", "evaluate", "report")
 BOUND_S = 1500  # no measurement: only to end at all when nothing goes on
-POLL_S, STATUS_S = 0.2, 2
+POLL_S, STATUS_S = 0.05, 2
 STEPS = 8
 # Settings and questions; then the tuned model in words.
 NUM_ANSWERS = {"base": 4 * 4, "tuned": 4 * 4 + 4 * 4}
