@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors import collectives, train_engine
+from actors import checkpoint_index, collectives, train_engine
 from actors.journal import Record
 from actors.train_engine import TrainTask
 
@@ -84,6 +84,8 @@ class Checkpoints:
         ray.train.report({}, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
         # report() returns before the controller has written down that the checkpoint exists; this waits for it.
         ray.train.get_all_reported_checkpoints()
+        if self.rank == 0:
+            checkpoint_index.keep(_storage_folder())
         self._saving = None
 
 

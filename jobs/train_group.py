@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from actors.train_engine import TrainTask
 
 
+WORKERS = "workers"  # folder of the checkpoints in the job's scratch folder
+
+
 def train(options: TrainOptions, task: TrainTask, context: Context, trackers: Trackers, bill: Bill) -> list[Record]:
     """Run the workers to the end and return the record of every step.
 
@@ -35,10 +38,18 @@ def train(options: TrainOptions, task: TrainTask, context: Context, trackers: Tr
     with a checkpoint of the last step.
     """
     import ray
-    from ray.train import WorkerGroupError
+    from ray.train import ControllerError, WorkerGroupError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    from actors import checkpoint_index, failures
     from actors.journal import Journal
+
+    place = Path(Artifact(context.scratch).path)
+    if checkpoint_index.mend(place / WORKERS):
+        print(
+            f"train: {place / WORKERS / checkpoint_index.INDEX} was half-written; going on from its copy",
+            file=sys.stderr,
+        )
 
     # Beside this process: a worker node that is lost must not take the record of the steps along.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -51,6 +62,11 @@ def train(options: TrainOptions, task: TrainTask, context: Context, trackers: Tr
                 _follow(_trainer(options, task, context, journal), journal, task.steps, trackers, bill, gone)
         except WorkerGroupError as error:
             failure = error
+        except ControllerError as error:  # Ray Train's own process, beside this one, which lists the checkpoints
+            line = failures.reason(error.controller_failure, str(place))
+            if line is None:
+                raise
+            raise UserError(line) from error
         bill.tick(ray.get(journal.held.remote()))
     records, stopped = ray.get(journal.result.remote())
     reason = stopped or (failure and lost(failure, options))
@@ -107,7 +123,7 @@ def _trainer(options: TrainOptions, task: TrainTask, context: Context, journal: 
         ),
         run_config=RunConfig(
             # The same name in the same place: Ray Train goes on from the last committed checkpoint it finds there.
-            name="workers",
+            name=WORKERS,
             storage_path=scratch.path,
             storage_filesystem=scratch.fs,
             failure_config=FailureConfig(max_failures=options.max_failures),

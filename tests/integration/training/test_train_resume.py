@@ -14,7 +14,7 @@ import pytest
 import torch
 from training_cases import last_committed, plain_loop, write_model, write_selection
 
-from actors import train_engine
+from actors import checkpoint_index, train_engine
 from jobs.ray_session import ray_session
 from jobs.runner import execute
 from jobs.termination import EXIT_CODE
@@ -93,7 +93,7 @@ def curve(run_dir: Path) -> list[dict[str, Any]]:
     return json.loads((run_dir / "checkpoint" / "loss.json").read_text())
 
 
-def test_a_run_is_continued_on_more_workers_and_in_less_memory(ray, model, plain, tmp_path):
+def test_a_run_is_continued_on_more_workers_and_in_less_memory(ray, model, plain, tmp_path, capsys):
     same = {"lora_rank": 4, "zero_stage": 3}
     first = options_of(model, **same, micro_batch_size=4)
     then = options_of(model, **same, workers=2, packing=True, activation_checkpointing=True)
@@ -104,8 +104,10 @@ def test_a_run_is_continued_on_more_workers_and_in_less_memory(ray, model, plain
     of_lost_workers, left = stopped.parent / "step-999999" / train_engine.SHARDS, list[bool]()
     of_lost_workers.mkdir(parents=True)
     with at_the_next_checkpoint(tmp_path, lambda: left.append(of_lost_workers.exists())):
+        # As a kill leaves it that comes while it is written.
+        (stopped.parent / checkpoint_index.INDEX).write_text('{"checkpoint_results": [{"check')
         execute(JOB, then, str(tmp_path))
-    assert left == [False]
+    assert left == [False] and "was half-written; going on from its copy" in capsys.readouterr().err
     assert curve(tmp_path)[: len(before)] == before
     losses = [record["loss"] for record in curve(tmp_path)]
     assert losses == pytest.approx(plain[4], rel=1e-3, abs=1e-3)
