@@ -17,10 +17,11 @@ import psutil
 
 from actors import rewrite_shards
 from s1 import models
-from s1.training.memory import CPU_REDUCE_BUCKET
+from s1.training.memory import reduce_bucket
 from s1.training.shapes import ModelShape
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 SHARDS = "state"
@@ -81,7 +82,7 @@ def build(task: TrainTask, *, universal: bool) -> Any:
 
     # Its first use would compile a shared-memory extension, and need a compiler for it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    settings = _settings(task, universal, on_cpu=not torch.cuda.is_available())
+    settings = _settings(task, universal)
     # While this object lives, from_pretrained hands every rank its share only.
     zero3 = HfDeepSpeedConfig(settings) if task.zero_stage == 3 else None
     model = AutoModelForCausalLM.from_pretrained(
@@ -99,6 +100,10 @@ def build(task: TrainTask, *, universal: bool) -> Any:
         kind = {"use_reentrant": task.offload_activations}
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kind)
     model.train()
+    settings["zero_optimization"]["reduce_bucket_size"] = reduce_bucket(
+        sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in _trained(model)),
+        on_cpu=not torch.cuda.is_available(),
+    )
     optimizer = torch.optim.AdamW(
         _parameter_groups(model, task.weight_decay), lr=task.learning_rate, betas=task.betas, fused=True
     )
@@ -128,10 +133,13 @@ def attention(task: TrainTask) -> str:
     return PACKED if task.packing else task.attention
 
 
+def _trained(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def _parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
     """Weights decay; biases and norms do not, as in the reference's trainer."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    shapes = [(parameter, len(getattr(parameter, "ds_shape", parameter.shape))) for parameter in trained]
+    shapes = [(parameter, len(getattr(parameter, "ds_shape", parameter.shape))) for parameter in _trained(model)]
     groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter, dims in shapes if dims > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter, dims in shapes if dims <= 1], "weight_decay": 0.0},
@@ -139,10 +147,8 @@ def _parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[
     return [group for group in groups if group["params"]]  # LoRA trains matrices only
 
 
-def _settings(task: TrainTask, universal: bool, on_cpu: bool) -> dict[str, Any]:
+def _settings(task: TrainTask, universal: bool) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": task.zero_stage}
-    if on_cpu:
-        zero["reduce_bucket_size"] = CPU_REDUCE_BUCKET
     if task.secondary_shards > 1:
         zero["zero_hpz_partition_size"] = task.secondary_shards
     return {

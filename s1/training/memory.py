@@ -14,7 +14,7 @@ from s1.training.shapes import ModelShape
 GIB = 2**30
 
 # DeepSpeed's own defaults: parameters that ZeRO-3 keeps gathered and that it updates at a time, numbers that it reduces
-# at a time.
+# at a time, if so many are trained.
 MAX_LIVE_PARAMETERS = 1_000_000_000
 SUB_GROUP = 1_000_000_000
 REDUCE_BUCKET = 500_000_000
@@ -93,6 +93,11 @@ def states(run: Run) -> dict[str, float]:
     }
 
 
+def reduce_bucket(num_trained: int, *, on_cpu: bool) -> int:
+    """Numbers of a bucket in which DeepSpeed collects gradients; it makes one whatever the number of workers."""
+    return min(num_trained, CPU_REDUCE_BUCKET if on_cpu else REDUCE_BUCKET)
+
+
 def step_gradients(run: Run) -> float:
     """Bytes of the 32-bit gradients that the optimiser makes of its share, when the activations are gone.
 
@@ -142,14 +147,12 @@ def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, flo
     else:
         kept, layer = run.shape.layers * layer, 0
     parameters = run.num_weights
-    several = run.workers > 1
-    bucket = CPU_REDUCE_BUCKET if run.on_cpu else REDUCE_BUCKET
-    sharded = run.zero_stage == 3 and several
+    sharded = run.zero_stage == 3 and run.workers > 1
     found = {
         **states(run),
         "gathered": float(run.width * min(parameters, MAX_LIVE_PARAMETERS)) if sharded else 0.0,
         "secondary shard": run.width * parameters / run.secondary_shards if run.secondary_shards > 1 else 0.0,
-        "buckets": float(run.width * min(run.num_trained, bucket)) if several else 0.0,
+        "buckets": float(run.width * reduce_bucket(run.num_trained, on_cpu=run.on_cpu)),
         "activations": float(kept),
         # The logits are gone when the backward pass recomputes its first layer.
         "logits": float(max(0, logits - layer)),
