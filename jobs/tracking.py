@@ -108,5 +108,6 @@ class Trackers:
         parts.append(f"{values['memory_gib']:.1f} GiB")
         if "usd" in values:
             left = f", ${values['usd_left']:.2f} left" if "usd_left" in values else ""
-            parts.append(f"${values['usd']:.2f}{left}")
+            about = "about " if self._options.hardware.usd_per_hour is None else ""  # a typical price
+            parts.append(f"{about}${values['usd']:.2f}{left}")
         return ", ".join(parts)

@@ -25,11 +25,12 @@ INTERVAL_S = 5.0  # what a kill can hide from the bill
 
 @dataclass(frozen=True)
 class Span:
-    """Some time with the same number of workers; `start` and `end` in seconds since 1970."""
+    """Some time with the same number of workers at the same price; `start` and `end` in seconds since 1970."""
 
     start: float
     end: float
     workers: int
+    usd_per_hour: float  # of one worker
 
 
 def seconds(spans: Sequence[Span], until: float = float("inf")) -> float:
@@ -43,7 +44,10 @@ def worker_seconds(spans: Sequence[Span], until: float = float("inf")) -> float:
 
 
 class Bill:
-    """The spans of a training whose scratch folder is `scratch`; an attempt is `with bill:`, with `tick` inside."""
+    """The spans of a training whose scratch folder is `scratch`; an attempt is `with bill:`, with `tick` inside.
+
+    `usd_per_hour` is the price of a worker in this attempt; earlier ones keep theirs.
+    """
 
     def __init__(self, scratch: str, usd_per_hour: float) -> None:
         self._file = Path(Artifact(scratch).path) / FILE
@@ -66,13 +70,16 @@ class Bill:
         now = time.time()
         self._held = held
         ends = [(start, now if end is None else end, workers) for start, end, workers in held]
-        self.spans = [*self._earlier, *(Span(start, max(start, end), workers) for start, end, workers in ends)]
+        self.spans = [
+            *self._earlier,
+            *(Span(start, max(start, end), workers, self.usd_per_hour) for start, end, workers in ends),
+        ]
         if now - self._written >= INTERVAL_S:
             self._write()
 
     def usd(self, until: float = float("inf")) -> float:
         """Price of what was billed before the time `until`."""
-        return worker_seconds(self.spans, until) / 3600 * self.usd_per_hour
+        return sum(worker_seconds([span], until) / 3600 * span.usd_per_hour for span in self.spans)
 
     def _write(self) -> None:
         self._written = time.time()

@@ -20,8 +20,10 @@ def render(
     # A hub only knows its own names.
     base = [f"base_model: {model.partition('@')[0]}"] if model.count("/") == 1 and model[0] not in "./~" else []
     hardware = options["hardware"]
-    cost = f", ${facts['cost_usd']:.2f}" if facts["cost_usd"] else ""
     unit = "CPU worker" if hardware["device"] == "cpu" else "GPU"
+    # A price of the user's may have changed between attempts, a typical one has not.
+    price = " at a typical price" if hardware["usd_per_hour"] is None else ""
+    cost = f", ${facts['cost_usd']:.2f}{price}" if facts["cost_usd"] else ""
     held_out = (
         [] if facts["held_out_loss"] is None else [f"Loss of held-out traces at the end: {facts['held_out_loss']:.4f}."]
     )

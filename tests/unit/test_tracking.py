@@ -53,7 +53,7 @@ def trackers_of(run_dir: Path, spans: list[Span] | None = None, **options: objec
     hardware = Hardware(device="h100", usd_per_hour=3.6)
     chosen = {"trackers": ("wandb", "mlflow"), "workers": 16, "hardware": hardware, **options}
     validated = TrainOptions.model_validate(chosen)
-    bill = Bill(str(run_dir / "_scratch"), validated.hardware.usd_per_hour or 0.0)
+    bill = Bill(str(run_dir / "_scratch"), validated.hardware.price)
     bill.spans = spans or []
     return Trackers(validated, context_of(run_dir), STEPS, bill)
 
@@ -145,7 +145,7 @@ def test_a_service_that_cannot_be_used_ends_the_job_before_it_starts(folders, tm
 
 
 def test_what_is_left_follows_from_the_steps_of_these_workers(folders, tmp_path):
-    spans = [Span(900.0, 1035.0, 16), Span(5000.0, 6000.0, 16)]
+    spans = [Span(900.0, 1035.0, 16, 3.6), Span(5000.0, 6000.0, 16, 3.6)]
     with trackers_of(tmp_path / "run", spans) as trackers:
         trackers.show(News(3, [record(step, 1000.0 + 10 * step) for step in (1, 2, 3)], 3, 1, 16))
         assert trackers.note.endswith("2.0 GiB, $2.08")  # 130 s of 16 workers until step 3; how fast these are is open

@@ -34,7 +34,7 @@ def test_every_attempt_counts_with_the_workers_it_had(clock, tmp_path):
         journal.hold(8)
         clock.seconds += 30
         bill.tick(journal.held())
-    killed = Bill(str(tmp_path / "scratch"), usd_per_hour=3.6)
+    killed = Bill(str(tmp_path / "scratch"), usd_per_hour=1.8)  # goes on as spot instances
     clock.seconds += 10_000  # nobody pays for the time in between
     killed.__enter__()
     journal = Journal()
@@ -45,7 +45,7 @@ def test_every_attempt_counts_with_the_workers_it_had(clock, tmp_path):
     again = Bill(str(tmp_path / "scratch"), usd_per_hour=3.6)
     assert seconds(again.spans) == 20 + 30 + 7
     assert worker_seconds(again.spans) == 16 * 20 + 8 * 30 + 4 * 7
-    assert again.usd() == pytest.approx((16 * 20 + 8 * 30 + 4 * 7) * 0.001)
+    assert again.usd() == pytest.approx((16 * 20 + 8 * 30) * 0.001 + 4 * 7 * 0.0005)
     assert again.usd(until=1615.0) == pytest.approx(16 * 15 * 0.001)
 
 
@@ -74,7 +74,9 @@ def test_a_group_ends_once_and_at_the_latest_when_the_next_one_begins(clock):
 
 
 SPANS = st.lists(
-    st.tuples(st.floats(0, 1e6), st.floats(0, 1e5), st.integers(1, 64)).map(lambda t: Span(t[0], t[0] + t[1], t[2]))
+    st.tuples(st.floats(0, 1e6), st.floats(0, 1e5), st.integers(1, 64)).map(
+        lambda t: Span(t[0], t[0] + t[1], t[2], 1.0)
+    )
 )
 
 

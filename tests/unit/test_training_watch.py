@@ -36,7 +36,14 @@ def test_the_card_names_data_options_cost_and_curve():
             ("epochs", "batch_size", "warmup_ratio", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm"), 1
         ),
         **{"model": "Qwen/Qwen2.5-1.5B-Instruct", "learning_rate": 1e-5, "block_size": 32768, "precision": "bf16"},
-        **{"template": "s1", "packing": True, "lora_rank": 0, "seed": 0, "workers": 16, "hardware": {"device": "h100"}},
+        **{
+            "template": "s1",
+            "packing": True,
+            "lora_rank": 0,
+            "seed": 0,
+            "workers": 16,
+            "hardware": {"device": "h100", "usd_per_hour": None},
+        },
     }
     facts = {"steps": 315, "tokens": 23_500_000, "train_seconds": 1560.0, "cost_usd": 63.6, "peak_gib": 45.9}
     facts |= {"billed_seconds": 2080.0, "billed_worker_hours": 9.24}
@@ -46,11 +53,13 @@ def test_the_card_names_data_options_cost_and_curve():
     for expected in (
         "| examples | 1,000 |",
         "26.0 minutes on 16 x h100.",
-        "34.7 minutes, 9.24 GPU hours, $63.60.",
+        "34.7 minutes, 9.24 GPU hours, $63.60 at a typical price.",
         "0.5000",
         "| learning_rate | 1e-05 |",
     ):
         assert expected in text
     assert "| 1 | 1.0000 | 1e-05 |" in text and "| 315 | 0.0032 | 1e-05 |" in text
     local = render({**options, "model": "./folder"}, {}, {**facts, "held_out_loss": None}, curve[:1])
+    given = {"device": "h100", "usd_per_hour": 6.88}
+    assert "$63.60.\n" in render({**options, "hardware": given}, {}, {**facts, "held_out_loss": None}, curve)
     assert "base_model" not in local and "| 1 | 1.0000 | 1e-05 |" in local
