@@ -25,6 +25,7 @@ from jobs.train_options import (
     check,
     check_heads,
     check_packable,
+    configuration,
     known_shape,
 )
 from jobs.train_plan import Data, report, verdict
@@ -70,7 +71,11 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     folder = models.resolve(options.model)
     of = known_shape(str(folder))  # None: another kind of model, which is trained, but not planned or counted
     _check_model(options, folder, of)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{options.model}: no tokenizer can be read there ({reason}); give a whole folder") from error
     if of is not None and len(tokenizer) > of.vocabulary:
         raise UserError(
             f"{options.model}: its tokenizer has {len(tokenizer)} tokens, its model knows {of.vocabulary}: they belong "
@@ -84,8 +89,7 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     _check_generation(options, folder, tokenizer.pad_token_id, sorted(template.stop_ids))
     name_leftovers("train", context.scratch)
     task = _task(options, context, template, examples, held_out, of)
-    # Without a price of the user's the workers may be their own: a typical price is for plans.
-    bill = Bill(context.scratch, options.hardware.usd_per_hour or 0.0)
+    bill = Bill(context.scratch, options.hardware.price)
     with Trackers(options, context, task.steps, bill) as trackers, ray_session(*capacity.of_train(options)):
         curve = train(options, task, context, trackers, bill)
     facts = _facts(options, curve, bill)
@@ -163,7 +167,7 @@ def _check_model(options: TrainOptions, folder: Path, of: ModelShape | None) -> 
     """Refuse a model that changes its logits after the head, where the loss does not look, cannot be divided, or has
     the weights of another one.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config = configuration(folder / "config.json")
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if config.get(name) not in (None, 1, 1.0):
             raise UserError(f"{options.model}: {name}={config[name]} is not supported; choose a model without it")

@@ -117,6 +117,9 @@ class TrainOptions(Config):
 def check(options: TrainOptions) -> None:
     """What can be seen without starting anything: sizes that fit each other, the model, its tokenizer's delimiters."""
     models.check(options.model)
+    file = Path(options.model).expanduser() / "config.json"
+    if options.model and file.is_file():  # else a model of the hub or an embedded one
+        configuration(file)
     _check_tokenizer(options)
     _check_parallel(options)
     if options.offload_activations and not options.activation_checkpointing:
@@ -127,6 +130,11 @@ def check(options: TrainOptions) -> None:
         raise UserError(f"samples={options.samples} are drawn from held_out={options.held_out} examples; hold out more")
     if options.packing:
         _check_packing(options)
+    if options.attention == "flash_attention_2" and not (options.gpus_per_worker and options.number_type == "bf16"):
+        raise UserError(
+            f"attention=flash_attention_2 needs GPUs and bf16, not gpus_per_worker={options.gpus_per_worker} and "
+            f"{options.number_type}; take sdpa"
+        )
     if options.attention == "flash_attention_2" and find_spec("flash_attn") is None:
         raise UserError(
             "attention=flash_attention_2: the package flash_attn is not installed; run: pip install flash-attn, or "
@@ -147,7 +155,7 @@ def _check_packing(options: TrainOptions) -> None:
     file = Path(options.model).expanduser() / "config.json"
     if not file.is_file():
         return  # a model of the hub or an embedded one: looked at when it is there
-    check_packable(options.model, _config(file))
+    check_packable(options.model, configuration(file))
 
 
 def check_packable(ref: str, config: Mapping[str, Any]) -> None:
@@ -162,7 +170,13 @@ def check_packable(ref: str, config: Mapping[str, Any]) -> None:
 
 
 def _check_parallel(options: TrainOptions) -> None:
-    """Workers, groups of workers and heads that fit each other."""
+    """Workers, groups of workers, their devices and heads that fit each other."""
+    device = options.hardware.device
+    if device != "cpu" and not options.gpus_per_worker:
+        raise UserError(
+            f"hardware.device={device} with gpus_per_worker=0: the workers would train on CPUs, planned and billed as "
+            f"{device}; set gpus_per_worker=1, or hardware.device=cpu"
+        )
     size, shards = options.sequence_parallel, options.secondary_shards
     if size > 1 and not options.packing:
         raise UserError(f"sequence_parallel={size} divides packed sequences; add --packing")
@@ -199,12 +213,13 @@ def shape(ref: str) -> ModelShape:
         return KNOWN[name]
     file = Path(ref).expanduser() / "config.json"
     if ref and file.is_file():
-        return shape_from_config(_config(file), ref)
+        return shape_from_config(configuration(file), ref)
     models.check(ref)
     raise UserError(f"model {ref!r}: its shape is not known here; known are {', '.join(KNOWN)}, and any folder")
 
 
-def _config(file: Path) -> dict[str, Any]:
+def configuration(file: Path) -> dict[str, Any]:
+    """A model's config.json. UserError when it is not there or no configuration."""
     try:
         return dict(json.loads(file.read_text()))
     except (ValueError, TypeError, OSError) as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -34,16 +35,27 @@ def check(folder: Path, shape: ModelShape) -> None:
         return  # an older format, whose headers cannot be read without its weights
     found = {name: size for file in files for name, size in _tensors(file)}
     layers = {match[1] for name in found if (match := _LAYER.match(name))}
+    kv = shape.kv_heads * shape.head_dim
     wanted = {
         "model.embed_tokens.weight": [shape.vocabulary, shape.hidden],
         "model.layers.0.mlp.gate_proj.weight": [shape.intermediate, shape.hidden],
         "model.layers.0.self_attn.q_proj.weight": [shape.heads * shape.head_dim, shape.hidden],
+        "model.layers.0.self_attn.k_proj.weight": [kv, shape.hidden],
     }
+    if shape.qkv_bias:
+        wanted["model.layers.0.self_attn.k_proj.bias"] = [kv]
+    if shape.qk_norm:
+        wanted["model.layers.0.self_attn.k_norm.weight"] = [shape.head_dim]
+    if not shape.tied:
+        wanted["lm_head.weight"] = [shape.vocabulary, shape.hidden]
     for name, size in wanted.items():
         if found.get(name) != size:
             _other(folder, f"{name} is {found.get(name, 'missing')}, not {size}")
     if len(layers) != shape.layers:
         _other(folder, f"they have {len(layers)} layers, not {shape.layers}")
+    numbers = sum(math.prod(size) for size in found.values())
+    if numbers < shape.num_parameters:  # there may be more: tied weights that are written twice
+        _other(folder, f"they are {numbers:,} numbers, not {shape.num_parameters:,}; a file of them may be missing")
 
 
 def identity(ref: str) -> list[list[object]]:

@@ -81,6 +81,14 @@ def test_a_tokenizer_without_the_delimiters_is_refused_before_anything_starts(tm
     check(TrainOptions(model=str(tmp_path), template="think-tags"))
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_configuration_that_cannot_be_read_is_refused(tmp_path, packing):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2",')
+    with pytest.raises(UserError, match="not the configuration of a model") as error:
+        check(TrainOptions(model=str(tmp_path), packing=packing))
+    assert "\n" not in str(error.value)
+
+
 def test_a_model_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         check(TrainOptions(model=str(tmp_path / "nowhere")))
@@ -100,6 +108,12 @@ SMOL = "embedded:smollm2-135m-instruct"
         ({"packing": True, "sequence_parallel": 2, "workers": 2}, "the 9 attention heads .* possible are 1, 3, 9"),
         ({"secondary_shards": 2, "workers": 2}, "secondary_shards=2 needs zero_stage=3, not 1"),
         ({"min_workers": 2}, "min_workers=2 is more than workers=1"),
+        ({"attention": "flash_attention_2"}, "needs GPUs and bf16, not gpus_per_worker=0 and .*; take sdpa"),
+        (
+            {"attention": "flash_attention_2", "gpus_per_worker": 1, "precision": "fp32"},
+            "needs GPUs and bf16, not gpus_per_worker=1 and fp32",
+        ),
+        ({"hardware": H100}, "hardware.device=h100 with gpus_per_worker=0: .* set gpus_per_worker=1"),
         ({"samples": 3, "held_out": 2}, "samples=3 are drawn from held_out=2"),
         (
             {"workers": 12, "gpus_per_worker": 1, "batch_size": 12, "hardware": H100},
@@ -133,7 +147,8 @@ def test_options_that_do_not_fit_each_other_are_one_line(values, says):
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr("jobs.train_options.find_spec", lambda _: None)
-    for values, name in (({"trackers": ("wandb",)}, "wandb"), ({"attention": "flash_attention_2"}, "flash-attn")):
+    flash = {"attention": "flash_attention_2", "gpus_per_worker": 1}
+    for values, name in (({"trackers": ("wandb",)}, "wandb"), (flash, "flash-attn")):
         with pytest.raises(UserError, match=f"run: pip install {name}"):
             check(TrainOptions(**values))
 

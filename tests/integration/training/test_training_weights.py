@@ -15,12 +15,12 @@ SIZES = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_atte
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    config = Qwen3Config(**SIZES, num_hidden_layers=3, num_key_value_heads=1)
+    config = Qwen3Config(**SIZES, num_hidden_layers=3, num_key_value_heads=1, tie_word_embeddings=True)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path, max_shard_size="5KB")
     return tmp_path
 
 
-def check(folder: Path, **changes: int) -> None:
+def check(folder: Path, **changes: int | str) -> None:
     config = json.loads((folder / "config.json").read_text())
     weights.check(folder, shape_from_config(config | changes, str(folder)))
 
@@ -36,6 +36,9 @@ def test_weights_of_the_model_are_taken_in_however_many_files(folder):
         ({"vocab_size": 51}, r"model\.embed_tokens\.weight is \[50, 16\], not \[51, 16\]"),
         ({"intermediate_size": 64}, "gate_proj"),
         ({"num_attention_heads": 8}, "q_proj"),
+        ({"num_key_value_heads": 2}, "k_proj"),
+        ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
+        ({"model_type": "qwen2"}, r"k_proj\.bias is missing"),
         ({"num_hidden_layers": 4}, "they have 3 layers, not 4"),
     ],
 )
@@ -49,7 +52,10 @@ def test_a_folder_without_whole_weights_is_refused(folder):
     files[0].write_bytes(files[0].read_bytes()[:20])
     with pytest.raises(UserError, match="not a whole safetensors file"):
         check(folder)
-    for file in files:
+    files[0].unlink()
+    with pytest.raises(UserError, match=r"is missing, not|a file of them may be missing"):
+        check(folder)
+    for file in files[1:]:
         file.unlink()
     with pytest.raises(UserError, match="holds no weights"):
         check(folder)
