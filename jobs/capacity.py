@@ -24,17 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Demand:
-    """`count` workers at the same time; each of them lies on one node."""
+    """`count` workers at the same time; each of them lies on one node, and so do every `together` of them."""
 
     stage: str
     option: str  # the one that sets the count
     count: int
     cpus: float
     gpus: float = 0
+    together: int = 1
 
     def __str__(self) -> str:
-        each = f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
-        return f"{self.stage}.{self.option}={self.count} needs {self.count} x ({each} on one node)"
+        cpus, gpus = self.cpus * self.together, self.gpus * self.together
+        each = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+        return f"{self.stage}.{self.option}={self.count} needs {self.count // self.together} x ({each} on one node)"
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Nodes:
         per_node = math.inf
         for has, takes in ((self.cpus, demand.cpus), (self.gpus, demand.gpus)):
             if takes:
-                per_node = min(per_node, (has + 1e-6) // takes)
-        return demand.count if per_node == math.inf else int(self.count * per_node)
+                per_node = min(per_node, (has + 1e-6) // (takes * demand.together))
+        return demand.count if per_node == math.inf else int(self.count * per_node) * demand.together
 
 
 def of_distill(options: DistillOptions) -> tuple[Demand, ...]:
@@ -76,9 +78,10 @@ def of_select(options: SelectOptions) -> tuple[Demand, ...]:
 
 
 def of_train(options: TrainOptions) -> tuple[Demand, ...]:
-    """The training workers, or as many as it goes on with."""
+    """The training workers, or as many as it goes on with; those that share a sequence on the same node."""
     option, count = ("min_workers", options.min_workers) if options.min_workers else ("workers", options.workers)
-    return (Demand("train", option, count, options.cpus_per_worker, options.gpus_per_worker),)
+    each = options.cpus_per_worker, options.gpus_per_worker
+    return (Demand("train", option, count, *each, together=options.sequence_parallel),)
 
 
 def of_evaluate(options: EvaluateOptions) -> tuple[Demand, ...]:

@@ -64,6 +64,14 @@ def test_a_worker_lies_on_one_node(nodes: list[Nodes], room: str | None):
     assert (said is None) if room is None else (said is not None and room in said)
 
 
+def test_workers_that_share_a_sequence_lie_on_the_same_node():
+    demand = Demand("train", "workers", 16, 8, 1, together=8)
+    assert shortage([demand], [Nodes(2, 192, 8)]) is None
+    said = shortage([demand], [Nodes(4, 64, 4), Nodes(1, 192, 8)]) or ""
+    assert said.startswith("train.workers=16 needs 2 x (64 CPU and 8 GPU on one node), but the cluster has room for 8")
+    assert [demand.together for demand in of("s1") if demand.stage == "train"] == [8]
+
+
 def test_the_message_names_the_option_its_need_and_what_is_there():
     demands = [Demand("distill", "pool.num_workers", 4, 1), Demand("train", "workers", 16, 8, 1)]
     assert shortage(demands, [Nodes(1, 0), Nodes(1, 96, 4)]) == (
