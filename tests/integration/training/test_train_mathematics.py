@@ -8,6 +8,8 @@ The ways run one after the other inside one group of workers, because starting a
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,10 @@ pytestmark = pytest.mark.timeout(900)  # the first test waits for all trainings
 PADDED = {"micro_batch_size": 2}
 PACKED = {"packing": True, "micro_batch_tokens": 500}
 SHARED = {**PACKED, "sequence_parallel": 2}
+OFFLOADED = {"activation_checkpointing": True, "offload_activations": True}
 LORA = {"lora_rank": 4}
+# As many heads of keys as workers that share a sequence, as in the presets for clusters; MODEL has one for two of them.
+MODEL, GROUPED = {"model": "model"}, {"model": "grouped"}
 # By number of workers; of the 22 examples, the last batch of 8 has 6, which two workers pack and three cannot share.
 WAYS: dict[int, dict[str, dict[str, Any]]] = {
     1: {
@@ -44,7 +49,8 @@ WAYS: dict[int, dict[str, dict[str, Any]]] = {
         "ZeRO-3 checkpointed": {"zero_stage": 3, **SHARED, "activation_checkpointing": True},
         # Its passes have 269 to 352 tokens.
         "ZeRO-3 long passes checkpointed": {"zero_stage": 3, **SHARED, "recompute_above_tokens": 300},
-        "ZeRO-3 offloaded": {"zero_stage": 3, "activation_checkpointing": True, "offload_activations": True},
+        "ZeRO-3 offloaded": {"zero_stage": 3, **OFFLOADED},
+        "ZeRO-3 shared offloaded": {"zero_stage": 3, **SHARED, **GROUPED, **OFFLOADED},
         "ZeRO-3 secondary shards": {"zero_stage": 3, **PACKED, "secondary_shards": 2},
         "ZeRO-1 LoRA": {"zero_stage": 1, **LORA, **PADDED},
         "ZeRO-2 LoRA": {"zero_stage": 2, **LORA, **SHARED},
@@ -78,14 +84,15 @@ def train_each(config: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ways")
-    write_model(folder / "model")
+    write_model(folder / MODEL["model"])
+    write_model(folder / GROUPED["model"], kv_heads=2)
     write_selection(folder, 22)
     return folder
 
 
-def options_of(folder: Path, **more: Any) -> TrainOptions:
+def options_of(folder: Path, model: str = MODEL["model"], **more: Any) -> TrainOptions:
     return TrainOptions(
-        model=str(folder / "model"),
+        model=str(folder / model),
         batch_size=8,
         epochs=2,
         learning_rate=1e-2,
@@ -151,18 +158,22 @@ def trained(folder) -> dict[str, tuple[list[float], dict[str, torch.Tensor]]]:
 
 
 @pytest.fixture(scope="module")
-def plain(folder) -> dict[bool, tuple[list[float], dict[str, torch.Tensor]]]:
-    """The same of the plain loop, without and with LoRA."""
-    found = {}
-    for adapted in (False, True):
-        losses, model = plain_loop(options_of(folder, **(LORA if adapted else {})), str(folder))
-        found[adapted] = losses, {name: parameter.detach() for name, parameter in model.named_parameters()}
-    return found
+def plain(folder) -> Callable[[str, int], tuple[list[float], dict[str, torch.Tensor]]]:
+    """The same of the plain loop, by model and rank of LoRA."""
+
+    @cache
+    def train(model: str, lora_rank: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+        losses, trained = plain_loop(options_of(folder, model, lora_rank=lora_rank), str(folder))
+        return losses, {name: parameter.detach() for name, parameter in trained.named_parameters()}
+
+    return train
 
 
 @pytest.mark.parametrize("way", [f"{workers} {name}" for workers, ways in WAYS.items() for name in ways])
 def test_losses_and_weights_are_those_of_a_plain_loop(trained, plain, way):
-    (losses, weights), (expected_losses, expected) = trained[way], plain["LoRA" in way]
+    workers, _, name = way.partition(" ")
+    given = {**MODEL, "lora_rank": 0, **WAYS[int(workers)][name]}
+    (losses, weights), (expected_losses, expected) = trained[way], plain(given["model"], given["lora_rank"])
     assert len(losses) == 6 and losses[-1] < losses[0] - (0 if "LoRA" in way else 1)
     assert losses == pytest.approx(expected_losses, rel=1e-4)
     assert weights.keys() == expected.keys()

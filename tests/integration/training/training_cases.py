@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def committed(run_dir: Path) -> set[Path]:
     """The folders of the checkpoints that Ray Train has recorded."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while True:
         try:
             return {
@@ -64,8 +64,8 @@ def write_selection(run_dir: Path, size: int) -> None:
         staging.commit(Manifest("select", "f" * 16, {}, {}, "0", rows_in=size, rows_out=size))
 
 
-def write_model(folder: Path, kind: str = "llama") -> Path:
-    """A model of 1.6 million random weights with the embedded model's tokenizer."""
+def write_model(folder: Path, kind: str = "llama", kv_heads: int = 1) -> Path:
+    """A model of 1.6 million random weights with the embedded model's tokenizer, twice as many heads as `kv_heads`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -77,8 +77,8 @@ def write_model(folder: Path, kind: str = "llama") -> Path:
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        num_attention_heads=2 * kv_heads,
+        num_key_value_heads=kv_heads,
         tie_word_embeddings=True,
         initializer_range=0.1,
     )
