@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import Field, create_model
 
 from jobs import cli
+from jobs.lock import alone
 from jobs.ray_session import run_folder
 from s1 import __version__
 from s1.artifacts import Artifact, Manifest, Staging, join
@@ -132,7 +133,8 @@ def execute(job: Job[OptionsT], options: OptionsT, run_dir: str, *, force: bool 
         print(f"{job.name}: up to date ({found.rows_out} rows in {planned.output})", file=sys.stderr)
         return found
     started = time.monotonic()
-    with _space_is_left(planned.output), output.staging() as staging:
+    lock = alone(join(run_dir, "_scratch", f"{job.name}.lock"), planned.output)
+    with _space_is_left(planned.output), lock, output.staging() as staging:
         context = Context(
             inputs={name: Artifact(uri) for name, uri in planned.inputs.items()},
             staging=staging,

@@ -1,5 +1,9 @@
+import os
+import threading
+
 import pytest
 
+from jobs import lock
 from jobs.runner import Context, Job, Outcome, command, execute
 from s1 import schema
 from s1.artifacts import Artifact
@@ -58,6 +62,42 @@ def test_a_run_that_fails_keeps_what_was_there(tmp_path):
     with pytest.raises(RuntimeError):
         execute(Job("first", "", Options, (), "questions", fail), Options(size=2), str(tmp_path))
     assert Artifact(str(tmp_path / "questions")).read(schema.QUESTIONS).num_rows == 1
+
+
+def test_one_process_at_a_time_makes_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.1)
+    begun, end = threading.Event(), threading.Event()
+
+    def wait(options: Options, context: Context) -> Outcome:
+        begun.set()
+        assert end.wait(60)
+        return write_questions(options, context)
+
+    job = Job("first", "", Options, (), "questions", wait)
+    slow = threading.Thread(target=execute, args=(job, Options(), str(tmp_path)))
+    slow.start()
+    assert begun.wait(60)
+    says = rf"questions is being made by process {os.getpid()} on \S+; wait for it, or end it first"
+    with pytest.raises(UserError, match=says):
+        execute(FIRST, Options(size=5), str(tmp_path))
+    execute(Job("other", "", Options, (), "others", write_questions), Options(size=7), str(tmp_path))
+    end.set()
+    slow.join()
+    execute(FIRST, Options(size=5), str(tmp_path))
+    assert calls == [7, 2, 5] and not list((tmp_path / "_scratch").iterdir())
+
+
+def test_a_job_that_failed_is_not_in_the_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.1)
+
+    def fail(options: Options, context: Context) -> Outcome:
+        raise RuntimeError("worker lost")
+
+    with pytest.raises(RuntimeError):
+        execute(Job("first", "", Options, (), "questions", fail), Options(), str(tmp_path))
+    (tmp_path / "_scratch" / "first.lock").write_text("process 1 on a machine that was lost")
+    execute(FIRST, Options(size=3), str(tmp_path))
+    assert calls == [3]
 
 
 @pytest.mark.parametrize(
