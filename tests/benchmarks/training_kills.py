@@ -41,6 +41,8 @@ MAX_DIFFERENCE = 1e-3
 MAX_WAIT_S = 900
 # By then the job has said where workers began that have committed a step; it looks for news every second.
 NEWS_INTERVAL_S = 1.5
+# A kill waits for the next checkpoint, and takes some more steps to come.
+STEPS_PER_KILL = 14
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
 
 Row = dict[str, Any]
@@ -89,6 +91,7 @@ class Training:
     def __init__(self, folder: Path, arguments: list[str]) -> None:
         self.folder, self.arguments = folder, arguments
         self.log = folder / "train.log"
+        self._committed = 0
         self.start()
 
     def start(self) -> None:
@@ -109,13 +112,14 @@ class Training:
         raise SystemExit(f"{reason}; its log ends with:\n{self.log.read_text()[-3000:]}")
 
     def committed(self) -> int:
-        """The last step whose checkpoint is committed."""
-        found = [0]
+        """The last step whose checkpoint is committed; what was read before, while the list is written or removed."""
+        found = [self._committed]
         for snapshot in self.folder.glob("_scratch/*/workers/checkpoint_manager_snapshot.json"):
-            with contextlib.suppress(ValueError, FileNotFoundError):  # while it is written, or removed at the end
+            with contextlib.suppress(ValueError, FileNotFoundError):
                 results = json.loads(snapshot.read_text())["checkpoint_results"]
                 found += [int(result["checkpoint_dir_name"].removeprefix("step-")) for result in results]
-        return max(found)
+        self._committed = max(found)
+        return self._committed
 
     def starts(self) -> list[int]:
         """Steps that were done when each group of workers began, as the job says it."""
@@ -212,12 +216,13 @@ def disturbed(training: Training, nodes: Nodes, kinds: list[str], rng: random.Ra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10, help="of each kind")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, help=f"of the training; default: {STEPS_PER_KILL} for every kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--elastic", action="store_true")
     given = parser.parse_args()
     rng = random.Random(given.seed)
     kinds = [*KINDS] * given.kills
+    steps = given.steps or STEPS_PER_KILL * len(kinds)
     rng.shuffle(kinds)
     with tempfile.TemporaryDirectory() as name, Nodes(replace=not given.elastic) as nodes:
         folder = Path(name)
@@ -225,14 +230,14 @@ def main() -> None:
         arguments: dict[str, list[str]] = {}
         for run in ("disturbed", "undisturbed"):
             write_selection(folder / run, 64)
-            arguments[run] = command(folder / run, model, given.steps, 1 if given.elastic else 2)
+            arguments[run] = command(folder / run, model, steps, 1 if given.elastic else 2)
         started = time.monotonic()
         training = Training(folder / "disturbed", arguments["disturbed"])
         found = disturbed(training, nodes, kinds, rng)
         seconds = time.monotonic() - started
         Training(folder / "undisturbed", arguments["undisturbed"]).finish()
         final, undisturbed = loss(folder / "disturbed"), loss(folder / "undisturbed")
-    result = {**found, "steps": given.steps, "seconds": round(seconds), "final_loss": final, "undisturbed": undisturbed}
+    result = {**found, "steps": steps, "seconds": round(seconds), "final_loss": final, "undisturbed": undisturbed}
     print(json.dumps({**result, "difference": abs(final - undisturbed)}))
     missed = missed_bounds(found["kills"], found["starts"], final, undisturbed)
     for line in missed:
