@@ -9,6 +9,8 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Ray's workers are nicer than others by default, and starve beside the tests' own processes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
