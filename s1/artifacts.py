@@ -119,7 +119,7 @@ class Artifact:
                 schemas.check(pq.read_schema(source), schema, path)
                 source.seek(0)
                 return pq.read_table(source, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: not readable as Parquet ({error}); run its job again") from error
 
     def batches(
