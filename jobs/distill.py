@@ -176,8 +176,9 @@ def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: 
 
 
 def training_questions(options: DistillOptions, context: Context) -> pa.Table:
-    """The rows of QUESTIONS that a teacher may see. UserError when there is none."""
+    """The rows of QUESTIONS that a teacher may see. UserError when there is none, or when a question is there twice."""
     table = context.inputs["questions"].read(schema.QUESTIONS)
+    schema.check_keys(table["question_id"].to_pylist(), context.inputs["questions"].uri)
     table = table.filter(pa.array([split == "train" for split in table["split"].to_pylist()], pa.bool_()))
     if options.num_questions is not None and options.num_questions < table.num_rows:
         # Keys are hashes: the smallest ones are a sample that stays the same when questions are added.

@@ -144,9 +144,7 @@ def unique_ids(traces: Artifact) -> list[str]:
     ids: list[str] = traces.read(schema.TRACES, columns=["question_id"])["question_id"].to_pylist()
     if not ids:
         raise UserError(f"{traces.uri}: has no rows; distill more questions")
-    (key, times), *_ = Counter(ids).most_common(1)
-    if times > 1:
-        raise UserError(f"{traces.uri}: question_id {key!r} is there {times} times; keep one trace for each question")
+    schema.check_keys(ids, traces.uri)
     for _ in traces.batches(schema.TRACES):
         pass  # a damaged file is told by its name, before a worker meets it
     return ids
