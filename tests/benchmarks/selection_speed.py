@@ -187,10 +187,8 @@ def missed_by_job(run: Row) -> list[str]:
     """Bounds that a run of the job misses."""
     if run["rows"] != JOB_ROWS:
         return []
-    name, bounds = (
-        f"jobs.select, {run['job']}, {run['rows']} rows",
-        (("seconds", MAX_JOB_SECONDS), ("peak_gb", MAX_JOB_PEAK_GB)),
-    )
+    name = f"jobs.select, {run['job']}, {run['rows']} rows"
+    bounds = {"seconds": MAX_JOB_SECONDS, "peak_gb": MAX_JOB_PEAK_GB}
     return [f"{name}: {run[what]} {what}, at most {most}" for what, most in bounds.items() if run[what] > most]
 
 
