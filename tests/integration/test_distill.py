@@ -14,7 +14,7 @@ from actors.rate_limiter import RateLimiter
 from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, TeacherWorker
 from jobs.collect import JOB as COLLECT
 from jobs.collect import CollectOptions
-from jobs.distill import JOB, DistillOptions, check_losses, check_stopped, say_repeated, take_recorded
+from jobs.distill import JOB, DistillOptions, check_losses, check_stopped, look_through_recorded, take_recorded
 from jobs.runner import command, execute
 from jobs.spool import Spool
 from jobs.tally import Tally
@@ -279,11 +279,11 @@ def test_recorded_traces_that_repeat_a_question_are_counted_once_before_the_star
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     options = DistillOptions.model_validate({"then": "recorded", "recorded": {"path": str(path)}})
-    say_repeated(options)
+    look_through_recorded(options)
     assert capsys.readouterr().err == f"distill: {path}: 2 row(s) repeat a question; its first row counts\n"
     path.write_text(json.dumps(rows[0]))
-    say_repeated(options)
-    say_repeated(DistillOptions())
+    look_through_recorded(options)
+    look_through_recorded(DistillOptions())
     assert capsys.readouterr().err == ""
 
 
