@@ -103,5 +103,5 @@ def test_shards_choose_as_one_process_does(tmp_path: Path, capsys: pytest.Captur
         file = tmp_path / "damaged" / "features" / "part-00001.parquet"
         damage_embeddings(file)
         for shards in (1, 2):
-            with pytest.raises(UserError, match=rf"{file}: not readable as Parquet \(.*; run"):
+            with pytest.raises(UserError, match=rf"{file}: not readable as Parquet .*; run"):
                 chosen(tmp_path / "damaged", method="k_center", shards=shards)
