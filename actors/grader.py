@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,13 @@ from s1.template import Template
 
 CONTAMINATED = "contaminated"  # the question touches a test question
 TRACE_CONTAMINATED = "trace_contaminated"  # its thinking or attempt does
+
+
+def ruled_out(issues: Iterable[str]) -> bool:
+    """Whether these issues rule a row out, so that no model need be asked about it. A trace that touches a test
+    question does not: `select` may allow it.
+    """
+    return any(name != TRACE_CONTAMINATED for name in issues)
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,11 @@ class SelectionShard:
     def read(self, file: File, table: Table) -> tuple[Part | str, ...]:
         """The kept rows of a file, one part for every shard; what is wrong with them instead, as text."""
         fs, path = resolve(file.uri)
-        with fs.open_input_file(path) as source:
-            column: Any = pq.read_table(source, columns=["embedding"])["embedding"].combine_chunks()
+        try:
+            with fs.open_input_file(path) as source:
+                column: Any = pq.read_table(source, columns=["embedding"])["embedding"].combine_chunks()
+        except (pa.ArrowException, OSError) as error:
+            return (f"{file.uri}: not readable as Parquet ({error}); run featurize again",) * self._num_shards
         rows = np.flatnonzero(table.keep[file.first_row : file.first_row + len(column)])
         if not len(rows):
             none = Part(rows, np.zeros(0, dtype=np.uint64), np.zeros((0, 0), dtype=np.float32))

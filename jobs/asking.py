@@ -6,6 +6,7 @@ A reply that cannot be read is asked for again in other words, so that the ledge
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -27,6 +28,7 @@ from s1.teachers.registry import TeacherOptions
 
 Value = TypeVar("Value")
 Prompt = Callable[[int], str]  # number of the request, from 1 -> what is asked
+PART_CHARS = 64_000_000  # of the prompts that are held, and handed to the workers, at once
 _ANSWERED = frozenset({Status.OK, Status.MALFORMED})  # a model that does not think is no fault here
 
 
@@ -78,18 +80,16 @@ def ask(
     rounds, identity = range(1, options.rounds + 1), options.openai.identity()
     requests = {request_key(prompt(number), identity) for prompt in prompts.values() for number in rounds}
     for number in rounds:
-        same = by_text({key: prompt(number) for key, prompt in prompts.items() if key not in found})
-        if not same:
-            break
-        keys_of = {keys[0]: keys for keys in same.values()}
-        first = {keys[0]: text for text, keys in same.items()}
-        # Of all rounds: a reply of the next one may have been paid for by an earlier run.
-        paid_usd = spent_usd + _recorded_usd(requests, ledger_uri)
-        for row in _replies(options, first, ledger_uri, label, paid_usd):
-            cost_usd += row["cost_usd"] or 0.0
-            value = read(row["attempt"] or "") if row["status"] in _ANSWERED else None
-            if value is not None:
-                found |= dict.fromkeys(keys_of[row["question_id"]], value)
+        left = {key: prompt for key, prompt in prompts.items() if key not in found}
+        keys_of = {keys[0]: keys for keys in by_text(left, number)}
+        for part in _parts({key: left[key] for key in keys_of}, number):
+            # Of all rounds: a reply of the next one may have been paid for by an earlier run.
+            paid_usd = spent_usd + _recorded_usd(requests, ledger_uri)
+            for row in _replies(options, part, ledger_uri, label, paid_usd):
+                cost_usd += row["cost_usd"] or 0.0
+                value = read(row["attempt"] or "") if row["status"] in _ANSWERED else None
+                if value is not None:
+                    found |= dict.fromkeys(keys_of[row["question_id"]], value)
     num_unread = len(prompts) - len(found)
     if num_unread > options.max_unread * len(prompts):
         raise UserError(
@@ -99,12 +99,27 @@ def ask(
     return Answers(found, num_unread, cost_usd)
 
 
-def by_text(prompts: Mapping[str, str]) -> dict[str, list[str]]:
-    """The keys of each prompt: requests that go out together do not find each other in the ledger."""
-    keys: dict[str, list[str]] = {}
-    for key, text in prompts.items():
-        keys.setdefault(text, []).append(key)
-    return keys
+def by_text(prompts: Mapping[str, Prompt], number: int) -> list[list[str]]:
+    """The keys of prompts that read the same: requests that go out together do not find each other in the ledger."""
+    keys: dict[bytes, list[str]] = {}
+    for key, prompt in prompts.items():
+        digest = hashlib.blake2b(prompt(number).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        keys.setdefault(digest, []).append(key)
+    return list(keys.values())
+
+
+def _parts(prompts: Mapping[str, Prompt], number: int) -> Iterator[dict[str, str]]:
+    """What is asked, by key, as many prompts at a time as may be in memory."""
+    part: dict[str, str] = {}
+    num_chars = 0
+    for key, prompt in prompts.items():
+        part[key] = prompt(number)
+        num_chars += len(part[key])
+        if num_chars >= PART_CHARS:
+            yield part
+            part, num_chars = {}, 0
+    if part:
+        yield part
 
 
 def _replies(

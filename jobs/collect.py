@@ -14,6 +14,7 @@ from pydantic import Field
 
 from jobs.progress import Progress
 from jobs.runner import Context, Job, Outcome, command
+from jobs.set_aside import SetAside
 from s1 import extensions, schema
 from s1.artifacts import Manifest
 from s1.config import Config
@@ -27,8 +28,6 @@ from s1.sources.table import Collected, collect
 
 SOURCES = ("gym", "files", "hub", "paper")
 ROWS_PER_FILE = 50_000
-SET_ASIDE = "set_aside.txt"
-_MAX_LINES = 10_000  # of that file
 
 
 class CollectOptions(Config):
@@ -110,23 +109,8 @@ def run(options: CollectOptions, context: Context) -> Outcome:
     dropped = dict(collected.dropped)
     if aside.count:
         dropped["set aside"] = aside.count
-        context.staging.write_bytes(SET_ASIDE, "".join(f"{line}\n" for line in aside.lines).encode())
-        print(f"collect: {aside.count} rows set aside, listed in {SET_ASIDE}: {aside.lines[0]}", file=sys.stderr)
+        aside.tell("collect", context.staging)
     return Outcome(collected.num_met + aside.count, len(rows), dropped, facts=_facts(options, collected))
-
-
-class SetAside:
-    """Rows that cannot be used: how many, and the first of them in words."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.lines: list[str] = []
-
-    def add(self, line: str, num_rows: int = 1) -> None:
-        """Count the rows that a line is about."""
-        self.count += num_rows
-        if len(self.lines) < _MAX_LINES:
-            self.lines.append(line)
 
 
 def _facts(options: CollectOptions, collected: Collected) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from jobs import capacity
 from jobs.progress import Progress
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
+from jobs.set_aside import SetAside
 from jobs.spool import POSITION, Spool
 from jobs.tally import Tally
 from jobs.teacher_watch import Watch
@@ -82,7 +83,8 @@ def describe(options: DistillOptions, manifests: Mapping[str, Manifest | None]) 
 def run(options: DistillOptions, context: Context) -> Outcome:
     """Ask for what is not recorded yet, drop what is no trace, write the rest in the order of the questions."""
     questions = training_questions(options, context)
-    say_repeated(options)
+    aside = look_through_recorded(options)
+    aside.tell("distill", context.staging)
     spec = registry.spec(options)
     ledger = Ledger(options.ledger or join(context.run_dir, "_ledger")) if spec.is_paid else None
     with Spool(OUTCOMES, ROWS_PER_FILE) as spool:
@@ -105,17 +107,23 @@ def run(options: DistillOptions, context: Context) -> Outcome:
         check_losses(options, tally)
         num_traces = _write(context.staging, questions, spool)
     facts = {"num_recorded": num_recorded, "num_asked": waiting.num_rows, "reasons": tally.reasons()}
+    if aside.count:
+        facts["recorded_set_aside"] = aside.count
     return Outcome(questions.num_rows, num_traces, tally.dropped(), round(tally.cost_usd, 6), facts)
 
 
-def say_repeated(options: DistillOptions) -> None:
-    """One line when a file of recorded traces has several for a question. Said here: what workers say nobody reads."""
-    if "recorded" not in registry.chosen(options) or not options.recorded.path:
-        return
-    repeated = num_repeated(options.recorded)
-    if repeated:
-        line = f"distill: {options.recorded.path}: {repeated} row(s) repeat a question; its first row counts"
-        print(line, file=sys.stderr)
+def look_through_recorded(options: DistillOptions) -> SetAside:
+    """Rows of a file of recorded traces that cannot be used; one line when several are about one question.
+
+    Told here: what workers say nobody reads.
+    """
+    aside = SetAside()
+    if "recorded" in registry.chosen(options) and options.recorded.path:
+        repeated = num_repeated(options.recorded, aside.add)
+        if repeated:
+            line = f"distill: {options.recorded.path}: {repeated} row(s) repeat a question; its first row counts"
+            print(line, file=sys.stderr)
+    return aside
 
 
 def _outlook(spec: TeacherSpec, num_recorded: int, num_waiting: int) -> str:
@@ -176,8 +184,9 @@ def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: 
 
 
 def training_questions(options: DistillOptions, context: Context) -> pa.Table:
-    """The rows of QUESTIONS that a teacher may see. UserError when there is none."""
+    """The rows of QUESTIONS that a teacher may see. UserError when there is none, or when a question is there twice."""
     table = context.inputs["questions"].read(schema.QUESTIONS)
+    schema.check_keys(table["question_id"].to_pylist(), context.inputs["questions"].uri)
     table = table.filter(pa.array([split == "train" for split in table["split"].to_pylist()], pa.bool_()))
     if options.num_questions is not None and options.num_questions < table.num_rows:
         # Keys are hashes: the smallest ones are a sample that stays the same when questions are added.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
+from actors.grader import ruled_out
 from jobs.asking import AskOptions, ask
 from jobs.asking import check as check_endpoint
 from s1.config import Config
@@ -47,12 +48,16 @@ def label(
     encode: Encode,
     ledger_uri: str,
 ) -> Row:
-    """Fill in the column domain of all rows; what the report tells, the mix of the test questions among it."""
+    """Fill in the column domain; what the report tells, the mix of the test questions among it.
+
+    A model is paid for the rows alone that can be chosen; the others have no domain then.
+    """
     if options.method == "given":
         return {}
     cost: Row = {}
     if options.method == "llm":
-        found, test_domains, cost = _named(options.llm, questions, tests, ledger_uri)
+        wanted = {key: text for key, text in questions.items() if not ruled_out(features[key]["quality_issues"])}
+        found, test_domains, cost = _named(options.llm, wanted, tests, ledger_uri)
     else:
         points = np.stack([features[key]["embedding"] for key in questions])
         if options.method == "clusters":

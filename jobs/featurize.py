@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from actors.embedder import Embedder, EmbedderOptions
-from actors.grader import CONTAMINATED, TRACE_CONTAMINATED, TestItems, TraceGrader, grade_attempts
+from actors.grader import CONTAMINATED, TestItems, TraceGrader, grade_attempts, ruled_out
 from actors.solver import Solver, SolverOptions
 from jobs import asking, capacity, domains, judging
 from jobs.domains import DomainOptions
@@ -144,9 +144,7 @@ def unique_ids(traces: Artifact) -> list[str]:
     ids: list[str] = traces.read(schema.TRACES, columns=["question_id"])["question_id"].to_pylist()
     if not ids:
         raise UserError(f"{traces.uri}: has no rows; distill more questions")
-    (key, times), *_ = Counter(ids).most_common(1)
-    if times > 1:
-        raise UserError(f"{traces.uri}: question_id {key!r} is there {times} times; keep one trace for each question")
+    schema.check_keys(ids, traces.uri)
     for _ in traces.batches(schema.TRACES):
         pass  # a damaged file is told by its name, before a worker meets it
     return ids
@@ -189,11 +187,9 @@ def grade_traces(options: FeaturizeOptions, traces: Artifact, num_rows: int, tes
 
 
 def without_faults(questions: pa.Table, features: Mapping[str, Row]) -> pa.Table:
-    """Rows of `questions` that nothing rules out yet. A trace that touches a test question may be allowed later."""
-    faults = [
-        set(features[key]["quality_issues"]) - {TRACE_CONTAMINATED} for key in questions["question_id"].to_pylist()
-    ]
-    return questions.filter(pa.array([not names for names in faults], pa.bool_()))
+    """Rows of `questions` that nothing rules out yet."""
+    stays = [not ruled_out(features[key]["quality_issues"]) for key in questions["question_id"].to_pylist()]
+    return questions.filter(pa.array(stays, pa.bool_()))
 
 
 def attempt_questions(options: SolverOptions, questions: pa.Table) -> Iterator[Row]:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
+from actors.grader import ruled_out
 from jobs.asking import AskOptions, Prompt, ask
 from s1 import schema
 from s1.artifacts import Artifact
@@ -34,12 +35,12 @@ def references(questions: Artifact) -> dict[str, str]:
 def judge_traces(
     options: JudgeOptions, traces: Artifact, features: Mapping[str, Row], solutions: Mapping[str, str], ledger_uri: str
 ) -> Row:
-    """Set trace_correct of the traces without a fault that no rule finds right; what the report tells about it."""
+    """Set trace_correct of the traces that no rule finds right and no fault rules out; what the report tells of it."""
     prompts: dict[str, Prompt] = {}
     for batch in traces.batches(schema.TRACES, _COLUMNS):
         for row in batch.to_pylist():
             known = features[row["question_id"]]
-            if not known["trace_correct"] and not known["quality_issues"]:
+            if not known["trace_correct"] and not ruled_out(known["quality_issues"]):
                 add_prompt(prompts, row["question_id"], row, row["attempt"], solutions)
     answers = ask(options, prompts, judge.verdict, ledger_uri, "featurize: judge of traces")
     for key, verdict in answers.found.items():

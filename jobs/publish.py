@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import Field, PositiveInt
 
 from jobs.runner import Context, Job, Outcome, command
-from s1 import schema
+from s1 import hub_client, schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config
 from s1.errors import UserError
@@ -111,15 +111,13 @@ def _local(model: Artifact) -> str:
 
 def upload(repo: str, kind: str, folder: str, message: str, *, private: bool) -> str:
     """Put the folder into the repository `repo` of `kind`; its address. UserError when the hub refuses."""
-    from httpx import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
     try:
         url = api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, commit_message=message)
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except hub_client.failures() as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{repo!r}: the hub does not take it ({reason}); check the name, the connection and HF_TOKEN"

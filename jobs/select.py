@@ -12,31 +12,23 @@ import fnmatch
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from actors import selector
-from jobs import capacity
+from jobs import capacity, feature_rows
+from jobs.feature_rows import Row
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from s1 import extensions, schema
-from s1.artifacts import Artifact, Manifest, join
+from s1.artifacts import Artifact, Manifest
 from s1.config import Config
 from s1.curation import coverage, difficulty, diversity
 from s1.errors import UserError
-
-COLUMNS = [
-    *("question_id", "source", "domain", "quality_issues", "trace_correct", "solver_correct"),
-    *("solver_attempts", "solver_solved", "trace_tokens", "thinking_tokens"),
-    "embedding",
-]
-EMBEDDING = "embedding"
 
 
 class SelectOptions(Config):
@@ -85,22 +77,6 @@ class SelectOptions(Config):
     shard_cpus: float = Field(default=0.5, gt=0, description="CPUs that Ray sets aside for each of them.")
 
 
-@dataclass(frozen=True)
-class Row:
-    """What decides about one row of FEATURES."""
-
-    question_id: str
-    source: str
-    domain: str | None
-    quality_issues: list[str]
-    trace_correct: bool | None
-    solver_correct: bool | None
-    solver_attempts: int | None
-    solver_solved: int | None
-    trace_tokens: int
-    thinking_tokens: int
-
-
 def check(options: SelectOptions) -> None:
     """Raise UserError for options that do not go together, and for a method that there is not."""
     diversity.run_of(options.method)
@@ -127,10 +103,7 @@ def describe(options: SelectOptions, manifests: Mapping[str, Manifest | None]) -
 def run(options: SelectOptions, context: Context) -> Outcome:
     """quality → difficulty → near-duplicates → diversity."""
     features = context.inputs["features"]
-    sharded = options.shards > 1
-    columns = [name for name in COLUMNS if not (sharded and name == EMBEDDING)]
-    table = features.read(schema.FEATURES, columns=columns)
-    rows = [Row(**values) for values in table.select([name for name in columns if name != EMBEDDING]).to_pylist()]
+    rows = feature_rows.rows(features)
     funnel = {"traces": len(rows)}
     dropped: Counter[str] = Counter()
 
@@ -140,11 +113,10 @@ def run(options: SelectOptions, context: Context) -> Outcome:
     funnel["difficulty"] = len(left)
     if not left:
         raise UserError(_nothing_left(features, dropped))
-    if sharded:
+    if options.shards > 1:
         chosen = choose_sharded(options, features, rows, left)
     else:
-        points = embeddings(table, left, features)
-        del table  # a copy of all embeddings
+        points = feature_rows.embeddings(features, left)
         if options.near_duplicates is not None:
             stays = ~_near_duplicates(points, options.near_duplicates, options.seed)
             dropped["near_duplicate"] += int((~stays).sum())
@@ -189,15 +161,6 @@ def difficulty_reason(row: Row, options: SelectOptions) -> str | None:
     )
 
 
-def embeddings(table: pa.Table, left: Sequence[int], features: Artifact) -> NDArray[np.float32]:
-    """Embeddings of the rows that are left, (N, D). UserError when one is missing or of another length."""
-    column = table["embedding"].take(pa.array(left, pa.int64())).combine_chunks()
-    lengths = set(column.value_lengths().to_pylist())
-    if len(lengths) != 1 or None in lengths:
-        raise UserError(f"{features.uri}: embeddings are missing or of different lengths; run featurize again")
-    return np.asarray(column.flatten(), dtype=np.float32).reshape(len(left), -1)
-
-
 def _near_duplicates(points: NDArray[np.float32], threshold: float, seed: int) -> NDArray[np.bool_]:
     """Near-duplicates in an order that does not depend on how the rows lie."""
     order = diversity.select(points, len(points), "random", seed=seed)
@@ -238,7 +201,7 @@ def choose_sharded(options: SelectOptions, features: Artifact, rows: Sequence[Ro
     with ray_session(*capacity.of_select(options)):
         return selector.select(
             options.method,
-            features_files(features),
+            feature_rows.files(features),
             table,
             options.size,
             options.seed,
@@ -246,18 +209,6 @@ def choose_sharded(options: SelectOptions, features: Artifact, rows: Sequence[Ro
             options.shards,
             options.shard_cpus,
         )
-
-
-def features_files(features: Artifact) -> list[selector.File]:
-    """The files of FEATURES, each with the number of its first row."""
-    files: list[selector.File] = []
-    first = 0
-    folder = features.uri if "://" in features.uri else features.path
-    for path in features.parquet_paths(schema.FEATURES):
-        files.append(selector.File(join(folder, path.removeprefix(features.path).lstrip("/")), first))
-        with features.fs.open_input_file(path) as source:
-            first += pq.ParquetFile(source).metadata.num_rows
-    return files
 
 
 def domains(rows: Sequence[Row]) -> list[str | None] | None:

@@ -108,8 +108,7 @@ class Artifact:
 
     def read(self, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The whole table, checked against `schema`, in the order in which it was written."""
-        if columns is not None:
-            schema = pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
+        schema = _of_columns(schema, columns)
         tables = [self._read_file(path, schema, columns) for path in self.parquet_paths(schema)]
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
@@ -119,18 +118,21 @@ class Artifact:
                 schemas.check(pq.read_schema(source), schema, path)
                 source.seek(0)
                 return pq.read_table(source, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: not readable as Parquet ({error}); run its job again") from error
 
     def batches(
         self, schema: pa.Schema, columns: list[str] | None = None, rows: int = 1024
     ) -> Iterator[pa.RecordBatch]:
-        """The table in batches, in order; UserError that names the file when one cannot be read."""
+        """The table in batches, checked and in order; UserError that names the file when one cannot be read."""
+        schema = _of_columns(schema, columns)
         for path in self.parquet_paths(schema):
             done = 0
             try:
                 with self.fs.open_input_file(path) as source:
-                    for batch in pq.ParquetFile(source).iter_batches(rows, columns=columns):
+                    file = pq.ParquetFile(source)
+                    schemas.check(file.schema_arrow, schema, path)
+                    for batch in file.iter_batches(rows, columns=columns):
                         yield batch
                         done += batch.num_rows
             except (pa.ArrowException, OSError) as error:
@@ -145,6 +147,13 @@ class Artifact:
             name = schemas.table_name(schema)
             raise UserError(f"{self.uri}: no committed {name} table here; run the job that writes it first")
         return [join(self.path, name) for name in manifest.files if name.endswith(".parquet")]
+
+
+def _of_columns(schema: pa.Schema, columns: list[str] | None) -> pa.Schema:
+    """What is needed of `schema` to read these columns; None: all."""
+    if columns is None:
+        return schema
+    return pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
 
 
 class Staging:

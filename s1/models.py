@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from s1 import hub_client
 from s1.errors import UserError
 
 PREFIX = "embedded:"
@@ -168,13 +169,12 @@ def _convert_gguf(package: Path, folder: Path) -> None:
 
 def _from_hub(ref: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repo, _, revision = ref.partition("@")
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except hub_client.failures() as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"model {ref!r} is not in the hub's cache and cannot be downloaded ({reason}); check the name, the "

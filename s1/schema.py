@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -151,6 +152,13 @@ def check(found: pa.Schema, expected: pa.Schema, path: str) -> None:
                 f"{path}: column {field.name!r} of {name} is {found.field(index).type}, must be {field.type}; "
                 "run its job again"
             )
+
+
+def check_keys(ids: Sequence[str], where: str) -> None:
+    """Raise UserError when a question_id is twice in a table, whose place is `where`."""
+    if len(set(ids)) < len(ids):
+        key, times = Counter(ids).most_common(1)[0]
+        raise UserError(f"{where}: question_id {key!r} is there {times} times; keep one row for each question")
 
 
 def to_table(rows: Iterable[dict[str, object]], schema: pa.Schema) -> pa.Table:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from pydantic import Field
 
+from s1 import hub_client
 from s1.config import Config
 from s1.errors import UserError
 from s1.sources.records import Record
@@ -34,7 +35,7 @@ def records(hub: Hub) -> Iterator[Record]:
         )
         for row, values in enumerate(rows, start=1):
             yield Record(f"hub:{where}", row, cast(dict[str, Any], values))
-    except (DatasetsError, ConnectionError, OSError, ValueError) as error:
+    except (DatasetsError, ValueError, *hub_client.failures()) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"data set {where!r} (split {hub.split!r}) cannot be read: {reason}; check its name, the connection and "

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -16,11 +15,12 @@ from s1.config import Config
 from s1.errors import UserError
 from s1.sources import records
 from s1.sources.mapping import CANDIDATES, as_text
-from s1.sources.records import Record
+from s1.sources.records import Fault, Record
 from s1.teachers.protocol import Question, Status, TraceOutcome, classified, split_think_tags
 
 THINKING = ("thinking", "reasoning", "reasoning_content", "thinking_trajectories", "message_thinking")
 ATTEMPT = ("attempt", "response", "content", "message_content", "output")
+Trace = tuple[str | None, str | None]  # thinking and attempt
 _TAGGED = re.compile(r"<Thought>(.*?)</Thought>\s*(?:<Output>)?(.*?)(?:</Output>)?\s*\Z", re.DOTALL)
 
 
@@ -35,6 +35,9 @@ class Recorded(Config):
     question: str | None = Field(default=None, description="Its field with the question; found by itself.")
     thinking: str | None = Field(default=None, description="Its field with the thinking; found by itself.")
     attempt: str | None = Field(default=None, description="Its field with the answer to the reader; found by itself.")
+    on_fault: Literal["stop", "set_aside"] = Field(
+        default="stop", description="A row that cannot be used: stop and name it, or set it aside and count it."
+    )
     label: str = Field(default="recorded", description="Who wrote them: the column teacher.")
     kind: str = Field(default="recorded", description="What they are: the column trace_kind (recorded, raw, summary).")
 
@@ -77,37 +80,59 @@ def from_solution(question: Question) -> TraceOutcome:
 def load(settings: Recorded) -> dict[str, bytes]:
     """Thinking and attempt of every row, packed, by question id; the first row of a question counts.
 
-    Every worker holds all of them, at about a third of their size.
+    Every worker holds all of them, at about a third of their size. Of what is set aside `num_repeated` tells.
     """
-    traces: dict[str, bytes] = {}
-    for question_id, record in _by_question(settings):
-        if question_id not in traces:
-            traces[question_id] = zlib.compress(json.dumps(_thinking_and_attempt(record, settings)).encode(), 1)
-    return traces
+    on_fault = records.stop if settings.on_fault == "stop" else _passed_over
+    return {
+        question_id: zlib.compress(json.dumps(trace).encode(), 1)
+        for question_id, trace in _traces(settings, on_fault)
+        if trace is not None
+    }
 
 
-def num_repeated(settings: Recorded) -> int:
-    """How many rows are about a question that an earlier row is about: `load` passes over them."""
-    times = Counter(question_id for question_id, _ in _by_question(settings))
-    return times.total() - len(times)
+def num_repeated(settings: Recorded, on_fault: Fault) -> int:
+    """How many rows are about a question that an earlier row is about: `load` passes over them.
+
+    `on_fault` is told of every row that cannot be used, when these are to be set aside.
+    """
+    traces = _traces(settings, records.stop if settings.on_fault == "stop" else on_fault)
+    return sum(trace is None for _, trace in traces)
 
 
-def _by_question(settings: Recorded) -> Iterator[tuple[str, Record]]:
-    """The rows with the ids of their questions. UserError for one without a question."""
-    for record in records.read(settings.path):
-        question = _field(record, settings.question, CANDIDATES["question"], "question")
-        if question is None:
-            raise UserError(f"{record.where}: no question; every recorded trace needs the question that it answers")
-        yield hashing.question_id(question), record
+def _passed_over(line: str, num_rows: int = 1) -> None:
+    """The fault is told elsewhere."""
 
 
-def unpack(packed: bytes) -> tuple[str | None, str | None]:
+def _traces(settings: Recorded, on_fault: Fault) -> Iterator[tuple[str, Trace | None]]:
+    """The id of the question of every row that can be used, with its thinking and attempt; None for those of a question
+    that an earlier row was about.
+    """
+    met: set[str] = set()
+    for record in records.read(settings.path, on_fault):
+        try:
+            question_id = _question_id(record, settings)
+            trace = None if question_id in met else _thinking_and_attempt(record, settings)
+        except UserError as error:
+            on_fault(str(error))
+            continue
+        met.add(question_id)
+        yield question_id, trace
+
+
+def _question_id(record: Record, settings: Recorded) -> str:
+    question = _field(record, settings.question, CANDIDATES["question"], "question")
+    if question is None:
+        raise UserError(f"{record.where}: no question; every recorded trace needs the question that it answers")
+    return hashing.question_id(question)
+
+
+def unpack(packed: bytes) -> Trace:
     """Thinking and attempt of a row of `load`."""
     thinking, attempt = json.loads(zlib.decompress(packed))
     return thinking, attempt
 
 
-def _thinking_and_attempt(record: Record, settings: Recorded) -> tuple[str | None, str | None]:
+def _thinking_and_attempt(record: Record, settings: Recorded) -> Trace:
     has_thinking = settings.thinking or any(name.lower() in THINKING for name in record.values)
     attempt = _field(record, settings.attempt, ATTEMPT, "attempt")
     if has_thinking:

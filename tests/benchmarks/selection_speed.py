@@ -5,6 +5,8 @@
     python tests/benchmarks/selection_speed.py --rows 8000 --peer
     python tests/benchmarks/selection_speed.py --rows 20000 --against-greedy
     python tests/benchmarks/selection_speed.py --rows 59000 --shards 2 --methods facility_location k_center
+    python tests/benchmarks/selection_speed.py --rows 59000 --near-duplicates
+    python tests/benchmarks/selection_speed.py --rows 1000000 --job --methods facility_location
     python tests/benchmarks/selection_speed.py --rows 1000000 --methods facility_location k_center
 
 Without options all of these runs; with options one of them. Every run has a process of its own; prints one JSON object
@@ -12,10 +14,12 @@ a line. `value` is the mean cosine similarity of a row to the nearest pick, `rad
 `peak_gb` the whole process with the embeddings that it was given; `cpu_seconds` are those of all its threads, whatever
 else the machine has to do.
 --peer also runs the lazy greedy of apricot-select (of the extra `bench`) on the same rows; --against-greedy runs
-our own exact lazy greedy on all rows; --shards compares Ray actors with one process. Ratios are printed last. Exit code
-1 when a bound is missed, which is said on stderr: picks of k-center on shards are those of one process, a value is at
-least 0.995 of what it is compared with (on shards 0.99), less time and memory than the peer, seconds and memory of
-59,000 and of 1,000,000 rows.
+our own exact lazy greedy on all rows; --shards compares Ray actors with one process; --job runs `jobs.select` as a user
+does on a FEATURES table of so many rows (its texts are short), where memory is the sum of proportional set sizes over
+the job's tree of processes; --near-duplicates removes them alone. Ratios are printed last. Exit code 1 when a bound is
+missed, which is said on stderr: picks of k-center on shards are those of one process, a value is at least 0.995 of what
+it is compared with (on shards 0.99), less time and memory than the peer, seconds and memory of 59,000 and of 1,000,000
+rows, of the job too, and CPU seconds a row of 1,000,000 rows at most 1.5 times those of 59,000.
 """
 
 from __future__ import annotations
@@ -28,15 +32,20 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from s1.curation import facility
+from s1 import schema
+from s1.artifacts import Artifact, Manifest
+from s1.curation import coverage, facility
 from s1.curation.diversity import METHODS, select
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from process_tree import watched
 
 Row = dict[str, Any]
 
@@ -44,19 +53,29 @@ LARGE = ("facility_location", "k_center")  # what runs on many rows
 MIN_VALUE_RATIO, MIN_SHARDED_VALUE_RATIO = 0.995, 0.99
 MAX_SECONDS = {(59_000, "facility_location"): 60, (59_000, "k_center"): 10} | {(1_000_000, name): 900 for name in LARGE}
 MAX_PEAK_GB = {59_000: 1.0, 1_000_000: 4.0}  # of the rows that a run has; all rows are in memory
+MAX_GROWTH_PER_ROW = 1.5  # CPU seconds a row of the larger run over those of the smaller one
+JOB_ROWS, MAX_JOB_SECONDS, MAX_JOB_PEAK_GB = 1_000_000, 900, 6.0
+NEAR_DUPLICATE = 0.95  # cosine similarity
+DIMENSIONS, BLOCK_ROWS = 384, 8192
 
 
-def embeddings(num_rows: int, dimensions: int = 384, num_clusters: int = 200) -> NDArray[np.float32]:
-    """Unit vectors in overlapping clusters, made in blocks: no copy of the whole."""
+def embedding_blocks(num_rows: int, num_clusters: int = 200) -> Iterator[NDArray[np.float32]]:
+    """Unit vectors in overlapping clusters."""
     rng = np.random.default_rng(0)
-    centers = rng.normal(size=(num_clusters, dimensions)).astype(np.float32)
-    points = np.empty((num_rows, dimensions), dtype=np.float32)
-    for start in range(0, num_rows, 8192):
-        block = points[start : start + 8192]
-        rng.standard_normal(out=block, dtype=np.float32)
+    centers = rng.normal(size=(num_clusters, DIMENSIONS)).astype(np.float32)
+    for start in range(0, num_rows, BLOCK_ROWS):
+        block = rng.standard_normal((min(BLOCK_ROWS, num_rows - start), DIMENSIONS), dtype=np.float32)
         block *= 1.2
         block += centers[rng.integers(num_clusters, size=len(block))]
         block /= np.linalg.norm(block, axis=1, keepdims=True)
+        yield block
+
+
+def embeddings(num_rows: int) -> NDArray[np.float32]:
+    """All of them, without a copy of the whole."""
+    points = np.empty((num_rows, DIMENSIONS), dtype=np.float32)
+    for number, block in enumerate(embedding_blocks(num_rows)):
+        points[number * BLOCK_ROWS : number * BLOCK_ROWS + len(block)] = block
     return points
 
 
@@ -109,32 +128,108 @@ def apricot(points: NDArray[np.float32], size: int) -> NDArray[np.int64]:
     return np.asarray(chosen.ranking, dtype=np.int64)
 
 
-def alone(*arguments: Any) -> Row:
-    """`measured` in a process of its own, so that peaks do not mix."""
+def near_duplicates(num_rows: int) -> Row:
+    """The search for near-duplicates where there are none: every row is compared with every other."""
+    points = embeddings(num_rows)
+    started = time.monotonic()
+    dropped = coverage.near_duplicates(points, NEAR_DUPLICATE)
+    seconds = time.monotonic() - started
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    found = {"dropped": int(dropped.sum()), "seconds": round(seconds, 2), "peak_gb": round(peak_gb, 2)}
+    return {"near_duplicates": NEAR_DUPLICATE, "rows": num_rows, **found}
+
+
+def alone(run: Callable[..., Row], *arguments: Any) -> Row:
+    """A run in a process of its own, so that peaks do not mix."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        result: Row = pool.apply(measured, arguments)
+        result: Row = pool.apply(run, arguments)
     print(json.dumps(result), flush=True)
     return result
 
 
-def plain(num_rows: int, size: int, methods: Sequence[str]) -> list[str]:
-    """Every method alone; bounds that are missed."""
-    runs = [alone(name, num_rows, size, "ours") for name in methods]
+def plain(num_rows: int, size: int, methods: Sequence[str]) -> list[Row]:
+    """Every method alone."""
+    return [alone(measured, name, num_rows, size, "ours") for name in methods]
+
+
+def missed_bounds(runs: Sequence[Row]) -> list[str]:
+    """Seconds, memory, and how CPU seconds grow from a run to a larger one of the same method."""
     missed: list[str] = []
     for run in runs:
-        if run["method"] not in LARGE or num_rows not in MAX_PEAK_GB:
+        method, num_rows = run["method"], run["rows"]
+        if method not in LARGE or num_rows not in MAX_PEAK_GB:
             continue
-        name, seconds, peak_gb = f"{run['method']}, {num_rows} rows", run["seconds"], run["peak_gb"]
+        name, seconds, peak_gb = f"{method}, {num_rows} rows", run["seconds"], run["peak_gb"]
         if peak_gb > MAX_PEAK_GB[num_rows]:
             missed.append(f"{name}: {peak_gb} GB, at most {MAX_PEAK_GB[num_rows]}")
-        if seconds > (most := MAX_SECONDS.get((num_rows, run["method"]), seconds)):
+        if seconds > (most := MAX_SECONDS.get((num_rows, method), seconds)):
             missed.append(f"{name}: {seconds} s, at most {most}")
+        for smaller in (other for other in runs if other["method"] == method and other["rows"] < num_rows):
+            growth = run["cpu_seconds"] / num_rows / (smaller["cpu_seconds"] / smaller["rows"])
+            if growth > MAX_GROWTH_PER_ROW:
+                than = f"{growth:.2f} times the CPU seconds a row of {smaller['rows']} rows"
+                missed.append(f"{name}: {than}, at most {MAX_GROWTH_PER_ROW}")
     return missed
+
+
+def as_a_job(name: str, num_rows: int, size: int) -> Row:
+    """`jobs.select` on a table of so many rows, as a user runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_features(folder, num_rows)
+        command = [sys.executable, "-m", "jobs.select", "--run-dir", folder, "--size", str(size), "--method", name]
+        seconds, peak = watched(command, lambda line, _: print(line, file=sys.stderr), every_s=0.25)
+    result = {"job": name, "rows": num_rows, "seconds": round(seconds, 1), "peak_gb": round(peak / 1e9, 2)}
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def missed_by_job(run: Row) -> list[str]:
+    """Bounds that a run of the job misses."""
+    if run["rows"] != JOB_ROWS:
+        return []
+    name = f"jobs.select, {run['job']}, {run['rows']} rows"
+    bounds = {"seconds": MAX_JOB_SECONDS, "peak_gb": MAX_JOB_PEAK_GB}
+    return [f"{name}: {run[what]} {what}, at most {most}" for what, most in bounds.items() if run[what] > most]
+
+
+def write_features(run_dir: str, num_rows: int) -> None:
+    """FEATURES with a file for every block of rows; nothing rules a row out."""
+    import pyarrow as pa
+
+    place = schema.FEATURES.get_field_index("embedding")
+    with Artifact(f"{run_dir}/features").staging() as staging:
+        for number, block in enumerate(embedding_blocks(num_rows)):
+            first = number * BLOCK_ROWS
+            rows = [
+                {
+                    "question_id": f"{first + at}",
+                    "question": f"What is {first + at} + 1?",
+                    "answer": f"{first + at + 1}",
+                    "source": f"files:{at % 16}",
+                    "domain": f"{at % 50}",
+                    "thinking": f"It is one more than {first + at}.",
+                    "attempt": f"Answer: {first + at + 1}",
+                    "quality_issues": [],
+                    "trace_correct": True,
+                    "solver_correct": False,
+                    "solver_attempts": 2,
+                    "solver_solved": 0,
+                    "trace_tokens": 100 + at,
+                    "thinking_tokens": 90 + at,
+                }
+                for at in range(len(block))
+            ]
+            starts = np.arange(0, block.size + 1, DIMENSIONS, dtype=np.int32)
+            column = pa.ListArray.from_arrays(starts, block.reshape(-1)).cast(pa.list_(pa.float32()))
+            table = schema.to_table(rows, schema.FEATURES)
+            table = table.set_column(place, schema.FEATURES.field("embedding"), column)
+            staging.write_table(table, f"part-{number:05d}.parquet")
+        staging.commit(Manifest("featurize", "f" * 16, {}, {}, "0", num_rows, num_rows))
 
 
 def compared(num_rows: int, size: int, others: Sequence[str]) -> list[str]:
     """Facility location beside other ways to do it; bounds that are missed."""
-    runs = {how: alone("facility_location", num_rows, size, how) for how in ("ours", *others)}
+    runs = {how: alone(measured, "facility_location", num_rows, size, how) for how in ("ours", *others)}
     missed: list[str] = []
     for how in others:
         names = ("value", "seconds", "cpu_seconds", "peak_gb")
@@ -161,41 +256,30 @@ def on_shards(num_rows: int, size: int, shards: int, methods: Sequence[str]) -> 
 
 def everything(size: int) -> list[str]:
     """All runs, the large ones last; bounds that are missed."""
-    missed = plain(59_000, size, LARGE)
+    runs = plain(59_000, size, LARGE)
+    alone(near_duplicates, 59_000)
+    missed: list[str] = []
     if importlib.util.find_spec("apricot") is None:
         print("left out: the lazy greedy of apricot-select (pip install apricot-select)", file=sys.stderr)
     else:
         missed += compared(8_000, size, ("apricot",))
     missed += compared(20_000, size, ("sampled", "exact"))
     missed += on_shards(59_000, size, 2, LARGE)
-    return missed + plain(1_000_000, size, LARGE)
+    missed += missed_bounds([*runs, *plain(1_000_000, size, LARGE)])
+    for name in LARGE:
+        missed += missed_by_job(as_a_job(name, JOB_ROWS, size))
+    return missed
 
 
 def sharded(name: str, num_rows: int, size: int, shards: int) -> Row:
     """The same selection as a job on FEATURES, in one process and on shards."""
-    import pyarrow as pa
-
     from jobs.ray_session import ray_session
     from jobs.runner import execute
     from jobs.select import JOB, SelectOptions
-    from s1 import schema
-    from s1.artifacts import Artifact, Manifest
 
     points = embeddings(num_rows)
-    with tempfile.TemporaryDirectory() as folder, ray_session():
-        run_dir = str(Path(folder))
-        with Artifact(f"{run_dir}/features").staging() as staging:
-            for part, start in enumerate(range(0, num_rows, 10_000)):
-                block = points[start : start + 10_000]
-                rows = [{"question_id": f"{start + at}", "quality_issues": []} for at in range(len(block))]
-                table = schema.to_table([{**row, "trace_tokens": 1} for row in rows], schema.FEATURES)
-                column = pa.ListArray.from_arrays(
-                    np.arange(0, block.size + 1, block.shape[1], dtype=np.int32), block.reshape(-1)
-                )
-                place = schema.FEATURES.get_field_index("embedding")
-                table = table.set_column(place, schema.FEATURES.field("embedding"), column.cast(pa.list_(pa.float32())))
-                staging.write_table(table, f"part-{part:05d}.parquet")
-            staging.commit(Manifest("featurize", "f" * 16, {}, {}, "0", num_rows, num_rows))
+    with tempfile.TemporaryDirectory() as run_dir, ray_session():
+        write_features(run_dir, num_rows)
         picks: dict[int, NDArray[np.int64]] = {}
         seconds: dict[int, float] = {}
         for count in (1, shards):
@@ -227,16 +311,25 @@ def main() -> None:
     parser.add_argument("--against-greedy", action="store_true")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--shards", type=int, default=0)
+    parser.add_argument("--job", action="store_true")
+    parser.add_argument("--near-duplicates", action="store_true")
     options = parser.parse_args()
-    one = options.rows or options.methods or options.against_greedy or options.peer or options.shards
+    one = any(value for name, value in vars(options).items() if name != "size")
     missed = [] if one else everything(options.size)
+    runs: list[Row] = []
     for num_rows in (options.rows or [59_000]) if one else ():
         if options.shards:
             missed += on_shards(num_rows, options.size, options.shards, options.methods or LARGE)
         elif options.against_greedy or options.peer:
             missed += compared(num_rows, options.size, ("sampled", "exact") if options.against_greedy else ("apricot",))
+        elif options.near_duplicates:
+            alone(near_duplicates, num_rows)
+        elif options.job:
+            for name in options.methods or LARGE:
+                missed += missed_by_job(as_a_job(name, num_rows, options.size))
         else:
-            missed += plain(num_rows, options.size, options.methods or METHODS)
+            runs += plain(num_rows, options.size, options.methods or METHODS)
+    missed += missed_bounds(runs)
     for line in missed:
         print(f"missed: {line}", file=sys.stderr)
     raise SystemExit(1 if missed else 0)

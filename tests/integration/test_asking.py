@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from teacher_server import Reply, completion, refusal, teaching
 
-from jobs import termination
+from jobs import asking, termination
 from jobs.asking import AskOptions, ask
 from jobs.ray_session import ray_session
 from jobs.teacher_watch import Watch
@@ -98,6 +98,23 @@ def test_prompts_that_are_the_same_are_asked_once(ray, tmp_path: Path):
         assert [answers.found[f"key {at}"] for at in range(5)] == list("abaab")
         assert server.asked == {"a": 1, "b": 1}
     assert answers.cost_usd == 2.0
+
+
+def test_no_more_prompts_are_made_at_once_than_memory_is_given(ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(asking, "PART_CHARS", 1000)
+    texts = [f"{number} ".ljust(400, "x") for number in range(9)]
+    num_asked: dict[str, int] = {}  # when a prompt was made for the last time
+
+    def made(text: str, _: int) -> str:
+        num_asked[text] = server.asked.total()
+        return text
+
+    with teaching(lambda text, _: completion("hm", text)) as server:
+        asked = {f"key {at}": partial(made, text) for at, text in enumerate([*texts, *texts])}
+        answers = ask(options(server.base_url), asked, str, str(tmp_path), "label")
+        assert server.asked.total() == 9
+    assert [answers.found[f"key {at}"] for at in range(18)] == 2 * texts
+    assert [num_asked[text] for text in texts] == [0, 0, 0, 3, 3, 3, 6, 6, 6] and answers.cost_usd == 9.0
 
 
 def test_a_signal_that_was_waited_for_ends_the_job_as_itself(monkeypatch: pytest.MonkeyPatch):

@@ -53,6 +53,74 @@ def test_selection_of_one_kind(bound: str, code: int):
     assert ("missed: k_center, 300 rows: " in found.stderr) == bool(code)
 
 
+def selected(num_rows: int, **more: object) -> dict[str, object]:
+    measured = {"seconds": 1.0, "cpu_seconds": num_rows / 59_000, "peak_gb": 1.0}
+    return {"method": "k_center", "rows": num_rows, **measured, **more}
+
+
+@pytest.mark.parametrize(
+    ("large", "missed"),
+    [
+        ({}, []),
+        ({"cpu_seconds": 1.49 * 1e6 / 59_000}, []),
+        ({"cpu_seconds": 1.51 * 1e6 / 59_000}, ["k_center, 1000000 rows: 1.51 times the CPU seconds a row of 59000"]),
+        ({"seconds": 901}, ["k_center, 1000000 rows: 901 s"]),
+        ({"peak_gb": 4.1}, ["k_center, 1000000 rows: 4.1 GB"]),
+    ],
+)
+def test_selection_of_many_rows(large: dict[str, object], missed: list[str]):
+    module = loaded("selection_speed")
+    found = module.missed_bounds([selected(59_000), selected(59_000, method="dpp"), selected(1_000_000, **large)])
+    assert len(found) == len(missed) and all(map(str.startswith, found, missed)), found
+
+
+@pytest.mark.parametrize(
+    ("more", "missed"),
+    [
+        ({}, []),
+        ({"seconds": 900.1}, ["jobs.select, k_center, 1000000 rows: 900.1 seconds"]),
+        ({"peak_gb": 6.1}, ["jobs.select, k_center, 1000000 rows: 6.1 peak_gb"]),
+        ({"rows": 59_000, "peak_gb": 6.1}, []),
+    ],
+)
+def test_the_job_select(more: dict[str, object], missed: list[str]):
+    run = {"job": "k_center", "rows": 1_000_000, "seconds": 900.0, "peak_gb": 6.0}
+    found = loaded("selection_speed").missed_by_job(run | more)
+    assert len(found) == len(missed) and all(map(str.startswith, found, missed)), found
+
+
+DECONTAMINATED = {"normalise": True, "same_verdicts": True, "seconds_ours": 3.0, "added_mb_ours": 150}
+
+
+@pytest.mark.parametrize(
+    ("more", "missed"),
+    [
+        ({}, []),
+        ({"seconds_ours": 3.01}, ["3.01 s, at most 3.0"]),
+        ({"added_mb_ours": 151}, ["151 MB added, at most 150"]),
+        ({"same_verdicts": False}, ["other verdicts"]),
+    ],
+)
+def test_decontamination(more: dict[str, object], missed: list[str]):
+    found = loaded("decontamination").missed_bounds(DECONTAMINATED | more)
+    assert len(found) == len(missed) and all(map(str.startswith, found, missed)), found
+
+
+@pytest.mark.parametrize(
+    ("num_found", "mode", "num_missed"), [(34, (8, True, 0.0), 0), (33, (8, True, 0.0), 1), (19, (8, False, 0.0), 0)]
+)
+def test_near_copies(num_found: int, mode: tuple[int, bool, float], num_missed: int):
+    assert len(loaded("decontamination").too_few_near_copies(num_found, mode)) == num_missed
+
+
+@pytest.mark.parametrize(("peak_gb", "num_missed"), [(6.0, 0), (6.01, 1)])
+def test_memory_of_a_whole_curation(monkeypatch: pytest.MonkeyPatch, peak_gb: float, num_missed: int):
+    monkeypatch.syspath_prepend(FOLDER)  # as when it runs: it takes its questions from another benchmark
+    jobs = {"collect": {"seconds": 1.0, "peak_gb": 0.5}, "featurize": {"seconds": 2.0, "peak_gb": peak_gb}}
+    found = loaded("curation_memory").missed_bounds(jobs)
+    assert len(found) == num_missed and all("featurize: " in line for line in found)
+
+
 def forcing(case: str, requests: int, **medians: float) -> dict[str, Any]:
     peer = "rounds" if case == "rounds" else "plain"
     ratios = {f"{way.replace('_', '-')} / {peer}": {"median": median} for way, median in medians.items()}

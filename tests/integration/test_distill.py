@@ -14,10 +14,12 @@ from actors.rate_limiter import RateLimiter
 from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, TeacherWorker
 from jobs.collect import JOB as COLLECT
 from jobs.collect import CollectOptions
-from jobs.distill import JOB, DistillOptions, check_losses, check_stopped, say_repeated, take_recorded
+from jobs.distill import JOB, DistillOptions, check_losses, check_stopped, look_through_recorded, take_recorded
 from jobs.runner import command, execute
 from jobs.spool import Spool
 from jobs.tally import Tally
+from s1 import schema
+from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
 from s1.hashing import question_id
 from s1.teachers import registry
@@ -62,10 +64,21 @@ def test_a_dry_run_says_whom_it_would_ask(tmp_path, capsys):
     assert "asks: worked then recorded for 1 traces" in capsys.readouterr().out
 
 
+def test_a_question_that_is_there_twice_is_named_before_anybody_is_asked(tmp_path):
+    rows = [
+        {"question_id": key, "question": f"{key}?", "split": split} for key, split in (("a", "train"), ("a", "test"))
+    ]
+    with Artifact(str(tmp_path / "questions")).staging() as staging:
+        staging.write_table(schema.to_table(rows, schema.QUESTIONS))
+        staging.commit(Manifest("collect", "q" * 16, {}, {}, "0", 2, 2))
+    with pytest.raises(UserError, match=r"/questions: question_id 'a' is there 2 times; keep one row"):
+        execute(JOB, DistillOptions(teacher="worked"), str(tmp_path))
+
+
 def questions(*texts: str) -> pa.Table:
     rows = [dict.fromkeys(QUESTION_COLUMNS) | {"question_id": question_id(t), "question": t} for t in texts]
-    schema = pa.schema([(name, pa.string()) for name in QUESTION_COLUMNS])
-    return pa.Table.from_pylist(rows, schema=schema)
+    columns = pa.schema([(name, pa.string()) for name in QUESTION_COLUMNS])
+    return pa.Table.from_pylist(rows, schema=columns)
 
 
 def ask(worker: TeacherWorker, *texts: str) -> list[dict]:
@@ -266,11 +279,11 @@ def test_recorded_traces_that_repeat_a_question_are_counted_once_before_the_star
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     options = DistillOptions.model_validate({"then": "recorded", "recorded": {"path": str(path)}})
-    say_repeated(options)
+    look_through_recorded(options)
     assert capsys.readouterr().err == f"distill: {path}: 2 row(s) repeat a question; its first row counts\n"
     path.write_text(json.dumps(rows[0]))
-    say_repeated(options)
-    say_repeated(DistillOptions())
+    look_through_recorded(options)
+    look_through_recorded(DistillOptions())
     assert capsys.readouterr().err == ""
 
 

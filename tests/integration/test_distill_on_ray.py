@@ -136,6 +136,25 @@ def test_recorded_solutions_become_traces(ray, tmp_path):
     assert manifest.dropped == {"declined": 1}
 
 
+def test_recorded_traces_that_cannot_be_used_are_set_aside_and_counted(ray, tmp_path, capsys):
+    asked, path, run_dir = tmp_path / "questions.jsonl", tmp_path / "traces.jsonl", tmp_path / "run"
+    asked.write_text('{"question": "One?"}\n{"question": "Two?"}\n{"question": "Three?"}')
+    trace = '{"question": "%s", "thinking": "%s", "attempt": "1"}\n'
+    lines = ["not JSON\n", trace % ("One?", "first"), '{"question": "Two?"}\n', trace % ("Two?", "second")]
+    path.write_text("".join([*lines, trace % ("One?", "later"), '{"attempt": "1"}']))
+    execute(collect.JOB, CollectOptions(source="files", path=str(asked)), str(run_dir))
+    recorded = {"path": str(path), "on_fault": "set_aside"}
+    options = DistillOptions.model_validate({"teacher": "recorded", "recorded": recorded})
+    manifest = execute(distill.JOB, options, str(run_dir))
+    assert {row["question"]: row["thinking"] for row in traces(run_dir)} == {"One?": "first", "Two?": "second"}
+    assert manifest.dropped == {"declined": 1} and manifest.facts["recorded_set_aside"] == 3
+    listed = (run_dir / "traces" / "set_aside.txt").read_text().splitlines()
+    starts = [f"{path}: row 1: not JSON", f"{path}: row 3: no attempt", f"{path}: row 6: no question"]
+    assert len(listed) == 3 and all(map(str.startswith, listed, starts))
+    said = capsys.readouterr().err
+    assert "1 row(s) repeat a question" in said and "distill: 3 rows set aside, listed in set_aside.txt: " in said
+
+
 def test_what_the_first_teacher_declines_goes_to_the_second(ray, tmp_path):
     path = tmp_path / "traces.jsonl"
     execute(collect.JOB, CollectOptions(source="gym", gym=FAMILIES), str(tmp_path))

@@ -118,15 +118,22 @@ def script(prompt: str, times: int) -> Reply:
 
 
 def test_a_model_judges_what_no_rule_decides_and_names_subjects(ray, tmp_path: Path):
-    rows = [*trace_rows()[:4], *trace_rows()[-2:]]
+    moon = "How far away from the earth is the moon on average?"
+    rows = [
+        *trace_rows()[:4],
+        *trace_rows()[-2:],
+        trace("Why is the evening red?", None) | {"attempt": "Blue light is scattered.", "thinking": moon},
+        trace("Finish this.", "1") | {"attempt": "It is", "finish_reason": "length"},
+    ]
     put(tmp_path, rows)
     questions = [{"question_id": row["question_id"], "question": row["question"], "split": "train"} for row in rows]
-    questions[-1]["solution"] = "Air scatters blue light most."
+    for question in questions[5:7]:
+        question["solution"] = "Air scatters blue light most."
     with Artifact(str(tmp_path / "questions")).staging() as staging:
         staging.write_table(schema.to_table(questions, schema.QUESTIONS))
         staging.commit(Manifest("collect", "q" * 16, {}, {}, "0", len(rows), len(rows)))
     tests = tmp_path / "tests.jsonl"
-    tests.write_text(json.dumps({"problem": "How far is the moon?"}) + "\n")
+    tests.write_text(json.dumps({"problem": moon}) + "\n")
     with teaching(script) as server:
         endpoint = OpenAI(base_url=server.base_url, model="r1", usd_per_million_output=1.0)
         options = featurize.FeaturizeOptions(
@@ -150,11 +157,17 @@ def test_a_model_judges_what_no_rule_decides_and_names_subjects(ray, tmp_path: P
         execute(featurize.JOB, options, str(tmp_path), force=True)
         assert server.paid.total() <= num_paid + 3 * len(rows)  # sampled attempts may differ; the rest is recorded
     found = {row["question_id"]: row for row in Artifact(str(tmp_path / "features")).read(schema.FEATURES).to_pylist()}
-    wrong, sky = (found[row["question_id"]] for row in rows[-2:])
+    wrong, sky, red, cut = (found[row["question_id"]] for row in rows[-4:])
     assert wrong["trace_correct"] is False and sky["trace_correct"] is True
-    assert manifest.facts["judged_traces"] | {"cost_usd": 0} == {"asked": 2, "right": 1, "unread": 0, "cost_usd": 0}
+    # What select may allow is judged as well; what nothing allows is not paid for.
+    assert red["quality_issues"] == ["trace_contaminated"] and red["trace_correct"] is True
+    assert cut["quality_issues"] == ["truncated"] and (cut["trace_correct"], cut["domain"]) == (False, None)
+    assert not any("Finish this." in prompt for prompt in server.paid)
+    assert manifest.facts["judged_traces"] | {"cost_usd": 0} == {"asked": 3, "right": 2, "unread": 0, "cost_usd": 0}
+    del found[cut["question_id"]]
     assert all(row["solver_attempts"] == 3 for row in found.values())
     assert {row["domain"] for row in found.values()} == {"97 Mathematics education"}
+    assert manifest.facts["domains"] == {"97 Mathematics education": len(found)}
     assert manifest.facts["test_domains"] == {"97 Mathematics education": 1}
     assert sum(count for prompt, count in server.paid.items() if "two-digit" in prompt and "sky" in prompt) == 2
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.ray_session import ray_session
@@ -32,6 +33,15 @@ def put(run_dir: Path, points: np.ndarray, file_rows: int, missing: int | None =
             ]
             staging.write_table(schema.to_table(rows, schema.FEATURES), f"part-{part:05d}.parquet")
         staging.commit(Manifest("featurize", "f" * 16, {}, {}, "0", len(points), len(points)))
+
+
+def damage_embeddings(file: Path) -> None:
+    """Overwrite a page of the last column; the other columns and the footer stay as they are."""
+    group = pq.read_metadata(file).row_group(0)
+    start = group.column(group.num_columns - 1).data_page_offset
+    content = bytearray(file.read_bytes())
+    content[start : start + 100] = b"\xff" * 100
+    file.write_bytes(content)
 
 
 def chosen(run_dir: Path, **options: object) -> list[str]:
@@ -88,3 +98,10 @@ def test_shards_choose_as_one_process_does(tmp_path: Path, capsys: pytest.Captur
         put(tmp_path / "gap", points[:300], 100, missing=150)
         with pytest.raises(UserError, match=r"part-00001.parquet: embeddings are missing"):
             chosen(tmp_path / "gap", method="k_center", shards=2)
+
+        put(tmp_path / "damaged", points[:300], 100)
+        file = tmp_path / "damaged" / "features" / "part-00001.parquet"
+        damage_embeddings(file)
+        for shards in (1, 2):
+            with pytest.raises(UserError, match=rf"{file}: not readable as Parquet .*; run"):
+                chosen(tmp_path / "damaged", method="k_center", shards=shards)

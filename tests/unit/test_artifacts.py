@@ -64,8 +64,9 @@ def test_a_missing_column_is_named_with_its_file(tmp_path):
     with artifact.staging() as staging:
         staging.write_table(questions("a").drop_columns(["answer"]))
         staging.commit(manifest(1))
-    with pytest.raises(UserError, match=r"part-00000.parquet: table QUESTIONS lacks column 'answer'"):
-        artifact.read(schema.QUESTIONS)
+    for read in (artifact.read, lambda table: list(artifact.batches(table))):
+        with pytest.raises(UserError, match=r"part-00000.parquet: table QUESTIONS lacks column 'answer'"):
+            read(schema.QUESTIONS)
 
 
 def test_a_folder_that_cannot_be_written_is_a_users_error(tmp_path):

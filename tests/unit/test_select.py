@@ -9,8 +9,9 @@ from feature_tables import feature_rows, put
 
 from actors import selector
 from jobs.cli import PRESETS
+from jobs.feature_rows import Row
 from jobs.runner import execute
-from jobs.select import JOB, Row, SelectOptions, is_kept_first
+from jobs.select import JOB, SelectOptions, is_kept_first
 from s1 import schema
 from s1.artifacts import Artifact
 from s1.config import read_preset, validate
@@ -120,12 +121,26 @@ def test_issues_can_be_ignored_and_filters_switched_off(tmp_path: Path):
     assert execute(JOB, lenient, str(tmp_path)).rows_out == 40
 
 
-def test_missing_embeddings_are_said_in_one_line(tmp_path: Path):
+@pytest.mark.parametrize("row", [0, 3, 33])
+@pytest.mark.parametrize("embedding", [None, [], [1.0]])
+def test_missing_embeddings_are_said_in_one_line(tmp_path: Path, row: int, embedding: list[float] | None):
     rows = feature_rows()
-    rows[3]["embedding"] = None
+    rows[row]["embedding"] = embedding
     put(tmp_path, rows)
     with pytest.raises(UserError, match="run featurize again"):
         execute(JOB, SelectOptions(), str(tmp_path))
+    rows[row]["solver_correct"] = True  # goes before it is looked at
+    put(tmp_path, rows, fingerprint="e" * 16)
+    assert execute(JOB, SelectOptions(), str(tmp_path)).rows_out == 39
+
+
+def test_a_question_that_is_there_twice_is_named(tmp_path: Path):
+    rows = feature_rows()
+    rows[35]["question_id"] = "q3"
+    put(tmp_path, rows)
+    with pytest.raises(UserError, match=r"/features: question_id 'q3' is there 2 times; keep one row"):
+        execute(JOB, SelectOptions(), str(tmp_path))
+    assert Artifact(str(tmp_path / "selection")).manifest() is None
 
 
 def test_quality_counts_beside_diversity(tmp_path: Path):
