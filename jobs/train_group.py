@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 WORKERS = "workers"  # folder of the checkpoints in the job's scratch folder
+ENDING_S = 5.0  # between the end of the workers and that of Ray Train, at most
 
 
 def train(options: TrainOptions, task: TrainTask, context: Context, trackers: Trackers, bill: Bill) -> list[Record]:
@@ -56,10 +57,11 @@ def train(options: TrainOptions, task: TrainTask, context: Context, trackers: Tr
     actor: Any = ray.remote(Journal)
     journal = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     failure: WorkerGroupError | None = None
+    ended = False
     with bill:
         try:
             with _asked_to_go() as gone:
-                _follow(_trainer(options, task, context, journal), journal, task.steps, trackers, bill, gone)
+                ended = _follow(_trainer(options, task, context, journal), journal, task.steps, trackers, bill, gone)
         except WorkerGroupError as error:
             failure = error
         except ControllerError as error:  # Ray Train's own process, beside this one, which lists the checkpoints
@@ -74,11 +76,9 @@ def train(options: TrainOptions, task: TrainTask, context: Context, trackers: Tr
         raise UserError(reason) from failure
     if failure is not None:
         raise failure
-    if len(records) < task.steps:
-        print(
-            f"train: stopped by SIGTERM after step {len(records)}, which is kept; run the same command again to go on",
-            file=sys.stderr,
-        )
+    if not ended or len(records) < task.steps:
+        kept = f"after step {len(records)}, which is kept" if ended else "while no workers were there"
+        print(f"train: stopped by SIGTERM {kept}; run the same command again to go on", file=sys.stderr)
         raise SystemExit(EXIT_CODE)
     return records
 
@@ -112,6 +112,7 @@ def _trainer(options: TrainOptions, task: TrainTask, context: Context, journal: 
     elastic = options.min_workers not in (None, options.workers)
     return DividingTrainer(
         train_loop,
+        run=scratch.path,
         sizes=train_sizes.sizes(options),
         group=options.sequence_parallel,
         train_loop_config={"task": task, "journal": journal},
@@ -173,8 +174,11 @@ def _keep_freed_memory() -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "MALLOC_CONF": settings}
 
 
-def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, bill: Bill, gone: threading.Event) -> None:
-    """Run the trainer; meanwhile show what the journal notes, and pass a request to go on to it."""
+def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, bill: Bill, gone: threading.Event) -> bool:
+    """Run the trainer; meanwhile show what the journal notes, and pass a request to go on to it.
+
+    False when it was left to itself: asked to go while no workers were there, who could have saved anything.
+    """
     import ray
 
     outcome: Future[Any] = Future()
@@ -187,27 +191,31 @@ def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, bill: Bi
 
     # Beside the main thread, so that Ctrl-C stays ours: in it, Ray Train would take the signal and end in a traceback.
     threading.Thread(target=fit, daemon=True).start()
-    told, group = False, 0
+    told, workers, group = False, False, 0
 
     def show() -> None:
-        nonlocal group
+        nonlocal group, workers
         news: News = ray.get(journal.since.remote(trackers.shown))
         if news.group != group:
             for done in ray.get(journal.starts.remote())[group : news.group]:
                 print(f"train: workers begin at step {done + 1} of {steps}", file=sys.stderr)
             group = news.group
             bar.resume(news.restored)
+        workers = bool(news.held) and news.held[-1][1] is None
         bill.tick(news.held)
         trackers.show(news)
         bar.update(trackers.shown, trackers.note)
 
     with Progress("train", total=steps, unit="steps") as bar:
         while not wait([outcome], timeout=1.0).done:
+            show()
             if gone.is_set() and not told:
-                print("train: SIGTERM; saving after this step", file=sys.stderr)
                 ray.get(journal.ask_to_stop.remote())
                 told = True
-            show()
+                if not workers and not wait([outcome], timeout=ENDING_S).done:
+                    return False
+                print("train: SIGTERM; saving after this step", file=sys.stderr)
         if outcome.exception() is None:
             show()
     outcome.result()
+    return True

@@ -4,7 +4,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+    ResourceRequestPriority,
+    get_or_create_autoscaling_coordinator,
+)
 from training_cases import last_committed, plain_loop, write_model, write_selection
 
 from actors import checkpoint_index, train_engine
@@ -123,9 +130,48 @@ def test_an_elastic_run_takes_the_most_workers_that_share_the_batch_equally(ray,
     stopped = interrupted(options, tmp_path)
     assert train_engine.num_writers(stopped) == 2
     check_rewriting(shutil.copytree(stopped, tmp_path / "whole"), shutil.copytree(stopped, tmp_path / "broken"))
+    # What a driver that was killed had asked for is kept, and this training's to take over.
+    hold_all_cpus(f"train-{stopped.parents[1]}")
     execute(JOB, options, str(tmp_path))
     losses = [record["loss"] for record in curve(tmp_path)]
     assert losses == pytest.approx(plain[0], rel=1e-3, abs=1e-3)
+
+
+def hold_all_cpus(requester: str) -> None:
+    """Reserve them in the name of `requester`, for longer than any test runs."""
+    import ray as ray_
+
+    ray_.get(
+        get_or_create_autoscaling_coordinator().request_resources.remote(
+            requester_id=requester,
+            resources=[{"CPU": ray_.cluster_resources()["CPU"]}],
+            expire_after_s=3600,
+            priority=ResourceRequestPriority.HIGH,
+        )
+    )
+
+
+def test_a_training_that_waits_for_workers_goes_when_it_is_told(ray, model, tmp_path):
+    import ray as ray_
+
+    write_selection(tmp_path, 22)
+    hold_all_cpus("somebody else")
+    flags = ["--run-dir", str(tmp_path), "--model", str(model), "--workers", "2", "--min-workers", "1"]
+    environment = {**os.environ, "RAY_ADDRESS": ray_.get_runtime_context().gcs_address}
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-m", "jobs.train", *flags], env=environment, stderr=file)
+    deadline = time.monotonic() + 300
+    while "starting workers" not in log.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == EXIT_CODE
+    assert log.read_text().endswith(
+        "train: stopped by SIGTERM while no workers were there; run the same command again to go on\n"
+    )
+    cancelled = get_or_create_autoscaling_coordinator().cancel_request.remote(requester_id="somebody else")
+    ray_.get(cancelled)
 
 
 def check_rewriting(whole: Path, broken: Path) -> None:
