@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr
 from s1.teachers import service
 from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified, storable
 from s1.teachers.retry import error_details, retry_after_s, retry_info_s
-from s1.teachers.service import FATAL_CODES, TRANSIENT_CODES, Service, num_tokens, short
+from s1.teachers.service import FATAL_CODES, Service, is_transient, num_tokens, short
 
 if TYPE_CHECKING:
     from google.genai.errors import APIError
@@ -148,7 +148,7 @@ def _refusal(error: APIError) -> TraceOutcome:
         if any("PerDay" in str(item.get("violations")) for item in items):
             return TraceOutcome(Status.FATAL, detail=f"{detail} (the quota of the day is used up)")
         return TraceOutcome(Status.RATE_LIMITED, detail=detail, retry_after_s=_wanted_pause_s(error))
-    if code in TRANSIENT_CODES:
+    if is_transient(code):
         return TraceOutcome(Status.TRANSIENT, detail=detail, retry_after_s=_wanted_pause_s(error))
     return TraceOutcome(Status.DECLINED, detail=detail, finish_reason=REFUSED)
 

@@ -16,7 +16,7 @@ from pydantic import Field, SecretStr
 from s1.teachers import service
 from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified, split_think_tags, storable
 from s1.teachers.retry import retry_after_s
-from s1.teachers.service import FATAL_CODES, TRANSIENT_CODES, Service, num_tokens, short
+from s1.teachers.service import FATAL_CODES, Service, is_transient, num_tokens, short
 
 PROMPT_VERSION = "1"  # part of every ledger key: raise it when `body` asks in another way
 _TRANSIENT_ERRORS = (httpx.TransportError, httpx.DecodingError)
@@ -114,7 +114,7 @@ def _refusal(response: httpx.Response) -> TraceOutcome:
     # No credit comes as 429 too, and does not pass by waiting.
     if code in FATAL_CODES or _NO_CREDIT in response.text or (code == 400 and _NO_MODEL.search(text)):
         return TraceOutcome(Status.FATAL, detail=detail)
-    if code == 429 or code in TRANSIENT_CODES:
+    if code == 429 or is_transient(code):
         status = Status.RATE_LIMITED if code == 429 else Status.TRANSIENT
         return TraceOutcome(status, detail=detail, retry_after_s=retry_after_s(response.headers))
     return TraceOutcome(Status.DECLINED, detail=detail, finish_reason=REFUSED)

@@ -14,8 +14,8 @@ from s1.errors import UserError
 from s1.teachers.limits import Limits
 from s1.teachers.retry import Retry
 
-TRANSIENT_CODES = frozenset({408, 409, 425, 499, 500, 502, 503, 504, 529})
-FATAL_CODES = frozenset({301, 302, 307, 308, 401, 402, 403, 404, 405})
+FATAL_CODES = frozenset({301, 302, 307, 308, 401, 402, 403, 404, 405, 410})
+_TRANSIENT_CODES = frozenset({408, 409, 425, 499})
 _DETAIL_CHARS = 300
 
 
@@ -113,6 +113,11 @@ def http_client(settings: Service, headers: dict[str, str] | None = None) -> htt
     return httpx.AsyncClient(
         headers=headers or {}, limits=limits, timeout=httpx.Timeout(settings.timeout_s, connect=30.0)
     )
+
+
+def is_transient(code: int) -> bool:
+    """Whether a status may go away: all of 5xx are the fault of the service, or of what stands before it."""
+    return code in _TRANSIENT_CODES or code >= 500
 
 
 def num_tokens(value: Any) -> int | None:

@@ -109,7 +109,8 @@ def test_the_request_says_what_was_configured(monkeypatch):
         (completion("half a", "half", reason="error"), Status.TRANSIENT),
         (refusal(429, "insufficient_quota"), Status.FATAL),
         (refusal(429, "slow down"), Status.RATE_LIMITED),
-        (refusal(503), Status.TRANSIENT),
+        (refusal(410, "retired"), Status.FATAL),
+        *((refusal(code), Status.TRANSIENT) for code in (408, 501, 503, 507, 520, 522, 524, 525, 530, 598)),
     ],
 )
 def test_every_end_has_its_class_and_only_passing_ones_are_asked_again(reply, status):
