@@ -141,7 +141,7 @@ class TeacherWorker:
         if self._connection is not None and self._connection.stopped is not None:
             return TraceOutcome(Status.UNASKED, detail=self._connection.stopped.reason)
         outcome = await asked(chosen.teacher, question)
-        return await keep(outcome) if outcome.is_final else outcome
+        return await keep(outcome) if outcome.is_recorded else outcome
 
 
 async def _kept(outcome: TraceOutcome) -> TraceOutcome:

@@ -6,7 +6,7 @@ A reply that cannot be read is asked for again in other words, so that the ledge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -74,9 +74,9 @@ def ask(
     UserError when more than `max_unread` stay unread, or when the asking stops; what was paid for is in the ledger.
     """
     found: dict[str, Value] = {}
-    cost_usd = 0.0
     rounds, identity = range(1, options.rounds + 1), options.openai.identity()
     requests = {request_key(prompt(number), identity) for prompt in prompts.values() for number in rounds}
+    cost_usd = _read(ledger_uri).in_vain_usd(requests)
     for number in rounds:
         same = by_text({key: prompt(number) for key, prompt in prompts.items() if key not in found})
         if not same:
@@ -84,7 +84,9 @@ def ask(
         keys_of = {keys[0]: keys for keys in same.values()}
         first = {keys[0]: text for text, keys in same.items()}
         # Of all rounds: a reply of the next one may have been paid for by an earlier run.
-        paid_usd = spent_usd + _recorded_usd(requests, ledger_uri)
+        ledger = _read(ledger_uri)
+        recorded_usd = sum(outcome.cost_usd for _, outcome in ledger.find(requests))
+        paid_usd = spent_usd + recorded_usd + ledger.in_vain_usd(requests)
         for row in _replies(options, first, ledger_uri, label, paid_usd):
             cost_usd += row["cost_usd"] or 0.0
             value = read(row["attempt"] or "") if row["status"] in _ANSWERED else None
@@ -128,8 +130,8 @@ def _replies(
         )
 
 
-def _recorded_usd(requests: Iterable[str], ledger_uri: str) -> float:
-    """What the replies that are in the ledger already have cost."""
+def _read(ledger_uri: str) -> Ledger:
+    """The ledger as it is now."""
     ledger = Ledger(ledger_uri)
     ledger.refresh()
-    return sum(outcome.cost_usd for _, outcome in ledger.find(requests))
+    return ledger

@@ -151,7 +151,7 @@ def _ask(
 
 def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: Ledger) -> float:
     """Count outcomes of the first teacher that an earlier run has paid for; returns what all teachers' recorded
-    outcomes for these questions have cost.
+    outcomes for these questions have cost, those that were paid for in vain included.
 
     Those of the second one the workers look up themselves, after the first one has been asked.
     """
@@ -166,6 +166,9 @@ def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: 
         for batch in questions.select(QUESTION_COLUMNS).to_batches():
             for values in batch.to_pylist():
                 by_key.setdefault(request_key(values["question"], identity), []).append(Question(**values))
+        in_vain_usd = ledger.in_vain_usd(by_key)
+        tally.spent(in_vain_usd)
+        spent_usd += in_vain_usd
         for key, outcome in ledger.find(by_key):
             spent_usd += outcome.cost_usd
             if name != first or (later and outcome.status in HANDED_ON):

@@ -25,6 +25,10 @@ class Tally:
         self._done: set[str] = set()
         self._details: dict[str, Counter[str]] = {}
 
+    def spent(self, cost_usd: float) -> None:
+        """Add what was paid without an outcome of a question."""
+        self.cost_usd += cost_usd
+
     def __contains__(self, question_id: str) -> bool:
         return question_id in self._done
 

@@ -4,8 +4,9 @@ A folder of Parquet files, local or on any `pyarrow.fs` URI; whatever reads Parq
 write at once: each puts the records that came up together into a file of its own, which is there as a whole or not at
 all (locally: written aside, fsync, renamed, fsync of the folder), and merges its small files now and then. Keys come
 from the content of a request (question, model, parameters, prompt version), never from row positions: adding rows,
-reordering and other numbers of workers buy nothing twice. After a kill between a merge and the removal of what was
-merged a record lies in two files; they are the same, and the first one counts.
+reordering and other numbers of workers buy nothing twice. What was paid for in vain (a timeout, an answer that was
+broken off) is recorded too, beside the key of its request: it is asked again, and counts as spent. After a kill between
+a merge and the removal of what was merged a record lies in two files; they are the same, and the first one counts.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ RECORDS = pa.schema(
     ]
 )
 _OUTCOME = [field.name for field in fields(TraceOutcome) if field.name in RECORDS.names]
+_IN_VAIN = "+"  # between the key of a request and what tells apart those of its answers that cannot be used
 _GATHER_S = 0.05  # records that come up within this time share a file
 _SMALL_FILES = 64  # so many of its own a writer merges
 _SMALL_BYTES = 32 * 2**20  # files below this are worth merging when a job ends
@@ -128,9 +130,19 @@ class Ledger:
             except FileNotFoundError:  # merged into another file
                 self.refresh()
 
+    def in_vain_usd(self, keys: Iterable[str]) -> float:
+        """What was paid for the requests `keys` without an answer that can be used."""
+        wanted = set(keys)
+        places = [key for key in self._places if _IN_VAIN in key and key.partition(_IN_VAIN)[0] in wanted]
+        return sum(outcome.cost_usd for _, outcome in self.find(places))
+
     async def record(self, key: str, question: str, outcome: TraceOutcome) -> None:
-        """Make one outcome durable; when this returns, no crash takes it away. OSError when it cannot be written."""
+        """Make one outcome durable; when this returns, no crash takes it away. OSError when it cannot be written.
+
+        One that is not final is not found under `key` later on; its cost is.
+        """
         self._writer = self._writer or _Writer(self.fs, self.path)
+        key = key if outcome.is_final else f"{key}{_IN_VAIN}{uuid.uuid4().hex[:12]}"
         values = {name: value for name, value in asdict(outcome).items() if name in _OUTCOME}
         at = int(time.time() * 1e6)
         await self._writer.write({"key": key, "recorded_at": at, "question": storable(question), **values})

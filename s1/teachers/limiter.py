@@ -44,7 +44,7 @@ class Result:
     """How a request ended, as far as limits care. `failed`: refused for now, timed out, or the service's own fault."""
 
     failed: bool
-    tokens: int | None = None
+    tokens: int | None = None  # None: nobody knows
     usd: float = 0.0
     retry_after_s: float | None = None
 
@@ -102,12 +102,13 @@ class _Service:
 
     def finished(self, now: float, permit: _Permit, result: Result) -> None:
         is_full = self.num_under_way + 1 >= math.floor(self.concurrency.limit)
-        self.tokens.correct((result.tokens or 0) - permit.tokens)
+        if result.tokens is not None:
+            self.tokens.correct(result.tokens - permit.tokens)
         was_cut = self.concurrency.finished(permit.era, failed=result.failed, is_full=is_full)
         self.breaker.finished(now, failed=result.failed)
         if not result.failed:
             self.failing_since = None
-            if result.tokens is not None:
+            if result.tokens:  # a refusal used none
                 self.mean_tokens.add(result.tokens)
                 self.mean_usd.add(result.usd)
             return

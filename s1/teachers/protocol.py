@@ -64,12 +64,17 @@ class TraceOutcome:
 
     @property
     def is_final(self) -> bool:
-        """Whether asking again would only cost again: such an outcome belongs into the ledger.
+        """Whether asking again would only cost again.
 
         A request that was refused as such cost nothing, and may be accepted when the service is set up otherwise.
         """
         passing = self.status in PASSING or self.status in (Status.FATAL, Status.UNASKED)
         return not passing and self.finish_reason != REFUSED
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it belongs into the ledger: it is final, or was paid for all the same."""
+        return self.is_final or self.cost_usd > 0
 
 
 @runtime_checkable

@@ -1,4 +1,8 @@
-"""What every paid service has in common: model, key, price, bounds; and how its answers are counted."""
+"""What every paid service has in common: model, key, price, bounds; and how its answers are counted.
+
+Tokens of an outcome are None where nobody knows them: then the request is taken to have used and cost what was
+expected, so that limits and cap hold. One that was not sent, or that the service refused, used none.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,13 @@ from s1 import extensions
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.limits import Limits
+from s1.teachers.protocol import Status, TraceOutcome
 from s1.teachers.retry import Retry
 
 FATAL_CODES = frozenset({301, 302, 307, 308, 401, 402, 403, 404, 405, 410})
+NOTHING_USED: dict[str, Any] = {"input_tokens": 0, "output_tokens": 0}
+TRANSPORT_ERRORS = (httpx.TransportError, httpx.DecodingError)
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _TRANSIENT_CODES = frozenset({408, 409, 425, 499})
 _DETAIL_CHARS = 300
 
@@ -113,6 +121,12 @@ def http_client(settings: Service, headers: dict[str, str] | None = None) -> htt
     return httpx.AsyncClient(
         headers=headers or {}, limits=limits, timeout=httpx.Timeout(settings.timeout_s, connect=30.0)
     )
+
+
+def broken(settings: Service, error: Exception) -> TraceOutcome:
+    """The outcome of a request whose response did not come: what was sent is billed, as far as anybody knows."""
+    used = NOTHING_USED if isinstance(error, _UNSENT) else {"cost_usd": settings.cost_usd(None, None)}
+    return TraceOutcome(Status.TRANSIENT, detail=short(f"{type(error).__name__}: {error}"), **used)
 
 
 def is_transient(code: int) -> bool:

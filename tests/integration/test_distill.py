@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from teacher_server import candidate, completion, refusal, teaching
+from teacher_server import Reply, candidate, completion, refusal, teaching
 
 from actors.rate_limiter import RateLimiter
 from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, TeacherWorker
@@ -21,7 +21,7 @@ from jobs.tally import Tally
 from s1.errors import UserError
 from s1.hashing import question_id
 from s1.teachers import registry
-from s1.teachers.ledger import Ledger
+from s1.teachers.ledger import Ledger, request_key
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,30 @@ def test_what_both_teachers_are_paid_is_in_the_cost_and_counts_against_the_cap_o
         # A first teacher that costs nothing changes nothing about that.
         spec = registry.spec(DistillOptions.model_validate(values | {"teacher": "worked"}))
         assert take_recorded(tally, questions(*"abc"), spec, ledger) == 2.0
+
+
+def test_what_was_paid_for_in_vain_is_kept_in_the_cost_and_in_the_cap_of_every_later_run(tmp_path):
+    broken = completion("half a", "half", reason="abort")
+
+    def script(text: str, count: int):
+        return completion("hm", text) if text == "a" and count == 3 else Reply(drop=True) if count == 1 else broken
+
+    with teaching(script) as server:
+        spec = registry.spec(options(server.base_url, **DOLLAR_EACH))
+        ledger, limiter = Ledger(str(tmp_path / "ledger")), RateLimiter(spec.services, 2)
+        rows = ask(TeacherWorker(spec, ledger.uri, 8, limiter), *"ab")
+        assert [(row["status"], row["cost_usd"]) for row in rows] == [("ok", 3.0), ("transient", 3.0)]
+        assert asyncio.run(limiter.report()).cost_usd == 6.0
+
+        tally = Tally([row["question_id"] for row in rows], Spool(OUTCOMES, 10))
+        spent_usd = take_recorded(tally, questions(*"ab"), spec, ledger)
+        assert (spent_usd, tally.num_done, tally.cost_usd) == (6.0, 1, 6.0)
+        limiter = RateLimiter(spec.services, 1, 8.5, spent_usd)
+        (row,) = ask(TeacherWorker(spec, ledger.uri, 8, limiter), "b")
+        assert (row["status"], row["cost_usd"]) == ("unasked", 2.0)
+        assert server.asked == {"a": 3, "b": 5}
+        ledger.compact()
+        assert ledger.in_vain_usd(request_key(text, spec.identity("openai") or {}) for text in "ab") == 7.0
 
 
 def test_failures_that_pass_are_asked_again_with_a_permit_each_and_others_are_not(tmp_path):

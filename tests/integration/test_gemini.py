@@ -114,6 +114,17 @@ def test_what_is_blocked_is_paid_for():
         assert ask(server.origin, usd_per_million_input=1e6).cost_usd == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize(
+    ("reply", "cost_usd"),
+    [(Reply(drop=True), 1.0), (Reply(b"<html>"), 1.0), (google_error(503, "UNAVAILABLE"), 0.0)],
+)
+def test_what_was_sent_is_paid_for_unless_the_service_refused_it(reply: Reply, cost_usd: float):
+    prices = {"usd_per_million_output": 1e6 / 20, "expected_input_tokens": 0, "expected_output_tokens": 20}
+    with teaching(lambda *_: reply) as server:
+        assert ask(server.origin, **prices).cost_usd == cost_usd
+    assert ask("http://127.0.0.1:9", **prices).cost_usd == 0
+
+
 def test_the_service_says_when_to_come_back():
     with teaching(lambda *_: google_error(429, "RESOURCE_EXHAUSTED", "slow", RETRY_INFO)) as server:
         assert ask(server.origin).retry_after_s == 7.5

@@ -36,13 +36,14 @@ async def kept(outcome: TraceOutcome) -> TraceOutcome:
     return outcome
 
 
-def ask(base_url: str, text: str = "2 + 2?", **settings: object):
+def ask(base_url: str, text: str = "2 + 2?", gate: OpenGate | None = None, **settings: object):
     values = OpenAI.model_validate({"base_url": base_url, "model": "r1", "retry": QUICK, "timeout_s": 5.0, **settings})
 
     async def until_it_ends():
         teacher = OpenAITeacher(values, service.api_key(values, "openai"))
         try:
-            return await ask_patiently(teacher, Question("q", text), OpenGate(), values, random.Random(0), kept)
+            asked = Question("q", text)
+            return await ask_patiently(teacher, asked, gate or OpenGate(), values, random.Random(0), kept)
         finally:
             await teacher.aclose()
 
@@ -119,6 +120,65 @@ def test_every_end_has_its_class_and_only_passing_ones_are_asked_again(reply, st
     assert outcome.status == status
     assert outcome.is_final == (status in (Status.TRUNCATED, Status.MALFORMED, Status.BLOCKED))
     assert server.asked.total() == (QUICK.attempts if status in PASSING else 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        ({"code": 502, "message": "Provider failed"}, Status.TRANSIENT, "HTTP 200, error 502: Provider failed"),
+        ({"code": 429, "message": "slow down"}, Status.RATE_LIMITED, "HTTP 200, error 429: slow down"),
+        ({"code": 401, "message": "invalid key"}, Status.FATAL, "HTTP 200, error 401: invalid key"),
+        ({"code": 400, "message": "too long"}, Status.DECLINED, "HTTP 200, error 400: too long"),
+        ({"message": "Provider failed"}, Status.TRANSIENT, "HTTP 200, error: Provider failed"),
+        ({"type": "odd"}, Status.TRANSIENT, "HTTP 200, error: {'type': 'odd'}"),
+        ("overloaded", Status.TRANSIENT, "HTTP 200, error: overloaded"),
+        (None, Status.TRANSIENT, "not a chat completion (KeyError)"),
+    ],
+)
+def test_an_error_that_comes_as_a_success_is_told_and_classified(error, status, detail):
+    with teaching(lambda *_: Reply({"error": error})) as server:
+        outcome = ask(server.base_url)
+    assert (outcome.status, outcome.detail) == (status, detail)
+
+
+DOLLAR = {"usd_per_million_output": 1e6 / 20, "expected_input_tokens": 0, "expected_output_tokens": 20}
+
+
+@pytest.mark.parametrize(
+    ("reply", "usd_each"),
+    [
+        (Reply(drop=True), 1.0),
+        (Reply(b"<html>"), 1.0),
+        (Reply(b"not gzip", headers={"Content-Encoding": "gzip"}), 1.0),
+        (completion("half a", "half", reason="abort", tokens=10), 0.5),
+        (refusal(503), 0.0),
+        (Reply({"error": {"code": 502, "message": "no"}}), 0.0),
+    ],
+)
+def test_what_was_sent_is_paid_for_unless_the_service_refused_it(reply, usd_each):
+    with teaching(lambda *_: reply) as server:
+        failed = ask(server.base_url, **DOLLAR)
+        assert (failed.status, failed.cost_usd) == (Status.TRANSIENT, 4 * usd_each)
+    with teaching(lambda _, count: reply if count < 3 else completion("hm", "7")) as server:
+        assert ask(server.base_url, **DOLLAR).cost_usd == 2 * usd_each + 1.0
+    unsent = ask("http://127.0.0.1:9/v1", **DOLLAR)
+    assert unsent.detail.startswith("ConnectError") and unsent.cost_usd == 0
+
+
+def test_limits_hear_whether_tokens_are_unknown_or_none():
+    heard = []
+
+    class Hearing(OpenGate):
+        async def leave(self, permit: int, result: object) -> None:
+            heard.append(result.tokens)
+
+    uncounted = completion("hm", "7")
+    uncounted.payload["usage"] = None
+    replies = [Reply(drop=True), refusal(503), refusal(429), uncounted]
+    with teaching(lambda _, count: replies[count - 1]) as server:
+        ask(server.base_url, gate=Hearing())
+        ask("http://127.0.0.1:9/v1", gate=Hearing())
+    assert heard == [None, 0, 0, None, *[0] * QUICK.attempts]
 
 
 CORRUPT = Reply(b"not gzip", headers={"Content-Encoding": "gzip"})
