@@ -106,12 +106,18 @@ def estimate(settings: Service, name: str, count: int | None) -> str:
 
 
 def api_key(settings: Service, name: str) -> SecretStr | None:
-    """The key from the environment. UserError when it should be there and is not."""
+    """The key from the environment. UserError, which does not show it, when there is none or no header can carry it."""
     if not settings.api_key_env:
         return None
     key = os.environ.get(settings.api_key_env, "").strip()
     if not key:
         raise UserError(f"{name}.api_key_env={settings.api_key_env!r}: this environment variable is not set; export it")
+    bad = next((at for at, letter in enumerate(key, start=1) if not "!" <= letter <= "~"), None)
+    if bad is not None:
+        raise UserError(
+            f"{name}.api_key_env={settings.api_key_env!r}: character {bad} of {len(key)} of this environment variable "
+            "is a space, a line break or no ASCII (a typographic quote?), which no key has; export it anew"
+        )
     return SecretStr(key)
 
 
@@ -125,7 +131,9 @@ def http_client(settings: Service, headers: dict[str, str] | None = None) -> htt
 
 def broken(settings: Service, error: Exception) -> TraceOutcome:
     """The outcome of a request whose response did not come: what was sent is billed, as far as anybody knows."""
-    used = NOTHING_USED if isinstance(error, _UNSENT) else {"cost_usd": settings.cost_usd(None, None)}
+    used: dict[str, Any] = {"cost_usd": settings.cost_usd(None, None)}
+    if isinstance(error, _UNSENT):
+        used = NOTHING_USED
     return TraceOutcome(Status.TRANSIENT, detail=short(f"{type(error).__name__}: {error}"), **used)
 
 

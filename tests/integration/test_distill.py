@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 
 import pyarrow as pa
 import pytest
+from chain_model import write_chain_model
 from hypothesis import given
 from hypothesis import strategies as st
 from teacher_server import Reply, candidate, completion, refusal, teaching
@@ -20,6 +22,7 @@ from jobs.spool import Spool
 from jobs.tally import Tally
 from s1.errors import UserError
 from s1.hashing import question_id
+from s1.teachers import ledger as ledgers
 from s1.teachers import registry
 from s1.teachers.ledger import Ledger, request_key
 
@@ -225,6 +228,29 @@ def test_refusals_are_not_recorded_and_a_ledger_that_cannot_be_written_stops_eve
         assert server.asked.total() == 1
 
 
+def test_a_ledger_that_cannot_be_read_stops_everything_before_anything_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledgers, "_PAUSE_S", 0.0)
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "ledger").mkdir()
+    with teaching(lambda *_: completion("hm", "7")) as server:
+        spec = registry.spec(options(server.base_url))
+        limiter = RateLimiter(spec.services, 9)
+        rows = ask(TeacherWorker(spec, str(tmp_path / "file"), 2, limiter), *"abc")
+        assert {row["status"] for row in rows} == {"fatal"}
+        assert rows[0]["detail"].startswith(f"{tmp_path}/file: the ledger is out of reach")
+        others = ask(TeacherWorker(spec, str(tmp_path / "ledger"), 2, limiter), *"abc")
+        assert {row["status"] for row in others} == {"unasked"}
+        # What can be listed and then not be read is the same.
+        worker = TeacherWorker(spec, str(tmp_path / "ledger"), 2)
+        ask(worker, "a")
+        (path,) = (tmp_path / "ledger").iterdir()
+        asyncio.run(worker(questions()))
+        path.write_bytes(b"damaged")
+        (row,) = ask(worker, "a")
+        assert (row["status"], server.asked.total()) == ("fatal", 1)
+        assert f"{path}: not a file of paid records" in row["detail"]
+
+
 def row(number: int, status: str, detail: str = "") -> dict:
     return {"question_id": str(number), "status": status, "detail": detail, "cost_usd": 0.5}
 
@@ -314,3 +340,21 @@ def test_the_key_of_a_request_ignores_what_does_not_shape_the_answer():
 
     assert identity() == identity(timeout_s=5, base_url="http://other/v1", usd_per_million_output=3)
     assert len({identity(), identity(model="r2"), identity(max_tokens=9), identity(extra_body={"seed": 1})}) == 4
+
+
+@pytest.mark.parametrize(
+    ("lacks", "said"),
+    [
+        ("tokenizer.json", r"vllm.model='.*': its tokenizer does not load \("),
+        ("nothing", r"the vLLM engine of '.*' does not start \(TypeError: .*no_such_setting.*\); see vllm.engine"),
+    ],
+)
+def test_a_local_model_that_cannot_start_is_one_line_and_is_started_once(tmp_path, lacks, said):
+    write_chain_model(tmp_path / "model", "\n", "hmm", "</think>", "seven", "<|im_end|>")
+    (tmp_path / "model" / lacks).unlink(missing_ok=True)
+    settings = {"model": str(tmp_path / "model"), "engine": {"no_such_setting": 1}}
+    spec = registry.spec(DistillOptions.model_validate({"teacher": "vllm", "vllm": settings}))
+    rows = ask(TeacherWorker(spec, str(tmp_path / "ledger"), 8), *"abc")
+    assert {row["status"] for row in rows} == {"fatal"}
+    (detail,) = {row["detail"] for row in rows}
+    assert re.fullmatch(f"{said}.*", detail)

@@ -257,6 +257,16 @@ def test_an_endpoint_that_cannot_work_is_refused_before_anything_starts(settings
         service.check(OpenAI.model_validate(settings), "openai")
 
 
+@pytest.mark.parametrize("key", ["sesame\u201d", "ses\u00a0ame", "ses\name", "ses ame", "s\u00e9same", "ses\x7fame"])
+def test_a_key_that_no_header_can_carry_is_one_line_without_the_key(monkeypatch, key):
+    monkeypatch.setenv("A_KEY", key)
+    with pytest.raises(UserError, match=r"openai.api_key_env='A_KEY': character \d of \d of this env") as raised:
+        service.check(OpenAI(model="r1", api_key_env="A_KEY"), "openai")
+    assert "ame" not in str(raised.value)
+    monkeypatch.setenv("A_KEY", "  sesame\n")  # as a file ends
+    service.check(OpenAI(model="r1", api_key_env="A_KEY"), "openai")
+
+
 def test_the_key_is_shown_nowhere(monkeypatch):
     monkeypatch.setenv("A_KEY", "sesame")
     options = registry.TeacherOptions.model_validate(
