@@ -85,9 +85,9 @@ def ask(
         first = {keys[0]: text for text, keys in same.items()}
         # Of all rounds: a reply of the next one may have been paid for by an earlier run.
         ledger = _read(ledger_uri)
-        recorded_usd = sum(outcome.cost_usd for _, outcome in ledger.find(requests))
-        paid_usd = spent_usd + recorded_usd + ledger.in_vain_usd(requests)
-        for row in _replies(options, first, ledger_uri, label, paid_usd):
+        recorded = [outcome.cost_usd for _, outcome in ledger.find(requests)]
+        paid_usd = spent_usd + sum(recorded) + ledger.in_vain_usd(requests)
+        for row in _replies(options, first, ledger_uri, label, paid_usd, has_answered=bool(recorded)):
             cost_usd += row["cost_usd"] or 0.0
             value = read(row["attempt"] or "") if row["status"] in _ANSWERED else None
             if value is not None:
@@ -110,13 +110,20 @@ def by_text(prompts: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _replies(
-    options: AskOptions, prompts: Mapping[str, str], ledger_uri: str, label: str, spent_usd: float
+    options: AskOptions,
+    prompts: Mapping[str, str],
+    ledger_uri: str,
+    label: str,
+    spent_usd: float,
+    *,
+    has_answered: bool,
 ) -> Iterator[dict[str, Any]]:
     spec = registry.spec(TeacherOptions(teacher="openai", openai=options.openai))
     columns = {name: [None] * len(prompts) for name in QUESTION_COLUMNS}
     columns |= {"question_id": list(prompts), "question": list(prompts.values())}
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    limiter = rate_limiter.start(spec.services, table.num_rows, options.max_usd, spent_usd)
+    answered = spec.services if has_answered else ()
+    limiter = rate_limiter.start(spec.services, table.num_rows, options.max_usd, spent_usd, tuple(answered))
     with Progress(label, table.num_rows, "replies") as bar:
         with Watch(limiter, bar) as watch:
             # To the end: with an exception here the session would end, and with it what is under way and paid for.
