@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from s1.teachers.limiter import Grant, Limiter, Result, Stop, Wait
@@ -27,10 +27,15 @@ class RateLimiter:
     """Permits for every service of a job. All methods run on one event loop."""
 
     def __init__(
-        self, services: Mapping[str, Service], total: int, max_usd: float | None = None, spent_usd: float = 0.0
+        self,
+        services: Mapping[str, Service],
+        total: int,
+        max_usd: float | None = None,
+        spent_usd: float = 0.0,
+        answered: Collection[str] = (),
     ) -> None:
         now = time.monotonic()
-        self._limiter = Limiter(services, Budget(max_usd, spent_usd), now)
+        self._limiter = Limiter(services, Budget(max_usd, spent_usd), now, answered)
         self._counts = Counts(total, now)
         self._queues: dict[str, deque[tuple[str, asyncio.Future[int | Stop | None]]]] = {
             name: deque() for name in services
@@ -132,11 +137,20 @@ class RateLimiter:
             event.set()
 
 
-def start(services: Mapping[str, Service], total: int, max_usd: float | None, spent_usd: float) -> Any:
-    """The actor's handle. It lives on the driver's node and dies with the job; needs a Ray session."""
+def start(
+    services: Mapping[str, Service],
+    total: int,
+    max_usd: float | None,
+    spent_usd: float,
+    answered: Collection[str] = (),
+) -> Any:
+    """The actor's handle. It lives on the driver's node and dies with the job; needs a Ray session.
+
+    `answered`: services that have answered in earlier runs.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(RateLimiter).options(num_cpus=0, max_concurrency=_MAX_CALLS, scheduling_strategy=here)
-    return actor.remote(services, total, max_usd, spent_usd)
+    return actor.remote(services, total, max_usd, spent_usd, answered)

@@ -70,14 +70,16 @@ class TeacherWorker:
 
     def __init__(self, spec: TeacherSpec, ledger_uri: str | None, concurrency: int, limiter: Any = None) -> None:
         self._fatal: TraceOutcome | None = None
+        self._has_told = False  # everybody of that
         self._connection = Connection(limiter) if limiter is not None else None
         self._chosen: list[_Chosen] = []
+        self._ledger: Ledger | None = None
         try:
+            self._ledger = Ledger(ledger_uri) if ledger_uri else None
             self._chosen = [self._choose(spec, name) for name in spec.names]
         except UserError as error:
             # An exception here would reach the user as a worker that cannot be started.
             self._fatal = TraceOutcome(Status.FATAL, detail=str(error))
-        self._ledger = Ledger(ledger_uri) if ledger_uri else None
         self._under_way = asyncio.Semaphore(concurrency)
         self._draw = random.Random()
 
@@ -85,9 +87,12 @@ class TeacherWorker:
         """Rows of OUTCOMES, one for every question, in their order."""
         if self._connection is not None:
             self._connection.start()
-        if self._ledger is not None:
-            # A worker that died may have finished a part of this batch.
-            await asyncio.to_thread(self._ledger.refresh)
+        if self._ledger is not None and self._fatal is None:
+            try:
+                # A worker that died may have finished a part of this batch.
+                await asyncio.to_thread(self._ledger.refresh)
+            except UserError as error:
+                self._fatal = self._fatal or TraceOutcome(Status.FATAL, detail=str(error))
         questions = [Question(**row) for row in batch.select(QUESTION_COLUMNS).to_pylist()]
         outcomes = await asyncio.gather(*(self._trace(question) for question in questions))
         if self._connection is not None:
@@ -112,9 +117,10 @@ class TeacherWorker:
                 is_local = chosen.gate is None and outcome.status != Status.UNASKED
                 if outcome.status not in HANDED_ON:
                     break
-            if outcome.status == Status.FATAL and self._fatal is None:
-                self._fatal = outcome
-                if self._connection is not None:
+            if outcome.status == Status.FATAL:
+                self._fatal = self._fatal or outcome
+                if self._connection is not None and not self._has_told:
+                    self._has_told = True
                     await self._connection.call("stop", outcome.detail)
             if self._connection is not None:
                 self._connection.finished(outcome, is_local=is_local)
@@ -133,7 +139,11 @@ class TeacherWorker:
                 return TraceOutcome(Status.FATAL, detail=f"{ledger.uri}: cannot be written ({error})")
             return outcome
 
-        return ledger.get(key) or await self._ask(chosen, question, keep)
+        try:
+            recorded = await asyncio.to_thread(ledger.get, key) if key in ledger else None
+        except UserError as error:
+            return TraceOutcome(Status.FATAL, detail=str(error))
+        return recorded or await self._ask(chosen, question, keep)
 
     async def _ask(self, chosen: _Chosen, question: Question, keep: Keep) -> TraceOutcome:
         if chosen.gate is not None and chosen.service is not None:
@@ -141,7 +151,7 @@ class TeacherWorker:
         if self._connection is not None and self._connection.stopped is not None:
             return TraceOutcome(Status.UNASKED, detail=self._connection.stopped.reason)
         outcome = await asked(chosen.teacher, question)
-        return await keep(outcome) if outcome.is_final else outcome
+        return await keep(outcome) if outcome.is_recorded else outcome
 
 
 async def _kept(outcome: TraceOutcome) -> TraceOutcome:

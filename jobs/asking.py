@@ -7,7 +7,7 @@ A reply that cannot be read is asked for again in other words, so that the ledge
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -76,16 +76,18 @@ def ask(
     UserError when more than `max_unread` stay unread, or when the asking stops; what was paid for is in the ledger.
     """
     found: dict[str, Value] = {}
-    cost_usd = 0.0
     rounds, identity = range(1, options.rounds + 1), options.openai.identity()
     requests = {request_key(prompt(number), identity) for prompt in prompts.values() for number in rounds}
+    cost_usd = _read(ledger_uri).in_vain_usd(requests)
     for number in rounds:
         left = {key: prompt for key, prompt in prompts.items() if key not in found}
         keys_of = {keys[0]: keys for keys in by_text(left, number)}
         for part in _parts({key: left[key] for key in keys_of}, number):
             # Of all rounds: a reply of the next one may have been paid for by an earlier run.
-            paid_usd = spent_usd + _recorded_usd(requests, ledger_uri)
-            for row in _replies(options, part, ledger_uri, label, paid_usd):
+            ledger = _read(ledger_uri)
+            recorded = [outcome.cost_usd for _, outcome in ledger.find(requests)]
+            paid_usd = spent_usd + sum(recorded) + ledger.in_vain_usd(requests)
+            for row in _replies(options, part, ledger_uri, label, paid_usd, has_answered=bool(recorded)):
                 cost_usd += row["cost_usd"] or 0.0
                 value = read(row["attempt"] or "") if row["status"] in _ANSWERED else None
                 if value is not None:
@@ -123,13 +125,20 @@ def _parts(prompts: Mapping[str, Prompt], number: int) -> Iterator[dict[str, str
 
 
 def _replies(
-    options: AskOptions, prompts: Mapping[str, str], ledger_uri: str, label: str, spent_usd: float
+    options: AskOptions,
+    prompts: Mapping[str, str],
+    ledger_uri: str,
+    label: str,
+    spent_usd: float,
+    *,
+    has_answered: bool,
 ) -> Iterator[dict[str, Any]]:
     spec = registry.spec(TeacherOptions(teacher="openai", openai=options.openai))
     columns = {name: [None] * len(prompts) for name in QUESTION_COLUMNS}
     columns |= {"question_id": list(prompts), "question": list(prompts.values())}
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    limiter = rate_limiter.start(spec.services, table.num_rows, options.max_usd, spent_usd)
+    answered = spec.services if has_answered else ()
+    limiter = rate_limiter.start(spec.services, table.num_rows, options.max_usd, spent_usd, tuple(answered))
     with Progress(label, table.num_rows, "replies") as bar:
         with Watch(limiter, bar) as watch:
             # To the end: with an exception here the session would end, and with it what is under way and paid for.
@@ -143,8 +152,8 @@ def _replies(
         )
 
 
-def _recorded_usd(requests: Iterable[str], ledger_uri: str) -> float:
-    """What the replies that are in the ledger already have cost."""
+def _read(ledger_uri: str) -> Ledger:
+    """The ledger as it is now."""
     ledger = Ledger(ledger_uri)
     ledger.refresh()
-    return sum(outcome.cost_usd for _, outcome in ledger.find(requests))
+    return ledger

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from pydantic import Field
@@ -89,18 +90,18 @@ def run(options: DistillOptions, context: Context) -> Outcome:
     ledger = Ledger(options.ledger or join(context.run_dir, "_ledger")) if spec.is_paid else None
     with Spool(OUTCOMES, ROWS_PER_FILE) as spool:
         tally = Tally(questions["question_id"].to_pylist(), spool)
-        spent_usd = 0.0
+        recorded = Recorded()
         if ledger is not None:
             ledger.check_writable()
             ledger.compact()  # what a killed run has left in many small files
-            spent_usd = take_recorded(tally, questions, spec, ledger)
+            recorded = take_recorded(tally, questions, spec, ledger)
         num_recorded = tally.num_done
         waiting = questions.filter(pa.array([key not in tally for key in questions["question_id"].to_pylist()]))
         if waiting.num_rows:
             if ledger is not None:
                 print(_outlook(spec, num_recorded, waiting.num_rows), file=sys.stderr)
             with ray_session(*capacity.of_distill(options)):
-                stopped = _ask(options, spec, waiting, tally, ledger, spent_usd)
+                stopped = _ask(options, spec, waiting, tally, ledger, recorded)
             if ledger is not None:
                 ledger.compact()
             check_stopped(options, tally, stopped, ledger)
@@ -139,7 +140,7 @@ def _ask(
     waiting: pa.Table,
     tally: Tally,
     ledger: Ledger | None,
-    spent_usd: float,
+    recorded: Recorded,
 ) -> str | None:
     """Ask about the rows of `waiting`; returns why the asking stopped before its end, if it did."""
     with Progress("distill", waiting.num_rows, "questions") as bar:
@@ -148,7 +149,9 @@ def _ask(
                 tally.add(row)
                 bar.advance(1, tally.note())
             return None
-        limiter = rate_limiter.start(spec.services, waiting.num_rows, options.max_usd, spent_usd)
+        limiter = rate_limiter.start(
+            spec.services, waiting.num_rows, options.max_usd, recorded.spent_usd, recorded.answered
+        )
         with Watch(limiter, bar) as watch:
             for row in stream(waiting, spec, ledger.uri, options.pool, limiter):
                 tally.add(row)
@@ -157,14 +160,21 @@ def _ask(
         return numbers.stopped
 
 
-def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: Ledger) -> float:
-    """Count outcomes of the first teacher that an earlier run has paid for; returns what all teachers' recorded
-    outcomes for these questions have cost.
+@dataclass(frozen=True)
+class Recorded:
+    """What earlier runs have recorded about a table's questions, of all teachers."""
+
+    spent_usd: float = 0.0  # what was paid for in vain included
+    answered: frozenset[str] = frozenset()  # teachers that have answered
+
+
+def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: Ledger) -> Recorded:
+    """Count outcomes of the first teacher that an earlier run has paid for; returns what there is of all teachers.
 
     Those of the second one the workers look up themselves, after the first one has been asked.
     """
     first, *later = spec.names
-    spent_usd = 0.0
+    spent_usd, answered = 0.0, set[str]()
     ledger.refresh()
     for name in spec.names:
         identity = spec.identity(name)
@@ -174,13 +184,17 @@ def take_recorded(tally: Tally, questions: pa.Table, spec: TeacherSpec, ledger: 
         for batch in questions.select(QUESTION_COLUMNS).to_batches():
             for values in batch.to_pylist():
                 by_key.setdefault(request_key(values["question"], identity), []).append(Question(**values))
+        in_vain_usd = ledger.in_vain_usd(by_key)
+        tally.spent(in_vain_usd)
+        spent_usd += in_vain_usd
         for key, outcome in ledger.find(by_key):
             spent_usd += outcome.cost_usd
+            answered.add(name)
             if name != first or (later and outcome.status in HANDED_ON):
                 continue
             for row in outcome_table(by_key[key], [outcome] * len(by_key[key])).to_pylist():
                 tally.add(row)
-    return spent_usd
+    return Recorded(spent_usd, frozenset(answered))
 
 
 def training_questions(options: DistillOptions, context: Context) -> pa.Table:
@@ -210,7 +224,12 @@ def check_stopped(options: DistillOptions, tally: Tally, stopped: str | None, le
 
 
 def check_losses(options: DistillOptions, tally: Tally) -> None:
-    """UserError when too many requests failed in a way that may pass, or when no trace is left."""
+    """UserError when a question has no outcome, too many failed in a way that may pass, or there is no trace."""
+    if tally.num_done < tally.total:
+        raise UserError(
+            f"{tally.total - tally.num_done} of {tally.total} questions came back without an outcome; what was "
+            "finished is kept, run the same command again"
+        )
     if tally.num_lost > options.max_lost * tally.total:
         raise UserError(
             f"{tally.num_lost} of {tally.total} requests failed again and again ({tally.main_loss()}); what was "

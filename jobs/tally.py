@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.spool import Spool
-from s1.teachers.protocol import PASSING, Status
+from s1.teachers.protocol import PASSING, Status, without_ids
 
 _LOST = frozenset({*PASSING, Status.UNASKED})  # may still be had in another run
 _NUM_REASONS = 3
@@ -23,7 +23,12 @@ class Tally:
         self._positions = {question_id: position for position, question_id in enumerate(question_ids)}
         self._spool = spool
         self._done: set[str] = set()
-        self._details: dict[str, Counter[str]] = {}
+        self._details: dict[str, Counter[str]] = {}  # by status, then by kind of detail
+        self._examples: dict[str, str] = {}  # the first detail of every kind
+
+    def spent(self, cost_usd: float) -> None:
+        """Add what was paid without an outcome of a question."""
+        self.cost_usd += cost_usd
 
     def __contains__(self, question_id: str) -> bool:
         return question_id in self._done
@@ -57,22 +62,30 @@ class Tally:
         if status == Status.OK:
             self._spool.add(self._positions[question_id], row)
         else:
-            self._details.setdefault(status, Counter())[row["detail"]] += 1
+            kind = without_ids(row["detail"])
+            self._examples.setdefault(kind, row["detail"])
+            self._details.setdefault(status, Counter())[kind] += 1
 
     def dropped(self) -> dict[str, int]:
         """Outcomes that are no trace, by status."""
         return {status: count for status, count in sorted(self.counts.items()) if status != Status.OK}
 
     def reasons(self) -> dict[str, dict[str, int]]:
-        """The most frequent details of every kind of drop, with their counts."""
-        return {status: dict(details.most_common(_NUM_REASONS)) for status, details in sorted(self._details.items())}
+        """The most frequent details of every kind of drop, with their counts.
+
+        Those that differ in ids and numbers only are counted together, and told as the first of them was.
+        """
+        return {
+            status: {self._examples[kind]: count for kind, count in kinds.most_common(_NUM_REASONS)}
+            for status, kinds in sorted(self._details.items())
+        }
 
     def main_loss(self) -> str:
         """The most frequent detail of the losses."""
         lost: Counter[str] = Counter()
         for status in _LOST:
             lost.update(self._details.get(status, {}))
-        return lost.most_common(1)[0][0]
+        return self._examples[lost.most_common(1)[0][0]]
 
     def note(self) -> str:
         """For the progress line."""

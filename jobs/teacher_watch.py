@@ -11,12 +11,14 @@ from typing import Any
 
 from jobs.progress import Progress
 from jobs.termination import terminate
+from s1.errors import UserError
 from s1.teachers.numbers import Numbers
 
 _LOOK_S = 0.25
 _PUBLISH_S = 1.0
 # Whoever sends SIGTERM kills soon after: Kubernetes after 30 s.
 _GRACE_S = 20.0
+_AGAIN_S = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -33,6 +35,8 @@ class Watch:
         self._thread = threading.Thread(target=self._watch, name="teacher watch", daemon=True)
         self._previous: dict[int, Any] = {}
         self._error: Exception | None = None
+        self._published = 0.0
+        self._end_at: float | None = None  # set by the first signal
 
     def __enter__(self) -> Watch:
         if threading.current_thread() is threading.main_thread():
@@ -50,9 +54,7 @@ class Watch:
 
     def numbers(self) -> Numbers:
         """How things are now."""
-        import ray
-
-        numbers: Numbers = ray.get(self._limiter.publish.remote())
+        numbers: Numbers = self._call("publish")
         self._bar.update(numbers.num_done, numbers.note())
         return numbers
 
@@ -64,31 +66,44 @@ class Watch:
             raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal = number
+        elif signal.SIGTERM in (self.signal, number):  # the second one may be ours, when the grace is over
+            terminate()
+        else:
             raise KeyboardInterrupt
-        self.signal = number
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call the limiter. UserError when it is gone: then nothing is asked any more."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        try:
+            return ray.get(getattr(self._limiter, method).remote(*arguments))
+        except RayActorError as error:
+            raise UserError(
+                "the process that gives out the permits of this job has died (out of memory?); what was finished is "
+                "kept, run the same command again to go on"
+            ) from error
 
     def _watch(self) -> None:
-        try:
-            self._look()
-        except Exception as error:  # raised where the block ends
-            self._error = error
-
-    def _look(self) -> None:
-        import ray
-
-        published, told = 0.0, 0.0
         while not self._ended.wait(_LOOK_S):
-            now = time.monotonic()
-            if now - published >= _PUBLISH_S:
-                self.numbers()
-                published = now
-            if self.signal is not None and not told:
-                told = now
-                ray.get(self._limiter.stop.remote("interrupted"))
-                under_way = self.numbers().num_under_way
-                line = f"\nstopping: {under_way} paid request(s) under way are waited for; once more to leave them"
-                print(line, file=sys.stderr, flush=True)
-            if told and self.signal == signal.SIGTERM and now - told > _GRACE_S:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                return
+            try:
+                self._look(time.monotonic())
+            except Exception as error:  # raised where the block ends; signals are heeded all the same
+                self._error = error
+
+    def _look(self, now: float) -> None:
+        if self.signal is not None and self._end_at is None:
+            self._end_at = now + _GRACE_S
+            self._call("stop", "interrupted")
+            under_way = self.numbers().num_under_way
+            line = f"\nstopping: {under_way} paid request(s) under way are waited for; once more to leave them"
+            print(line, file=sys.stderr, flush=True)
+        if self._end_at is not None and self.signal == signal.SIGTERM and now >= self._end_at:
+            # Again after a while: an exception that is raised inside a callback of a library is lost.
+            self._end_at = now + _AGAIN_S
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if now - self._published >= _PUBLISH_S:
+            self._published = now
+            self.numbers()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
 from s1.teachers.limiter import Result, Stop
-from s1.teachers.protocol import PASSING, Question, Status, Teacher, TraceOutcome, asked
+from s1.teachers.protocol import PASSING, REFUSED, Question, Status, Teacher, TraceOutcome, asked
 from s1.teachers.service import Service
 
 # Makes an outcome durable and returns it; an outcome that ends the job when that cannot be done.
@@ -35,29 +36,33 @@ async def ask_patiently(
 ) -> TraceOutcome:
     """The outcome of the last request of at most `service.retry.attempts`; only passing failures are asked again.
 
-    A permit is given back when `keep` has made a final outcome durable: never is more unrecorded than is under way.
-    UNASKED when the job stops: a question whose last request failed may be asked in the next run.
+    Its cost is that of all of them. A permit is given back when `keep` has made durable what was paid for: never is
+    more unrecorded than is under way. UNASKED when the job stops: a question whose last request failed may be asked in
+    the next run.
     """
     retry, patience_s = service.retry, service.limits.give_up_after_s
-    outcome = TraceOutcome(Status.UNASKED)
+    kept, cost_usd = TraceOutcome(Status.UNASKED), 0.0
     for attempt in range(1, retry.attempts + 1):
         permit = await gate.enter()
         if isinstance(permit, Stop):
-            return TraceOutcome(Status.UNASKED, detail=permit.reason)
-        outcome = TraceOutcome(Status.TRANSIENT)
+            return TraceOutcome(Status.UNASKED, detail=permit.reason, cost_usd=cost_usd)
+        outcome = TraceOutcome(Status.TRANSIENT, cost_usd=service.cost_usd(None, None))
         try:
             outcome = await asked(teacher, question)
-            kept = await keep(outcome) if outcome.is_final else outcome
+            kept = await keep(outcome) if outcome.is_recorded else outcome
         finally:  # also when this worker is being ended
             await gate.leave(permit, result_of(outcome))
-        if kept.status not in PASSING or attempt == retry.attempts:
-            return kept
-        await gate.pause(retry.pause_s(attempt, outcome.retry_after_s, draw, patience_s))
-    return outcome
+        cost_usd += outcome.cost_usd
+        if kept.status not in PASSING:
+            break
+        if attempt < retry.attempts:
+            await gate.pause(retry.pause_s(attempt, outcome.retry_after_s, draw, patience_s))
+    return replace(kept, cost_usd=cost_usd)
 
 
 def result_of(outcome: TraceOutcome) -> Result:
     """What limits care about."""
     counts = (outcome.input_tokens, outcome.output_tokens)
     tokens = None if counts == (None, None) else sum(count or 0 for count in counts)
-    return Result(outcome.status in PASSING, tokens, outcome.cost_usd, outcome.retry_after_s)
+    refusal = outcome.detail if outcome.finish_reason == REFUSED else ""
+    return Result(outcome.status in PASSING, tokens, outcome.cost_usd, outcome.retry_after_s, refusal)

@@ -14,14 +14,13 @@ from pydantic import Field, SecretStr
 from s1.teachers import service
 from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified, storable
 from s1.teachers.retry import error_details, retry_after_s, retry_info_s
-from s1.teachers.service import FATAL_CODES, TRANSIENT_CODES, Service, num_tokens, short
+from s1.teachers.service import FATAL_CODES, NOTHING_USED, TRANSPORT_ERRORS, Service, is_transient, num_tokens, short
 
 if TYPE_CHECKING:
     from google.genai.errors import APIError
     from google.genai.types import GenerateContentConfig, GenerateContentResponse
 
 PROMPT_VERSION = "1"  # part of every ledger key: raise it when questions are asked in another way
-_TRANSIENT_ERRORS = (httpx.TransportError, httpx.DecodingError)
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _BLOCKED = frozenset(
     {"SAFETY", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT"}
@@ -81,10 +80,12 @@ class GeminiTeacher:
             return self._answer(response)
         except APIError as error:
             return _refusal(error)
-        except _TRANSIENT_ERRORS as error:
-            return TraceOutcome(Status.TRANSIENT, detail=short(f"{type(error).__name__}: {error}"))
+        except TRANSPORT_ERRORS as error:
+            return service.broken(self.settings, error)
         except _UNREADABLE as error:
-            return TraceOutcome(Status.TRANSIENT, detail=f"not a response of Gemini ({type(error).__name__})")
+            cost_usd = self.settings.cost_usd(None, None)
+            detail = f"not a response of Gemini ({type(error).__name__})"
+            return TraceOutcome(Status.TRANSIENT, detail=detail, cost_usd=cost_usd)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -143,14 +144,14 @@ def _refusal(error: APIError) -> TraceOutcome:
     detail = f"HTTP {code}: {short(error.message or error.status or 'no reason given')}"
     reasons = {str(item.get("reason")) for item in items}
     if code in FATAL_CODES or error.status == "FAILED_PRECONDITION" or "API_KEY_INVALID" in reasons:
-        return TraceOutcome(Status.FATAL, detail=detail)
+        return TraceOutcome(Status.FATAL, detail=detail, **NOTHING_USED)
     if code == 429:
         if any("PerDay" in str(item.get("violations")) for item in items):
-            return TraceOutcome(Status.FATAL, detail=f"{detail} (the quota of the day is used up)")
-        return TraceOutcome(Status.RATE_LIMITED, detail=detail, retry_after_s=_wanted_pause_s(error))
-    if code in TRANSIENT_CODES:
-        return TraceOutcome(Status.TRANSIENT, detail=detail, retry_after_s=_wanted_pause_s(error))
-    return TraceOutcome(Status.DECLINED, detail=detail, finish_reason=REFUSED)
+            return TraceOutcome(Status.FATAL, detail=f"{detail} (the quota of the day is used up)", **NOTHING_USED)
+        return TraceOutcome(Status.RATE_LIMITED, detail=detail, retry_after_s=_wanted_pause_s(error), **NOTHING_USED)
+    if is_transient(code):
+        return TraceOutcome(Status.TRANSIENT, detail=detail, retry_after_s=_wanted_pause_s(error), **NOTHING_USED)
+    return TraceOutcome(Status.DECLINED, detail=detail, finish_reason=REFUSED, **NOTHING_USED)
 
 
 def _wanted_pause_s(error: APIError) -> float | None:

@@ -7,10 +7,10 @@ died are taken back, and what they were to cost counts as spent, since nobody kn
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from s1.teachers.limits import Breaker, Budget, Concurrency, Pace
+from s1.teachers.limits import Breaker, Budget, Concurrency, Pace, Refusals
 from s1.teachers.service import Service
 
 LEASE_S = 10.0  # a holder that is silent for longer is dead
@@ -44,9 +44,10 @@ class Result:
     """How a request ended, as far as limits care. `failed`: refused for now, timed out, or the service's own fault."""
 
     failed: bool
-    tokens: int | None = None
+    tokens: int | None = None  # None: nobody knows
     usd: float = 0.0
     retry_after_s: float | None = None
+    refusal: str = ""  # what the service said about a request that it does not accept
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,14 @@ class _Mean:
 class _Service:
     """The limits of one service and how it is doing."""
 
-    def __init__(self, settings: Service, now: float) -> None:
+    def __init__(self, settings: Service, now: float, *, has_answered: bool) -> None:
         limits, retry = settings.limits, settings.retry
         self.give_up_after_s = limits.give_up_after_s
         self.requests = Pace(limits.requests_per_minute, _BURST_S, now)
         self.tokens = Pace(limits.tokens_per_minute, _BURST_S, now)
         self.concurrency = Concurrency(limits.max_concurrency)
         self.breaker = Breaker(min(5 * retry.first_pause_s, retry.longest_pause_s), retry.longest_pause_s)
+        self.refusals = Refusals(has_answered=has_answered)
         self.mean_tokens, self.mean_usd = _Mean(settings.expected_tokens), _Mean(settings.expected_usd)
         self.num_under_way = 0
         self.paused_until = 0.0
@@ -102,12 +104,13 @@ class _Service:
 
     def finished(self, now: float, permit: _Permit, result: Result) -> None:
         is_full = self.num_under_way + 1 >= math.floor(self.concurrency.limit)
-        self.tokens.correct((result.tokens or 0) - permit.tokens)
+        if result.tokens is not None:
+            self.tokens.correct(result.tokens - permit.tokens)
         was_cut = self.concurrency.finished(permit.era, failed=result.failed, is_full=is_full)
         self.breaker.finished(now, failed=result.failed)
         if not result.failed:
             self.failing_since = None
-            if result.tokens is not None:
+            if result.tokens:  # a refusal used none
                 self.mean_tokens.add(result.tokens)
                 self.mean_usd.add(result.usd)
             return
@@ -118,12 +121,16 @@ class _Service:
 
 
 class Limiter:
-    """All services of a job, and the money that they share."""
+    """All services of a job, and the money that they share. `answered`: services that have answered in earlier runs."""
 
-    def __init__(self, services: Mapping[str, Service], budget: Budget, now: float) -> None:
+    def __init__(
+        self, services: Mapping[str, Service], budget: Budget, now: float, answered: Collection[str] = ()
+    ) -> None:
         self.budget = budget
         self.stopped: Stop | None = None
-        self._services = {name: _Service(settings, now) for name, settings in services.items()}
+        self._services = {
+            name: _Service(settings, now, has_answered=name in answered) for name, settings in services.items()
+        }
         self._permits: dict[int, _Permit] = {}
         self._seen: dict[str, float] = {}
         self._next_permit = 0
@@ -173,6 +180,8 @@ class Limiter:
         service.num_under_way -= 1
         self.budget.settle(permit.usd, result.usd)
         service.finished(now, permit, result)
+        if not result.failed and service.refusals.finished(result.refusal):
+            self.stop(f"{permit.service} refuses every request ({result.refusal})")
 
     def renew(self, now: float, holder: str) -> None:
         """A sign of life."""

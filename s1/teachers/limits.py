@@ -12,6 +12,7 @@ from collections import deque
 from pydantic import Field
 
 from s1.config import Config
+from s1.teachers.protocol import without_ids
 
 
 class Limits(Config):
@@ -148,6 +149,28 @@ class Breaker:
     def _open(self, now: float, pause_s: float) -> None:
         self._pause_s = min(pause_s, self.longest_pause_s)
         self._until, self._is_trying = now + self._pause_s, False
+
+
+class Refusals:
+    """Notices a service that gives all of its first requests the same refusal: it will give it to every other one.
+
+    A service that has answered before refuses some questions, not all of them.
+    """
+
+    ENOUGH = 20
+
+    def __init__(self, *, has_answered: bool) -> None:
+        self._has_answered = has_answered
+        self._kind = ""
+        self._count = 0
+
+    def finished(self, refusal: str) -> bool:
+        """Note an answer, or what was said in place of one; True when that is enough."""
+        kind = without_ids(refusal)
+        self._has_answered = self._has_answered or not refusal or self._kind not in ("", kind)
+        self._kind = kind
+        self._count += 1
+        return not self._has_answered and self._count >= self.ENOUGH
 
 
 class Budget:

@@ -16,10 +16,9 @@ from pydantic import Field, SecretStr
 from s1.teachers import service
 from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified, split_think_tags, storable
 from s1.teachers.retry import retry_after_s
-from s1.teachers.service import FATAL_CODES, TRANSIENT_CODES, Service, num_tokens, short
+from s1.teachers.service import FATAL_CODES, NOTHING_USED, TRANSPORT_ERRORS, Service, is_transient, num_tokens, short
 
 PROMPT_VERSION = "1"  # part of every ledger key: raise it when `body` asks in another way
-_TRANSIENT_ERRORS = (httpx.TransportError, httpx.DecodingError)
 _NO_CREDIT = "insufficient_quota"
 # A model that is not there is a 404 nearly everywhere; with these services a 400.
 _NO_MODEL = re.compile(
@@ -74,9 +73,9 @@ class OpenAITeacher:
         url = f"{self.settings.base_url.rstrip('/')}/chat/completions"
         try:
             response = await self._client.post(url, json=self.settings.body(storable(question.question)))
-        except _TRANSIENT_ERRORS as error:
-            return TraceOutcome(Status.TRANSIENT, detail=short(f"{type(error).__name__}: {error}"))
-        return self._answer(response) if response.status_code == 200 else _refusal(response)
+        except TRANSPORT_ERRORS as error:
+            return service.broken(self.settings, error)
+        return self._answer(response) if response.status_code == 200 else _refusal(response.status_code, response)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -92,8 +91,13 @@ class OpenAITeacher:
             usage, version = payload.get("usage") or {}, payload.get("model")
             tokens_in, tokens_out = num_tokens(usage.get("prompt_tokens")), num_tokens(usage.get("completion_tokens"))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            found = _error(response)
+            if found is not None:  # OpenRouter says with 200 that its provider failed
+                return _refusal(_status(found[0]), response)
             # Cut in transit or not the protocol: nothing that can be used, and maybe better the next time.
-            return TraceOutcome(Status.TRANSIENT, detail=f"not a chat completion ({type(error).__name__})")
+            cost_usd = self.settings.cost_usd(None, None)
+            detail = f"not a chat completion ({type(error).__name__})"
+            return TraceOutcome(Status.TRANSIENT, detail=detail, cost_usd=cost_usd)
         return classified(
             thinking,
             attempt,
@@ -105,19 +109,25 @@ class OpenAITeacher:
         )
 
 
-def _refusal(response: httpx.Response) -> TraceOutcome:
-    """The outcome of a status that is no success."""
-    code, (kind, text) = response.status_code, _error(response)
-    detail = f"HTTP {code}: {text}"
+def _refusal(code: int, response: httpx.Response) -> TraceOutcome:
+    """The outcome of a status that is no success: the response's own, or the one that its text gives."""
+    kind, text = _error(response) or ("", short(response.text))
+    said = f"HTTP {code}" if response.status_code == code else f"HTTP {response.status_code}, error {kind}".rstrip()
+    detail = f"{said}: {text}"
     if code in (400, 403) and _FILTERED.search(f"{kind} {text}"):
-        return TraceOutcome(Status.BLOCKED, detail=detail, finish_reason="content_filter")
+        return TraceOutcome(Status.BLOCKED, detail=detail, finish_reason="content_filter", **NOTHING_USED)
     # No credit comes as 429 too, and does not pass by waiting.
     if code in FATAL_CODES or _NO_CREDIT in response.text or (code == 400 and _NO_MODEL.search(text)):
-        return TraceOutcome(Status.FATAL, detail=detail)
-    if code == 429 or code in TRANSIENT_CODES:
+        return TraceOutcome(Status.FATAL, detail=detail, **NOTHING_USED)
+    if code == 429 or is_transient(code):
         status = Status.RATE_LIMITED if code == 429 else Status.TRANSIENT
-        return TraceOutcome(status, detail=detail, retry_after_s=retry_after_s(response.headers))
-    return TraceOutcome(Status.DECLINED, detail=detail, finish_reason=REFUSED)
+        return TraceOutcome(status, detail=detail, retry_after_s=retry_after_s(response.headers), **NOTHING_USED)
+    return TraceOutcome(Status.DECLINED, detail=detail, finish_reason=REFUSED, **NOTHING_USED)
+
+
+def _status(kind: str) -> int:
+    """The status that an error's code stands for; 502 when it stands for none."""
+    return int(kind) if re.fullmatch("[45][0-9][0-9]", kind) else 502
 
 
 def thinking_and_attempt(message: Mapping[str, Any]) -> tuple[str | None, str]:
@@ -131,11 +141,14 @@ def thinking_and_attempt(message: Mapping[str, Any]) -> tuple[str | None, str]:
     return split_think_tags(str(content))
 
 
-def _error(response: httpx.Response) -> tuple[str, str]:
-    """The code that the service gives a failure, if any, and what it says about it, in one short line each."""
+def _error(response: httpx.Response) -> tuple[str, str] | None:
+    """The code that the service gives a failure, if any, and what it says about it, in one short line each.
+
+    None when it says nothing in the way of the protocol.
+    """
     try:
         error = response.json()["error"]
-        kind, text = (error.get("code"), error["message"]) if isinstance(error, dict) else (None, error)
     except (ValueError, LookupError, TypeError, RecursionError):
-        kind, text = None, response.text
-    return short(kind or ""), short(text)
+        return None
+    kind, text = (error.get("code"), error.get("message") or error) if isinstance(error, dict) else (None, error)
+    return (short(kind or ""), short(text)) if text else None

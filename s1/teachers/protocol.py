@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -27,6 +28,7 @@ class Status(StrEnum):
 PASSING = frozenset({Status.RATE_LIMITED, Status.TRANSIENT})  # may go well the next time
 HANDED_ON = frozenset({Status.DECLINED, Status.BLOCKED, Status.RECITATION})  # another teacher may do better
 _BLOCKED_REASONS = frozenset({"content_filter", "refusal"})
+_WITH_DIGITS = re.compile(r"(?<!\S)(?<!HTTP )(?<!error )\S*\d\S*")
 _BROKEN_OFF_REASONS = frozenset({"abort", "error"})  # of vLLM and SGLang; of OpenRouter when its provider fails
 
 
@@ -64,12 +66,17 @@ class TraceOutcome:
 
     @property
     def is_final(self) -> bool:
-        """Whether asking again would only cost again: such an outcome belongs into the ledger.
+        """Whether asking again would only cost again.
 
         A request that was refused as such cost nothing, and may be accepted when the service is set up otherwise.
         """
         passing = self.status in PASSING or self.status in (Status.FATAL, Status.UNASKED)
         return not passing and self.finish_reason != REFUSED
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it belongs into the ledger: it is final, or was paid for all the same."""
+        return self.is_final or self.cost_usd > 0
 
 
 @runtime_checkable
@@ -119,6 +126,13 @@ def classified(thinking: str | None, attempt: str | None, finish_reason: str, **
 def storable(text: str) -> str:
     """`text` as it can be written to a table: half a surrogate pair, which JSON can carry, becomes a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def without_ids(detail: str) -> str:
+    """What a detail has in common with others of its kind: words with digits are left out (ids, counts, times), but
+    for the status.
+    """
+    return _WITH_DIGITS.sub("#", detail)
 
 
 def split_think_tags(content: str) -> tuple[str | None, str]:

@@ -1,4 +1,8 @@
-"""What every paid service has in common: model, key, price, bounds; and how its answers are counted."""
+"""What every paid service has in common: model, key, price, bounds; and how its answers are counted.
+
+Tokens of an outcome are None where nobody knows them: then the request is taken to have used and cost what was
+expected, so that limits and cap hold. One that was not sent, or that the service refused, used none.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,14 @@ from s1 import extensions
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.limits import Limits
+from s1.teachers.protocol import Status, TraceOutcome
 from s1.teachers.retry import Retry
 
-TRANSIENT_CODES = frozenset({408, 409, 425, 499, 500, 502, 503, 504, 529})
-FATAL_CODES = frozenset({301, 302, 307, 308, 401, 402, 403, 404, 405})
+FATAL_CODES = frozenset({301, 302, 307, 308, 401, 402, 403, 404, 405, 410})
+NOTHING_USED: dict[str, Any] = {"input_tokens": 0, "output_tokens": 0}
+TRANSPORT_ERRORS = (httpx.TransportError, httpx.DecodingError)
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+_TRANSIENT_CODES = frozenset({408, 409, 425, 499})
 _DETAIL_CHARS = 300
 
 
@@ -98,12 +106,18 @@ def estimate(settings: Service, name: str, count: int | None) -> str:
 
 
 def api_key(settings: Service, name: str) -> SecretStr | None:
-    """The key from the environment. UserError when it should be there and is not."""
+    """The key from the environment. UserError, which does not show it, when there is none or no header can carry it."""
     if not settings.api_key_env:
         return None
     key = os.environ.get(settings.api_key_env, "").strip()
     if not key:
         raise UserError(f"{name}.api_key_env={settings.api_key_env!r}: this environment variable is not set; export it")
+    bad = next((at for at, letter in enumerate(key, start=1) if not "!" <= letter <= "~"), None)
+    if bad is not None:
+        raise UserError(
+            f"{name}.api_key_env={settings.api_key_env!r}: character {bad} of {len(key)} of this environment variable "
+            "is a space, a line break or no ASCII (a typographic quote?), which no key has; export it anew"
+        )
     return SecretStr(key)
 
 
@@ -113,6 +127,19 @@ def http_client(settings: Service, headers: dict[str, str] | None = None) -> htt
     return httpx.AsyncClient(
         headers=headers or {}, limits=limits, timeout=httpx.Timeout(settings.timeout_s, connect=30.0)
     )
+
+
+def broken(settings: Service, error: Exception) -> TraceOutcome:
+    """The outcome of a request whose response did not come: what was sent is billed, as far as anybody knows."""
+    used: dict[str, Any] = {"cost_usd": settings.cost_usd(None, None)}
+    if isinstance(error, _UNSENT):
+        used = NOTHING_USED
+    return TraceOutcome(Status.TRANSIENT, detail=short(f"{type(error).__name__}: {error}"), **used)
+
+
+def is_transient(code: int) -> bool:
+    """Whether a status may go away: all of 5xx are the fault of the service, or of what stands before it."""
+    return code in _TRANSIENT_CODES or code >= 500
 
 
 def num_tokens(value: Any) -> int | None:

@@ -18,6 +18,7 @@ from s1.errors import UserError
 from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified
 from s1.template import Style, Template
 
+_DETAIL_CHARS = 300
 PROMPT_VERSION = "1"  # part of every ledger key: raise it when questions are asked in another way
 
 
@@ -67,14 +68,24 @@ class VllmTeacher:
         self.settings = settings
         self.name = settings.model
         self._folder = str(models.resolve(settings.model))
-        self._template = Template(AutoTokenizer.from_pretrained(self._folder), settings.style)
+        try:
+            self._template = Template(AutoTokenizer.from_pretrained(self._folder), settings.style)
+        except Exception as error:  # whatever a folder makes of the library
+            raise UserError(f"vllm.model={settings.model!r}: its tokenizer does not load ({_said(error)})") from error
         self._engine: Any = None
+        self._failure: TraceOutcome | None = None
 
     async def trace(self, question: Question) -> TraceOutcome:
         """The model's trace; with the same seed for the same question."""
+        if self._engine is None and self._failure is None:
+            self._start()
+        if self._failure is not None:
+            return self._failure
+        return await self._answer(question)
+
+    async def _answer(self, question: Question) -> TraceOutcome:
         from vllm import SamplingParams
 
-        self._engine = self._engine or self._start()
         prompt = self._template.render_prompt(question.question, self.settings.system)
         sampling = SamplingParams(
             max_tokens=self.settings.max_tokens,
@@ -90,6 +101,8 @@ class VllmTeacher:
                 last = output
         except ValueError as error:  # the prompt does not fit the model's context
             return TraceOutcome(Status.DECLINED, detail=" ".join(str(error).split()), finish_reason=REFUSED)
+        except Exception as error:  # the engine's process has died
+            return self._fail("broke down", error)
         completion = last.outputs[0]
         parsed = self._template.parse(list(completion.token_ids))
         thinking = parsed.thinking if parsed.thinking_ended else ""
@@ -101,16 +114,30 @@ class VllmTeacher:
             output_tokens=len(completion.token_ids),
         )
 
-    def _start(self) -> Any:
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+    def _fail(self, what: str, error: Exception) -> TraceOutcome:
+        """No other question would fare better: an engine is not started twice."""
+        detail = f"the vLLM engine of {self.settings.model!r} {what} ({_said(error)}); see vllm.engine"
+        self._failure = self._failure or TraceOutcome(Status.FATAL, detail=detail)
+        return self._failure
 
-        arguments: dict[str, Any] = {
-            "tensor_parallel_size": self.settings.tensor_parallel_size,
-            "dtype": precision.resolve("auto", gpu=self.settings.num_gpus > 0),
-            **self.settings.engine,
-        }
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(model=self._folder, **arguments))
+    def _start(self) -> None:
+        try:
+            from vllm import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            arguments: dict[str, Any] = {
+                "tensor_parallel_size": self.settings.tensor_parallel_size,
+                "dtype": precision.resolve("auto", gpu=self.settings.num_gpus > 0),
+                **self.settings.engine,
+            }
+            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=self._folder, **arguments))
+        except Exception as error:  # of the engine's own process, of CUDA, of settings that it does not know
+            self._fail("does not start", error)
+
+
+def _said(error: Exception) -> str:
+    """In one short line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_DETAIL_CHARS]
 
 
 def _set_environment() -> None:

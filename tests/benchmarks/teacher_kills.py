@@ -4,13 +4,15 @@
     python tests/benchmarks/teacher_kills.py --rounds 5 --kinds driver
 
 SIGKILL goes to the driver, to a worker that holds a teacher, or to the raylet (the node's manager of Ray). The server
-counts. `under_way` are the requests that hold a permit, from before they are sent until their answer is on disk: as
-many as allowed, since a round is killed while questions are left; `at_server` are those that the server still has in
-its hands. Prints one JSON object a round and a summary for every kind; exit code 1 when a rule was broken: after the
-rerun the table is complete and no row is there twice, no more requests are paid for twice than were under way at the
-kill, no request arrives later than ten seconds after the driver's end, and half a minute after it no process of that
-run is left. The run's processes are found by a mark in their environment, wherever they hang in the tree. A round ends
-as soon as there are none.
+counts, and the ledger is read. `allowed` are the requests that may hold a permit. `in_flight` are those that had
+arrived at the server and whose answer was not on disk: `at_kill` when the signal was sent, `at_end` when whoever could
+have written it was gone: the worker that was killed, or the last process of the run, which outlives its driver by a
+moment and goes on meanwhile. `at_server` are those that the server had in its hands at the kill. Prints one JSON object
+a round and a summary for every kind; exit code 1 when a rule was broken: after the rerun the table is complete and no
+row is there twice, no more requests are paid for twice than were in flight at the end, and never were that more than
+are allowed; no request arrives later than ten seconds after the driver's end, and half a minute after it no process of
+that run is left. The run's processes are found by a mark in their environment, wherever they hang in the tree. A round
+ends as soon as there are none.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from teacher_server import Reply, TeacherServer, completion, teaching
+
+from s1.teachers.ledger import Ledger
 
 KINDS = ("driver", "worker", "raylet")
 QUIET_AFTER_S = 10.0
@@ -130,6 +134,13 @@ def gone(mark: str, timeout_s: float) -> list[str]:
     return names
 
 
+def in_flight(server: TeacherServer, folder: Path) -> int:
+    """Requests of a first run that have arrived and whose answer is not on disk: all of its questions are others."""
+    ledger = Ledger(str(folder / "run" / "_ledger"))
+    ledger.refresh()  # first: what is recorded meanwhile counts as in flight, not the other way round
+    return server.asked.total() - len(ledger)
+
+
 def one_round(kind: str, seed: int, questions: Path, options: argparse.Namespace) -> dict[str, Any]:
     draw, script, mark = random.Random(seed), SlowTeacher(options.mean_s, seed), uuid.uuid4().hex
     started = time.monotonic()
@@ -141,13 +152,17 @@ def one_round(kind: str, seed: int, questions: Path, options: argparse.Namespace
         assert server.wait_for(draw.randrange(2, options.questions - options.concurrency), timeout_s=300)
         time.sleep(draw.random() * options.mean_s)
         os.kill(target(kind, psutil.Process(driver.pid), mark).pid, signal.SIGKILL)
-        at_server = server.under_way
-        paid_before = server.paid.total()
+        at_kill, at_server, paid_before = in_flight(server, folder), server.under_way, server.paid.total()
+        if kind == "worker":  # what it had sent is there by then, and the next one takes longer to begin
+            time.sleep(0.5)
+            at_end = in_flight(server, folder)
         hung = not ended(driver, 180)
         ended_at = time.monotonic()
         left = gone(mark, LEFT_AFTER_S)
         gone_after_s = time.monotonic() - ended_at
         # Nobody is left who could send anything: what has arrived by now is all.
+        if kind != "worker":
+            at_end = in_flight(server, folder)
         late = sum(at > ended_at + QUIET_AFTER_S for at in script.arrived)
         last_request_s = round(max(script.arrived) - ended_at, 1)
         returncode = driver.returncode
@@ -158,7 +173,9 @@ def one_round(kind: str, seed: int, questions: Path, options: argparse.Namespace
             "seed": seed,
             "paid_at_kill": paid_before,
             "at_server": at_server,
-            "under_way": options.concurrency,
+            "at_kill": at_kill,
+            "at_end": at_end,
+            "allowed": options.concurrency,
             "paid_twice": server.paid.total() - options.questions,
             "late_requests": late,
             "last_request_s": last_request_s,
@@ -183,7 +200,7 @@ def _table(folder: Path, server: TeacherServer, num_questions: int) -> str:
 def is_good(found: dict[str, Any]) -> bool:
     return (
         found["table"] == "complete"
-        and found["paid_twice"] <= found["under_way"]
+        and found["paid_twice"] <= found["at_end"] <= found["allowed"]
         and not (found["late_requests"] or found["processes_left"] or found["hung"])
     )
 
@@ -216,7 +233,7 @@ def main() -> None:
             "rounds": len(found),
             "good": sum(map(is_good, found)),
             "paid_twice": sum(each["paid_twice"] for each in found),
-            "under_way": sum(each["under_way"] for each in found),
+            **{name: sum(each[name] for each in found) for name in ("at_server", "at_kill", "at_end", "allowed")},
             "paid": options.questions * len(found),
             "last_request_s": max(each["last_request_s"] for each in found),
             "gone_after_s": max(each["gone_after_s"] for each in found),

@@ -155,6 +155,55 @@ def test_http(speed: float, added: float, missed: list[str]):
     assert len(found) == len(missed) and all(map(str.startswith, found, missed)), found
 
 
+KILLED = {
+    "table": "complete",
+    "paid_twice": 5,
+    "at_end": 5,
+    "allowed": 8,
+    "late_requests": 0,
+    "processes_left": [],
+    "hung": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "good"),
+    [
+        ({}, True),
+        ({"at_end": 8, "paid_twice": 8}, True),
+        ({"paid_twice": 6}, False),  # one of them was on disk
+        ({"at_end": 9}, False),
+        ({"table": "79 of 80 rows"}, False),
+        ({"late_requests": 1}, False),
+        ({"processes_left": ["raylet"]}, False),
+        ({"hung": True}, False),
+    ],
+)
+def test_teacher_kills(more: dict[str, Any], good: bool):
+    assert loaded("teacher_kills").is_good(KILLED | more) is good
+
+
+def asked(system: str, rate: float, share: float = 0.1) -> dict[str, Any]:
+    return {"system": system, "share": share, "good_answers_per_minute": rate}
+
+
+@pytest.mark.parametrize(
+    ("results", "begins"),
+    [
+        ({"ours": asked("ours", 500, 0.95), "plain": asked("asyncio", 499), "ray": asked("Ray", 80)}, []),
+        ({"ours": asked("ours", 500, 0.94), "plain": asked("asyncio", 400)}, ["0.94 of the limit used"]),
+        (
+            {"ours": asked("ours", 400, 1.0), "plain": asked("asyncio", 400), "ray": asked("Ray", 401)},
+            ["400 good answers a minute, asyncio gives 400", "400 good answers a minute, Ray gives 401"],
+        ),
+        ({"plain": asked("asyncio", 400), "ray": asked("Ray", 0.0)}, []),
+    ],
+)
+def test_teacher_throughput(results: dict[str, Any], begins: list[str]):
+    found = loaded("teacher_throughput").missed(results)
+    assert len(found) == len(begins) and all(map(str.startswith, found, begins)), found
+
+
 def test_both_servers_fit_on_one_gpu():
     module = loaded("http_speed")
     served = AppOptions.model_validate(module.application(Path("/model"), "gpu"))

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 
 import pyarrow as pa
 import pytest
+from chain_model import write_chain_model
 from hypothesis import given
 from hypothesis import strategies as st
-from teacher_server import candidate, completion, refusal, teaching
+from teacher_server import Reply, candidate, completion, refusal, teaching
 
 from actors.rate_limiter import RateLimiter
 from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, TeacherWorker
@@ -22,8 +24,9 @@ from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
 from s1.hashing import question_id
+from s1.teachers import ledger as ledgers
 from s1.teachers import registry
-from s1.teachers.ledger import Ledger
+from s1.teachers.ledger import Ledger, request_key
 
 
 @pytest.mark.parametrize(
@@ -160,9 +163,10 @@ def test_what_both_teachers_are_paid_is_in_the_cost_and_counts_against_the_cap_o
         assert [(row["status"], row["cost_usd"]) for row in rows] == [("ok", 1.0), ("ok", 2.0), ("ok", 2.0)]
 
         tally = Tally([row["question_id"] for row in rows], Spool(OUTCOMES, 10))
-        spent_usd = take_recorded(tally, questions(*"abc"), spec, ledger)
-        assert (spent_usd, tally.num_done, tally.cost_usd) == (5.0, 1, 1.0)
-        limiter = RateLimiter(spec.services, 3, 5.5, spent_usd)
+        recorded = take_recorded(tally, questions(*"abc"), spec, ledger)
+        assert (recorded.spent_usd, tally.num_done, tally.cost_usd) == (5.0, 1, 1.0)
+        assert recorded.answered == {"openai", "gemini"}
+        limiter = RateLimiter(spec.services, 3, 5.5, recorded.spent_usd)
         again = ask(TeacherWorker(spec, ledger.uri, 8, limiter), *"bcd")
         assert [row["cost_usd"] for row in again] == [2.0, 2.0, 0.0]
         assert again[2]["status"] == "unasked"
@@ -170,7 +174,31 @@ def test_what_both_teachers_are_paid_is_in_the_cost_and_counts_against_the_cap_o
         assert server.asked == {"a": 1, "b": 2, "c": 2}
         # A first teacher that costs nothing changes nothing about that.
         spec = registry.spec(DistillOptions.model_validate(values | {"teacher": "worked"}))
-        assert take_recorded(tally, questions(*"abc"), spec, ledger) == 2.0
+        assert take_recorded(tally, questions(*"abc"), spec, ledger).spent_usd == 2.0
+
+
+def test_what_was_paid_for_in_vain_is_kept_in_the_cost_and_in_the_cap_of_every_later_run(tmp_path):
+    broken = completion("half a", "half", reason="abort")
+
+    def script(text: str, count: int):
+        return completion("hm", text) if text == "a" and count == 3 else Reply(drop=True) if count == 1 else broken
+
+    with teaching(script) as server:
+        spec = registry.spec(options(server.base_url, **DOLLAR_EACH))
+        ledger, limiter = Ledger(str(tmp_path / "ledger")), RateLimiter(spec.services, 2)
+        rows = ask(TeacherWorker(spec, ledger.uri, 8, limiter), *"ab")
+        assert [(row["status"], row["cost_usd"]) for row in rows] == [("ok", 3.0), ("transient", 3.0)]
+        assert asyncio.run(limiter.report()).cost_usd == 6.0
+
+        tally = Tally([row["question_id"] for row in rows], Spool(OUTCOMES, 10))
+        recorded = take_recorded(tally, questions(*"ab"), spec, ledger)
+        assert (recorded.spent_usd, tally.num_done, tally.cost_usd) == (6.0, 1, 6.0)
+        limiter = RateLimiter(spec.services, 1, 8.5, recorded.spent_usd)
+        (row,) = ask(TeacherWorker(spec, ledger.uri, 8, limiter), "b")
+        assert (row["status"], row["cost_usd"]) == ("unasked", 2.0)
+        assert server.asked == {"a": 3, "b": 5}
+        ledger.compact()
+        assert ledger.in_vain_usd(request_key(text, spec.identity("openai") or {}) for text in "ab") == 7.0
 
 
 def test_failures_that_pass_are_asked_again_with_a_permit_each_and_others_are_not(tmp_path):
@@ -200,6 +228,29 @@ def test_a_fatal_answer_stops_every_worker(tmp_path):
         assert server.asked.total() == 1
 
 
+@pytest.mark.parametrize("case", ["all", "all but one", "answered before", "several kinds"])
+def test_a_service_that_refuses_whatever_it_is_asked_is_asked_no_more(tmp_path, case):
+    def script(text: str, _: int):
+        if text == "question 7" and case == "all but one":
+            return completion("hm", "7")
+        kind = "mn"[int(text[-1]) % 2] if case == "several kinds" else "m"
+        return refusal(422, f"unknown parameter 'effort' of {kind} (request req_{text[9:]}f3)")
+
+    texts = [f"question {number}" for number in range(60)]
+    with teaching(script) as server:
+        spec = registry.spec(options(server.base_url))
+        limiter = RateLimiter(spec.services, 60, answered=["openai"] if case == "answered before" else [])
+        rows = ask(TeacherWorker(spec, str(tmp_path / "ledger"), 1, limiter), *texts)
+        stopped = asyncio.run(limiter.report()).stopped
+    if case == "all":
+        assert server.asked.total() == 20
+        assert Counter(row["status"] for row in rows) == {"declined": 20, "unasked": 40}
+        assert stopped is not None
+        assert stopped.startswith("openai refuses every request (HTTP 422: unknown parameter 'effort' of m (request")
+    else:
+        assert (server.asked.total(), stopped) == (60, None)
+
+
 def test_refusals_are_not_recorded_and_a_ledger_that_cannot_be_written_stops_everything(tmp_path):
     with teaching(lambda *_: refusal(400, "too long")) as server:
         worker = TeacherWorker(registry.spec(options(server.base_url)), str(tmp_path / "ledger"), 4)
@@ -214,12 +265,35 @@ def test_refusals_are_not_recorded_and_a_ledger_that_cannot_be_written_stops_eve
         assert server.asked.total() == 1
 
 
+def test_a_ledger_that_cannot_be_read_stops_everything_before_anything_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledgers, "_PAUSE_S", 0.0)
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "ledger").mkdir()
+    with teaching(lambda *_: completion("hm", "7")) as server:
+        spec = registry.spec(options(server.base_url))
+        limiter = RateLimiter(spec.services, 9)
+        rows = ask(TeacherWorker(spec, str(tmp_path / "file"), 2, limiter), *"abc")
+        assert {row["status"] for row in rows} == {"fatal"}
+        assert rows[0]["detail"].startswith(f"{tmp_path}/file: the ledger is out of reach")
+        others = ask(TeacherWorker(spec, str(tmp_path / "ledger"), 2, limiter), *"abc")
+        assert {row["status"] for row in others} == {"unasked"}
+        # What can be listed and then not be read is the same.
+        worker = TeacherWorker(spec, str(tmp_path / "ledger"), 2)
+        ask(worker, "a")
+        (path,) = (tmp_path / "ledger").iterdir()
+        asyncio.run(worker(questions()))
+        path.write_bytes(b"damaged")
+        (row,) = ask(worker, "a")
+        assert (row["status"], server.asked.total()) == ("fatal", 1)
+        assert f"{path}: not a file of paid records" in row["detail"]
+
+
 def row(number: int, status: str, detail: str = "") -> dict:
     return {"question_id": str(number), "status": status, "detail": detail, "cost_usd": 0.5}
 
 
-def tally_of(*rows: dict) -> Tally:
-    tally = Tally([str(number) for number in range(len(rows))], Spool(OUTCOMES, 10))
+def tally_of(*rows: dict, total: int | None = None) -> Tally:
+    tally = Tally([str(number) for number in range(total or len(rows))], Spool(OUTCOMES, 10))
     for each in rows:
         tally.add(each)
     return tally
@@ -236,8 +310,19 @@ def test_losses_beyond_what_is_allowed_are_named_with_their_most_frequent_reason
     with pytest.raises(UserError, match=r"2 of 4 requests failed .*HTTP 503: a.* --max-lost 0.5"):
         check_losses(DistillOptions(max_lost=0.4), tally)
     check_losses(DistillOptions(max_lost=0.5), tally)
+    with pytest.raises(UserError, match=r"1 of 3 questions came back without an outcome.*run the same command again"):
+        check_losses(DistillOptions(max_lost=1.0), tally_of(row(0, "ok"), row(1, "ok"), total=3))
     with pytest.raises(UserError, match=r"worked gave no trace for any of 1 questions \(declined: b\)"):
         check_losses(DistillOptions(), tally_of(row(0, "declined", "b")))
+
+
+def test_reasons_that_differ_in_ids_and_numbers_are_one_reason():
+    said = [f"HTTP 400: {n + 5000} tokens are too many (request req_{n:04x})" for n in range(30)]
+    others = ["HTTP 503: not now", "HTTP 500: not now"]
+    tally = tally_of(*(row(at, "declined", detail) for at, detail in enumerate([*said, *others])))
+    assert tally.reasons() == {"declined": {said[0]: 30, **dict.fromkeys(others, 1)}}
+    lost = tally_of(*(row(at, "transient", f"HTTP 503: busy (request {at})") for at in range(3)))
+    assert lost.main_loss() == "HTTP 503: busy (request 0)"
 
 
 def test_a_question_counts_once():
@@ -303,3 +388,21 @@ def test_the_key_of_a_request_ignores_what_does_not_shape_the_answer():
 
     assert identity() == identity(timeout_s=5, base_url="http://other/v1", usd_per_million_output=3)
     assert len({identity(), identity(model="r2"), identity(max_tokens=9), identity(extra_body={"seed": 1})}) == 4
+
+
+@pytest.mark.parametrize(
+    ("lacks", "said"),
+    [
+        ("tokenizer.json", r"vllm.model='.*': its tokenizer does not load \("),
+        ("nothing", r"the vLLM engine of '.*' does not start \(TypeError: .*no_such_setting.*\); see vllm.engine"),
+    ],
+)
+def test_a_local_model_that_cannot_start_is_one_line_and_is_started_once(tmp_path, lacks, said):
+    write_chain_model(tmp_path / "model", "\n", "hmm", "</think>", "seven", "<|im_end|>")
+    (tmp_path / "model" / lacks).unlink(missing_ok=True)
+    settings = {"model": str(tmp_path / "model"), "engine": {"no_such_setting": 1}}
+    spec = registry.spec(DistillOptions.model_validate({"teacher": "vllm", "vllm": settings}))
+    rows = ask(TeacherWorker(spec, str(tmp_path / "ledger"), 8), *"abc")
+    assert {row["status"] for row in rows} == {"fatal"}
+    (detail,) = {row["detail"] for row in rows}
+    assert re.fullmatch(f"{said}.*", detail)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def endpoint(base_url: str, **settings: object) -> DistillOptions:
     )
 
 
-def distill_process(run_dir: Path, base_url: str) -> subprocess.Popen[bytes]:
+def distill_process(run_dir: Path, base_url: str, *, grace_s: float = 20.0) -> subprocess.Popen[bytes]:
     flags = {
         "run-dir": run_dir,
         "teacher": "openai",
@@ -69,7 +70,8 @@ def distill_process(run_dir: Path, base_url: str) -> subprocess.Popen[bytes]:
         "pool.num-cpus": 0.1,
     }
     arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "jobs.distill", *arguments]
+    start = f"from jobs import distill, runner, teacher_watch as watch; watch._GRACE_S = {grace_s}"
+    command = [sys.executable, "-c", f"{start}; runner.command(distill.JOB)", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
 
 
@@ -108,6 +110,26 @@ def test_a_run_that_is_interrupted_and_then_killed_goes_on_without_paying_twice(
         assert server.paid.total() <= len(texts) + 8
         assert set(server.paid) == set(texts)
     assert [row["question"] for row in traces(tmp_path)] == texts
+
+
+def test_sigterm_whose_grace_is_over_ends_the_job_as_sigterm_does(tmp_path):
+    collect_texts(tmp_path, [f"question {number}" for number in range(6)])
+    answer = threading.Event()
+
+    def script(text: str, _: int) -> Reply:
+        if text != "question 0":
+            answer.wait(600)
+        return completion("hm", "7")
+
+    with teaching(script) as server:
+        driver = distill_process(tmp_path, server.base_url, grace_s=0.5)
+        assert server.wait_for(1, timeout_s=600)
+        os.kill(driver.pid, signal.SIGTERM)
+        _, log = driver.communicate(timeout=600)
+        answer.set()
+    assert driver.returncode == 143, log.decode()
+    assert b"paid request(s) under way are waited for" in log
+    assert log.strip().splitlines()[-1].startswith(b"terminated: what was finished is kept")
 
 
 def test_both_jobs_make_traces_of_training_questions_and_count_what_is_declined(ray, tmp_path):
@@ -308,7 +330,7 @@ def test_a_killed_worker_is_replaced_and_what_it_finished_is_not_bought_again(ra
     def script(*_: object) -> Reply:
         time.sleep(0.1)
         if server.finished.total() >= 40 and not killed:
-            killed.extend(teacher_workers())
+            killed.extend(actors_of_ray("TeacherWorker"))
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
         return completion("hm", "7")
@@ -321,7 +343,28 @@ def test_a_killed_worker_is_replaced_and_what_it_finished_is_not_bought_again(ra
     assert [row["question"] for row in traces(tmp_path)] == texts
 
 
-def teacher_workers() -> list[int]:
-    """Processes of this process's own Ray actors that hold a teacher."""
+def test_when_the_limits_are_gone_the_job_ends_in_one_line_and_goes_on_when_it_is_run_again(ray, tmp_path):
+    texts = [f"question {number}" for number in range(60)]
+    collect_texts(tmp_path, texts)
+    killed: list[int] = []
+
+    def script(*_: object) -> Reply:
+        time.sleep(0.1)
+        if server.finished.total() >= 10 and not killed:
+            killed.extend(actors_of_ray("RateLimiter"))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+        return completion("hm", "7")
+
+    with teaching(script) as server:
+        with pytest.raises(UserError, match=r"gives out the permits of this job has died .*run the same command again"):
+            execute(distill.JOB, endpoint(server.base_url), str(tmp_path))
+        assert killed
+        assert execute(distill.JOB, endpoint(server.base_url), str(tmp_path)).rows_out == len(texts)
+        assert server.paid.total() == len(texts), "what was under way is waited for, and not paid for again"
+
+
+def actors_of_ray(name: str) -> list[int]:
+    """Processes of this process's own Ray actors of this class."""
     children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if any("TeacherWorker" in part for part in child.cmdline())]
+    return [child.pid for child in children if any(name in part for part in child.cmdline())]

@@ -85,6 +85,8 @@ RETRY_INFO = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay"
         (google_error(503, "UNAVAILABLE"), Status.TRANSIENT, False),
         (google_error(500, "INTERNAL"), Status.TRANSIENT, False),
         (google_error(504, "DEADLINE_EXCEEDED"), Status.TRANSIENT, False),
+        (google_error(520, "UNKNOWN"), Status.TRANSIENT, False),
+        (refusal(524, "a timeout occurred"), Status.TRANSIENT, False),
         (Reply(drop=True), Status.TRANSIENT, False),
         (Reply(b"<html>"), Status.TRANSIENT, False),
         (Reply(b"not gzip", headers={"Content-Encoding": "gzip"}), Status.TRANSIENT, False),
@@ -92,6 +94,7 @@ RETRY_INFO = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay"
         (google_error(400, "FAILED_PRECONDITION", "location is not supported"), Status.FATAL, False),
         (google_error(403, "PERMISSION_DENIED"), Status.FATAL, False),
         (google_error(404, "NOT_FOUND", "no such model"), Status.FATAL, False),
+        (google_error(410, "GONE", "retired"), Status.FATAL, False),
         (google_error(429, "RESOURCE_EXHAUSTED", "quota", OF_THE_DAY), Status.FATAL, False),
         (google_error(400, "INVALID_ARGUMENT", "too long"), Status.DECLINED, False),
     ],
@@ -109,6 +112,17 @@ def test_every_end_has_its_class_and_is_asked_for_once(reply: Reply, status: Sta
 def test_what_is_blocked_is_paid_for():
     with teaching(lambda *_: BLOCKED_PROMPT) as server:
         assert ask(server.origin, usd_per_million_input=1e6).cost_usd == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "cost_usd"),
+    [(Reply(drop=True), 1.0), (Reply(b"<html>"), 1.0), (google_error(503, "UNAVAILABLE"), 0.0)],
+)
+def test_what_was_sent_is_paid_for_unless_the_service_refused_it(reply: Reply, cost_usd: float):
+    prices = {"usd_per_million_output": 1e6 / 20, "expected_input_tokens": 0, "expected_output_tokens": 20}
+    with teaching(lambda *_: reply) as server:
+        assert ask(server.origin, **prices).cost_usd == cost_usd
+    assert ask("http://127.0.0.1:9", **prices).cost_usd == 0
 
 
 def test_the_service_says_when_to_come_back():

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from moto.server import ThreadedMotoServer
 
 from s1.errors import UserError
 from s1.teachers import ledger as ledgers
+from s1.teachers import ledger_files
 from s1.teachers.ledger import Ledger, request_key
 from s1.teachers.protocol import Status, TraceOutcome, classified
 
@@ -68,7 +70,7 @@ def test_a_file_with_a_damaged_page_is_named_wherever_it_is_read(tmp_path, colum
     ledger.refresh()
     chunk = next(
         found
-        for found in map(pq.ParquetFile(path).metadata.row_group(0).column, range(len(ledgers.RECORDS)))
+        for found in map(pq.ParquetFile(path).metadata.row_group(0).column, range(len(ledger_files.RECORDS)))
         if found.path_in_schema == column
     )
     content, start = bytearray(path.read_bytes()), chunk.dictionary_page_offset or chunk.data_page_offset
@@ -100,10 +102,10 @@ def test_keys_of_a_merge_that_wrote_nothing_are_written_by_the_next_one(tmp_path
     ledger, seen = Ledger(str(tmp_path)), set[str]()
     record(ledger, "a")
     (path,) = map(str, tmp_path.iterdir())
-    ledgers._merge(ledger.fs, ledger.path, [path, f"{path}.gone"], seen)
+    ledger_files.merge(ledger.fs, ledger.path, [path, f"{path}.gone"], seen)
     assert seen == set()
     record(ledger, "a", "b")
-    ledgers._merge(ledger.fs, ledger.path, sorted(map(str, tmp_path.iterdir())), seen)
+    ledger_files.merge(ledger.fs, ledger.path, sorted(map(str, tmp_path.iterdir())), seen)
     assert seen == {"a", "b"}
     assert sorted(pq.read_table(tmp_path)["key"].to_pylist()) == ["a", "b"]
 
@@ -149,8 +151,8 @@ def test_a_kill_between_a_merge_and_its_end_leaves_every_record_readable_once(tm
 
 
 def test_a_writer_merges_its_small_files_while_it_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledgers, "_SMALL_FILES", 4)
-    monkeypatch.setattr(ledgers, "_GATHER_S", 0.0)
+    monkeypatch.setattr(ledger_files, "_SMALL_FILES", 4)
+    monkeypatch.setattr(ledger_files, "_GATHER_S", 0.0)
     ledger = Ledger(str(tmp_path))
 
     async def one_after_the_other() -> None:
@@ -170,6 +172,58 @@ def test_a_folder_that_cannot_be_written_fails_every_waiting_record_and_loses_no
         record(Ledger(str(blocked / "ledger")), "a")
     with pytest.raises(UserError, match=r"the ledger cannot be written .* choose another --ledger"):
         Ledger(str(blocked / "ledger")).check_writable()
+
+
+class Flaky(pafs.FSSpecHandler):
+    """A store that is out of reach for the next so many calls."""
+
+    def __init__(self) -> None:
+        super().__init__(LocalFileSystem())
+        self.away = 0
+
+    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        self._reach()
+        return super().get_file_info_selector(selector)
+
+    def open_input_file(self, path: str) -> object:
+        self._reach()
+        return super().open_input_file(path)
+
+    def _reach(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise OSError("AWS Error NETWORK_CONNECTION during HeadObject operation")
+
+
+def test_a_store_that_is_out_of_reach_for_a_moment_is_tried_again_and_else_no_reason_to_delete_anything(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ledgers, "_PAUSE_S", 0.0)
+    record(Ledger(str(tmp_path)), "a")
+    store, ledger = Flaky(), Ledger(str(tmp_path))
+    ledger.fs = pafs.PyFileSystem(store)
+    for away in (1, 3):
+        store.away = away
+        ledger.refresh()
+        store.away = away
+        assert ledger.get("a") == PAID
+    record(Ledger(str(tmp_path)), "b")
+    for reading in (ledger.refresh, lambda: ledger.get("a"), ledger.compact):
+        store.away = 100
+        with pytest.raises(UserError, match=r"out of reach \(AWS Error NETWORK.*; nothing of it is lost, run the same"):
+            reading()
+    store.away = 0
+    ledger.refresh()
+    assert dict(ledger.find("ab")) == dict.fromkeys("ab", PAID)
+
+
+def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledgers, "_PAUSE_S", 0.0)
+    (tmp_path / "ledger").write_text("in the way")
+    ledger = Ledger(str(tmp_path / "ledger"))
+    for reading in (ledger.refresh, ledger.compact):
+        with pytest.raises(UserError, match=r"/ledger: the ledger is out of reach"):
+            reading()
 
 
 FULL = """

@@ -36,13 +36,14 @@ async def kept(outcome: TraceOutcome) -> TraceOutcome:
     return outcome
 
 
-def ask(base_url: str, text: str = "2 + 2?", **settings: object):
+def ask(base_url: str, text: str = "2 + 2?", gate: OpenGate | None = None, **settings: object):
     values = OpenAI.model_validate({"base_url": base_url, "model": "r1", "retry": QUICK, "timeout_s": 5.0, **settings})
 
     async def until_it_ends():
         teacher = OpenAITeacher(values, service.api_key(values, "openai"))
         try:
-            return await ask_patiently(teacher, Question("q", text), OpenGate(), values, random.Random(0), kept)
+            asked = Question("q", text)
+            return await ask_patiently(teacher, asked, gate or OpenGate(), values, random.Random(0), kept)
         finally:
             await teacher.aclose()
 
@@ -109,7 +110,8 @@ def test_the_request_says_what_was_configured(monkeypatch):
         (completion("half a", "half", reason="error"), Status.TRANSIENT),
         (refusal(429, "insufficient_quota"), Status.FATAL),
         (refusal(429, "slow down"), Status.RATE_LIMITED),
-        (refusal(503), Status.TRANSIENT),
+        (refusal(410, "retired"), Status.FATAL),
+        *((refusal(code), Status.TRANSIENT) for code in (408, 501, 503, 507, 520, 522, 524, 525, 530, 598)),
     ],
 )
 def test_every_end_has_its_class_and_only_passing_ones_are_asked_again(reply, status):
@@ -118,6 +120,65 @@ def test_every_end_has_its_class_and_only_passing_ones_are_asked_again(reply, st
     assert outcome.status == status
     assert outcome.is_final == (status in (Status.TRUNCATED, Status.MALFORMED, Status.BLOCKED))
     assert server.asked.total() == (QUICK.attempts if status in PASSING else 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        ({"code": 502, "message": "Provider failed"}, Status.TRANSIENT, "HTTP 200, error 502: Provider failed"),
+        ({"code": 429, "message": "slow down"}, Status.RATE_LIMITED, "HTTP 200, error 429: slow down"),
+        ({"code": 401, "message": "invalid key"}, Status.FATAL, "HTTP 200, error 401: invalid key"),
+        ({"code": 400, "message": "too long"}, Status.DECLINED, "HTTP 200, error 400: too long"),
+        ({"message": "Provider failed"}, Status.TRANSIENT, "HTTP 200, error: Provider failed"),
+        ({"type": "odd"}, Status.TRANSIENT, "HTTP 200, error: {'type': 'odd'}"),
+        ("overloaded", Status.TRANSIENT, "HTTP 200, error: overloaded"),
+        (None, Status.TRANSIENT, "not a chat completion (KeyError)"),
+    ],
+)
+def test_an_error_that_comes_as_a_success_is_told_and_classified(error, status, detail):
+    with teaching(lambda *_: Reply({"error": error})) as server:
+        outcome = ask(server.base_url)
+    assert (outcome.status, outcome.detail) == (status, detail)
+
+
+DOLLAR = {"usd_per_million_output": 1e6 / 20, "expected_input_tokens": 0, "expected_output_tokens": 20}
+
+
+@pytest.mark.parametrize(
+    ("reply", "usd_each"),
+    [
+        (Reply(drop=True), 1.0),
+        (Reply(b"<html>"), 1.0),
+        (Reply(b"not gzip", headers={"Content-Encoding": "gzip"}), 1.0),
+        (completion("half a", "half", reason="abort", tokens=10), 0.5),
+        (refusal(503), 0.0),
+        (Reply({"error": {"code": 502, "message": "no"}}), 0.0),
+    ],
+)
+def test_what_was_sent_is_paid_for_unless_the_service_refused_it(reply, usd_each):
+    with teaching(lambda *_: reply) as server:
+        failed = ask(server.base_url, **DOLLAR)
+        assert (failed.status, failed.cost_usd) == (Status.TRANSIENT, 4 * usd_each)
+    with teaching(lambda _, count: reply if count < 3 else completion("hm", "7")) as server:
+        assert ask(server.base_url, **DOLLAR).cost_usd == 2 * usd_each + 1.0
+    unsent = ask("http://127.0.0.1:9/v1", **DOLLAR)
+    assert unsent.detail.startswith("ConnectError") and unsent.cost_usd == 0
+
+
+def test_limits_hear_whether_tokens_are_unknown_or_none():
+    heard = []
+
+    class Hearing(OpenGate):
+        async def leave(self, permit: int, result: object) -> None:
+            heard.append(result.tokens)
+
+    uncounted = completion("hm", "7")
+    uncounted.payload["usage"] = None
+    replies = [Reply(drop=True), refusal(503), refusal(429), uncounted]
+    with teaching(lambda _, count: replies[count - 1]) as server:
+        ask(server.base_url, gate=Hearing())
+        ask("http://127.0.0.1:9/v1", gate=Hearing())
+    assert heard == [None, 0, 0, None, *[0] * QUICK.attempts]
 
 
 CORRUPT = Reply(b"not gzip", headers={"Content-Encoding": "gzip"})
@@ -194,6 +255,16 @@ def test_a_pause_that_was_asked_for_is_kept():
 def test_an_endpoint_that_cannot_work_is_refused_before_anything_starts(settings, message):
     with pytest.raises(UserError, match=message):
         service.check(OpenAI.model_validate(settings), "openai")
+
+
+@pytest.mark.parametrize("key", ["sesame\u201d", "ses\u00a0ame", "ses\name", "ses ame", "s\u00e9same", "ses\x7fame"])
+def test_a_key_that_no_header_can_carry_is_one_line_without_the_key(monkeypatch, key):
+    monkeypatch.setenv("A_KEY", key)
+    with pytest.raises(UserError, match=r"openai.api_key_env='A_KEY': character \d of \d of this env") as raised:
+        service.check(OpenAI(model="r1", api_key_env="A_KEY"), "openai")
+    assert "ame" not in str(raised.value)
+    monkeypatch.setenv("A_KEY", "  sesame\n")  # as a file ends
+    service.check(OpenAI(model="r1", api_key_env="A_KEY"), "openai")
 
 
 def test_the_key_is_shown_nowhere(monkeypatch):

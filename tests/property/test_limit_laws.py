@@ -127,10 +127,12 @@ def simulate(
     spread: float = 1.0,
     killed_every: int = 0,
     counted: float = 1.0,
+    broken: float = 0.0,
 ) -> Run:
     """`num` questions by eight workers against a service with random latencies, costs and failures.
 
-    `counted`: the share of answers that come with their number of tokens.
+    `counted`: the share of answers that come with their number of tokens. `broken`: the share of requests that are
+    sent and billed, and asked again, since their answer does not come.
     """
     draw = random.Random(seed)
     retry = Retry(attempts=1000, first_pause_s=0.5, longest_pause_s=20)
@@ -169,12 +171,12 @@ def simulate(
             now += verdict.seconds + 1e-9
             continue
         now, permit, cost = heapq.heappop(under_way)
-        failed = draw.random() < failing
-        run.spent_usd += 0 if failed else cost
+        refused = draw.random() < failing
+        failed = refused or draw.random() < broken
+        run.spent_usd += 0 if refused else cost
         tokens = int(cost * 1000) if not failed and draw.random() < counted else None
         known_usd = cost if tokens is not None else service.cost_usd(None, None)
-        result = Result(failed, tokens, 0 if failed else known_usd)
-        limiter.finished(now, permit, result)
+        limiter.finished(now, permit, Result(failed, 0, 0) if refused else Result(failed, tokens, known_usd))
         if permit == -1 or failed:
             waiting += not run.stopped
         else:
@@ -225,6 +227,40 @@ def test_the_cap_holds_when_the_service_does_not_say_what_was_used(max_usd, most
     run = simulate(limits, num=100, seed=seed, max_usd=max_usd, spread=0.0, counted=counted)
     assert run.finished * MEAN_USD <= max_usd + 1e-9
     assert "is reached" in run.stopped
+
+
+@settings(max_examples=30)
+@given(max_usd=st.floats(0.1, 30), most=st.integers(1, 64), broken=st.floats(0, 0.9), seed=st.integers(0, 1000))
+def test_the_cap_holds_when_requests_are_billed_whose_answer_does_not_come(max_usd, most, broken, seed):
+    limits = Limits(max_concurrency=most, give_up_after_s=1e6)
+    run = simulate(limits, num=100, seed=seed, max_usd=max_usd, spread=0.0, broken=broken)
+    assert run.spent_usd <= max_usd + 1e-9
+    assert "is reached" in run.stopped
+
+
+@given(per_minute=st.floats(1000, 60_000), num=st.integers(2, 40), failed=st.booleans())
+def test_tokens_that_nobody_counts_are_taken_to_be_those_that_were_expected(per_minute, num, failed):
+    service = OpenAI(
+        limits=Limits(tokens_per_minute=per_minute, give_up_after_s=1e6),
+        retry=Retry(first_pause_s=1e-3, longest_pause_s=1e-3),
+        expected_input_tokens=0,
+        expected_output_tokens=500,
+    )
+
+    def seconds(tokens: int | None) -> float:
+        limiter, now = Limiter({"s": service}, Budget(None), 0.0), 0.0
+        for _ in range(num):
+            limiter.renew(now, "w")
+            while isinstance(verdict := limiter.ask(now, "s", "w"), Wait):
+                now += verdict.seconds + 1e-9
+                limiter.renew(now, "w")
+            assert isinstance(verdict, Grant)
+            limiter.finished(now, verdict.permit, Result(failed, tokens))
+        return now
+
+    needed = (num - 1) * 500 * 60 / per_minute
+    assert needed - 0.5 <= seconds(None) <= 1.02 * needed + 0.5
+    assert seconds(0) <= 0.5
 
 
 @settings(max_examples=30)
