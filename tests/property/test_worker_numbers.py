@@ -47,7 +47,7 @@ def test_an_elastic_training_takes_the_most_that_has_room_on_the_nodes_and_divid
 
     options = TrainOptions(batch_size=batch_size, workers=workers, packing=True, sequence_parallel=parallel)
     config = ScalingConfig(num_workers=(1, workers), resources_per_worker={"CPU": 2})
-    policy = DividingPolicy(config, sizes(options), parallel)
+    policy = DividingPolicy(config, "run", sizes(options), parallel)
     nodes = {str(number): {"CPU": 2.0 * room + 1} for number, room in enumerate(rooms)}
     taken = policy._count_possible_workers(nodes)
     room = sum(room // parallel for room in rooms) * parallel
@@ -59,7 +59,9 @@ def test_workers_that_run_are_left_alone_whatever_nodes_come_and_go(room, runnin
     from ray.train import ScalingConfig
     from ray.train.v2._internal.execution.scaling_policy import NoopDecision
 
-    policy = DividingPolicy(ScalingConfig(num_workers=(1, 8), elastic_resize_monitor_interval_s=0), range(1, 9), 1)
+    policy = DividingPolicy(
+        ScalingConfig(num_workers=(1, 8), elastic_resize_monitor_interval_s=0), "run", range(1, 9), 1
+    )
     asked: list[int] = []
     # What Ray's coordinator of nodes, an actor, is asked and answers.
     policy._coordinator_client = SimpleNamespace(maybe_send_resource_request=lambda _, count: asked.append(count))
