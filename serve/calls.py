@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 from serve.events import Accepted, Added, Completed, Event, Finished, Progress, Rejected
@@ -58,9 +59,11 @@ async def follow(order: Order, events: Events, arrived: float, metrics: Metrics)
             meter.saw(event)
             yield event
     finally:
-        # A client that went away ends this generator, and must not keep the engine busy.
-        events.cancel()
         meter.close()
+        # A client that went away ends this generator, and must not keep the engine busy. A call that no replica took
+        # raises here once more what is raised already.
+        with suppress(Exception):
+            events.cancel()
 
 
 class _Meter:

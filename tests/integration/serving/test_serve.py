@@ -34,9 +34,9 @@ def test_a_service_is_healthy_while_all_its_places_are_taken(url, engine):
         async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=600) as others:
             requests = [others.post("/v1/chat/completions", json=body(**ENDLESS)) for _ in range(ONGOING + 1)]
             tasks = [asyncio.create_task(request) for request in requests]
-            while not {f"{RUNNING} {ONGOING}.0", f"{WAITING} 1.0"} <= set(
-                (await others.get("/metrics")).text.splitlines()
-            ):
+            full = {f"{RUNNING} {ONGOING}.0", f"{WAITING} 1.0"}
+            while not full <= set((await others.get("/metrics")).text.splitlines()):
+                assert not any(task.done() for task in tasks), "an answer came before all places were taken"
                 await asyncio.sleep(0.05)
             response = await others.get("/health")
             still_busy = not any(task.done() for task in tasks)
@@ -139,6 +139,8 @@ def test_a_full_queue_pushes_back_and_everybody_is_answered(url):
     assert all(int(response.headers["retry-after"]) > 0 for response in refused)
     assert all(response.json()["error"]["type"] == "rate_limit_error" for response in refused)
     assert all(r.json()["budget_forcing"]["thinking_tokens"] == 16 for r in responses if r.status_code == 200)
+    # Nobody is counted as waiting or running any more, those least of all who were sent away.
+    assert {f"{RUNNING} 0.0", f"{WAITING} 0.0"} <= set(httpx.get(f"{url}/metrics").text.splitlines())
 
 
 def test_a_client_that_goes_away_frees_the_engine(client, engine):
