@@ -13,6 +13,8 @@ from typing import Any
 
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as INDEX
 
+from s1.errors import UserError
+
 KEPT = "committed.json"
 
 
@@ -32,19 +34,27 @@ def keep(place: Path) -> None:
 def mend(place: Path) -> bool:
     """Put the copy in the place of a list that is broken or gone; True when that was done.
 
-    Without a copy a broken list is removed: nothing was committed when it was written.
+    Without a copy a broken list is removed: nothing was committed when it was written. UserError when the copy is
+    older than what is left, as after a crash of the machine: checkpoints are not thrown away on a guess.
     """
     if not place.is_dir() or _read(place / INDEX) is not None:
         return False
     kept = _read(place / KEPT)
-    names = [] if kept is None else [result["checkpoint_dir_name"] for result in kept["checkpoint_results"]]
-    if names and all((place / name).is_dir() for name in names):
-        new = place / f"{INDEX}.new"
-        shutil.copyfile(place / KEPT, new)
-        os.replace(new, place / INDEX)
-        return True
-    (place / INDEX).unlink(missing_ok=True)
-    return False
+    if kept is None:
+        (place / INDEX).unlink(missing_ok=True)
+        return False
+    gone = [
+        name for result in kept["checkpoint_results"] if not (place / (name := result["checkpoint_dir_name"])).is_dir()
+    ]
+    if gone:
+        raise UserError(
+            f"{place / INDEX}: the list of checkpoints is broken, and {gone[0]} of its copy is gone; put the list back "
+            f"from a backup, or remove {place} to start over"
+        )
+    new = place / f"{INDEX}.new"
+    shutil.copyfile(place / KEPT, new)
+    os.replace(new, place / INDEX)
+    return True
 
 
 def _read(file: Path) -> dict[str, Any] | None:

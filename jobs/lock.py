@@ -14,7 +14,7 @@ from typing import TextIO
 from pyarrow.fs import LocalFileSystem
 
 from s1.artifacts import Artifact
-from s1.errors import UserError
+from s1.errors import DISK_FULL, UserError
 
 # What a driver that was killed has started may hold its lock a little longer.
 PATIENCE_S = 15.0
@@ -26,7 +26,8 @@ def alone(uri: str, what: str) -> Generator[None]:
     """Hold the lock file `uri`, so that nobody else makes `what`, on any machine that mounts the folder.
 
     The lock ends with the process, however that ends. UserError when another process has it for longer than
-    PATIENCE_S. On object storage, and where the file system knows no locks, nothing is held.
+    PATIENCE_S, or when the folder cannot be written. On object storage, and where the file system knows no locks,
+    nothing is held.
     """
     artifact = Artifact(uri)
     if not isinstance(artifact.fs, LocalFileSystem):
@@ -47,8 +48,7 @@ def _locked(file: Path, what: str) -> TextIO:
     """The open and locked file."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle = file.open("a+")
+        handle = _opened(file)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -64,6 +64,16 @@ def _locked(file: Path, what: str) -> TextIO:
             holder = file.read_text() if file.is_file() else ""
             raise UserError(f"{what} is being made by {holder or 'another process'}; wait for it, or end it first")
         time.sleep(POLL_S)
+
+
+def _opened(file: Path) -> TextIO:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("a+")
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise UserError(f"{file}: cannot be written ({error}); choose a folder that can be") from error
 
 
 def _is_at(handle: TextIO, file: Path) -> bool:

@@ -127,14 +127,26 @@ def execute(job: Job[OptionsT], options: OptionsT, run_dir: str, *, force: bool 
             f"{job.name} needs the {missing[0]} of this run, but {planned.inputs[missing[0]]} holds none; "
             "run the job that writes it, or python -m jobs.pipeline"
         )
-    output = Artifact(planned.output)
-    found = up_to_date(planned)
-    if found is not None and not force:
-        print(f"{job.name}: up to date ({found.rows_out} rows in {planned.output})", file=sys.stderr)
+    if not force and (found := _found(job, planned)) is not None:
         return found
+    lock = join(run_dir, "_scratch", f"{job.output.replace('/', '-')}.lock")
+    with _space_is_left(planned.output), alone(lock, planned.output):
+        # Whoever had the lock may have made it.
+        made = None if force else _found(job, planned)
+        return _make(job, options, planned, run_dir) if made is None else made
+
+
+def _found(job: Job[Any], planned: Plan) -> Manifest | None:
+    """What is there already, if it is up to date, said in a line."""
+    found = up_to_date(planned)
+    if found is not None:
+        print(f"{job.name}: up to date ({found.rows_out} rows in {planned.output})", file=sys.stderr)
+    return found
+
+
+def _make(job: Job[OptionsT], options: OptionsT, planned: Plan, run_dir: str) -> Manifest:
     started = time.monotonic()
-    lock = alone(join(run_dir, "_scratch", f"{job.name}.lock"), planned.output)
-    with _space_is_left(planned.output), lock, output.staging() as staging:
+    with Artifact(planned.output).staging() as staging:
         context = Context(
             inputs={name: Artifact(uri) for name, uri in planned.inputs.items()},
             staging=staging,

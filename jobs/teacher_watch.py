@@ -37,6 +37,7 @@ class Watch:
         self._error: Exception | None = None
         self._published = 0.0
         self._end_at: float | None = None  # set by the first signal
+        self._is_told = False  # the limiter, that nothing more is asked
 
     def __enter__(self) -> Watch:
         if threading.current_thread() is threading.main_thread():
@@ -90,20 +91,23 @@ class Watch:
         while not self._ended.wait(_LOOK_S):
             try:
                 self._look(time.monotonic())
+                self._error = None  # an actor that is out of reach for a moment has not died
             except Exception as error:  # raised where the block ends; signals are heeded all the same
                 self._error = error
 
     def _look(self, now: float) -> None:
         if self.signal is not None and self._end_at is None:
             self._end_at = now + _GRACE_S
-            self._call("stop", "interrupted")
-            under_way = self.numbers().num_under_way
-            line = f"\nstopping: {under_way} paid request(s) under way are waited for; once more to leave them"
-            print(line, file=sys.stderr, flush=True)
         if self._end_at is not None and self.signal == signal.SIGTERM and now >= self._end_at:
             # Again after a while: an exception that is raised inside a callback of a library is lost.
             self._end_at = now + _AGAIN_S
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if self.signal is not None and not self._is_told:
+            self._call("stop", "interrupted")
+            self._is_told = True
+            under_way = self.numbers().num_under_way
+            line = f"\nstopping: {under_way} paid request(s) under way are waited for; once more to leave them"
+            print(line, file=sys.stderr, flush=True)
         if now - self._published >= _PUBLISH_S:
             self._published = now
             self.numbers()

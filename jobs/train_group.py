@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Generator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 WORKERS = "workers"  # folder of the checkpoints in the job's scratch folder
-ENDING_S = 5.0  # between the end of the workers and that of Ray Train, at most
+ENDING_S = 30.0  # between the end of the workers and that of Ray Train, at most
 
 
 def train(options: TrainOptions, task: TrainTask, context: Context, trackers: Trackers, bill: Bill) -> list[Record]:
@@ -191,7 +192,7 @@ def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, bill: Bi
 
     # Beside the main thread, so that Ctrl-C stays ours: in it, Ray Train would take the signal and end in a traceback.
     threading.Thread(target=fit, daemon=True).start()
-    told, workers, group = False, False, 0
+    told, workers, group, alone_since = False, False, 0, None
 
     def show() -> None:
         nonlocal group, workers
@@ -209,12 +210,14 @@ def _follow(trainer: Any, journal: Any, steps: int, trackers: Trackers, bill: Bi
     with Progress("train", total=steps, unit="steps") as bar:
         while not wait([outcome], timeout=1.0).done:
             show()
+            alone_since = None if workers else alone_since or time.monotonic()
             if gone.is_set() and not told:
                 ray.get(journal.ask_to_stop.remote())
                 told = True
-                if not workers and not wait([outcome], timeout=ENDING_S).done:
-                    return False
-                print("train: SIGTERM; saving after this step", file=sys.stderr)
+                if workers:
+                    print("train: SIGTERM; saving after this step", file=sys.stderr)
+            if told and alone_since is not None and time.monotonic() - alone_since > ENDING_S:
+                return False
         if outcome.exception() is None:
             show()
     outcome.result()

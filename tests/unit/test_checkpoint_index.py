@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from actors.checkpoint_index import INDEX, KEPT, keep, mend
+from actors.checkpoint_index import INDEX, keep, mend
+from s1.errors import UserError
 
 
 def commit(place, name):
@@ -40,7 +41,14 @@ def test_without_a_commit_a_broken_list_goes(tmp_path):
     assert not mend(tmp_path / "nothing")
     (tmp_path / INDEX).write_text("")
     assert not mend(tmp_path) and not (tmp_path / INDEX).exists()
-    # Of a checkpoint that somebody has removed nothing can be read.
-    (tmp_path / KEPT).write_text(json.dumps({"checkpoint_results": [{"checkpoint_dir_name": "step-000005"}]}))
-    (tmp_path / INDEX).write_text("{")
-    assert not mend(tmp_path) and not (tmp_path / INDEX).exists()
+
+
+def test_checkpoints_are_not_thrown_away_on_a_guess(tmp_path):
+    commit(tmp_path, "step-000005")
+    keep(tmp_path)
+    commit(tmp_path, "step-000010")
+    (tmp_path / "step-000005").rmdir()
+    (tmp_path / INDEX).write_text("{")  # the machine lost what it had not written to its disk yet
+    with pytest.raises(UserError, match=f"list of checkpoints is broken, and step-000005 .* or remove {tmp_path}"):
+        mend(tmp_path)
+    assert (tmp_path / "step-000010").is_dir()

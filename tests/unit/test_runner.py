@@ -87,6 +87,32 @@ def test_one_process_at_a_time_makes_a_table(tmp_path, monkeypatch):
     assert calls == [7, 2, 5] and not list((tmp_path / "_scratch").iterdir())
 
 
+def test_who_waited_takes_what_was_made_meanwhile_and_leaves_its_scratch_alone(tmp_path):
+    begun, end = threading.Event(), threading.Event()
+
+    def wait(options: Options, context: Context) -> Outcome:
+        os.makedirs(context.scratch)
+        begun.set()
+        assert end.wait(60)
+        return write_questions(options, context)
+
+    job = Job("first", "", Options, (), "questions", wait)
+    both = [threading.Thread(target=execute, args=(job, Options(), str(tmp_path))) for _ in range(2)]
+    both[0].start()
+    assert begun.wait(60)
+    both[1].start()
+    end.set()
+    for thread in both:
+        thread.join()
+    assert calls == [2] and not list((tmp_path / "_scratch").iterdir())
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written .*; choose a folder that can be"):
+        execute(FIRST, Options(), str(tmp_path / "file" / "run"))
+
+
 def test_a_job_that_failed_is_not_in_the_way(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE_S", 0.1)
 
@@ -95,7 +121,7 @@ def test_a_job_that_failed_is_not_in_the_way(tmp_path, monkeypatch):
 
     with pytest.raises(RuntimeError):
         execute(Job("first", "", Options, (), "questions", fail), Options(), str(tmp_path))
-    (tmp_path / "_scratch" / "first.lock").write_text("process 1 on a machine that was lost")
+    (tmp_path / "_scratch" / "questions.lock").write_text("process 1 on a machine that was lost")
     execute(FIRST, Options(size=3), str(tmp_path))
     assert calls == [3]
 
