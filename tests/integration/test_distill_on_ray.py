@@ -257,7 +257,9 @@ def test_gemini_writes_summaries_within_its_limits(ray, tmp_path, monkeypatch):
     def script(question: str, count: int) -> Reply:
         if question == "blocked":
             return Reply({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 10}})
-        return slow_down if count == 1 else candidate(f"about {question}", "7")
+        # Of a few only: were all refused at first, the circuit breaker would open, and the test take minutes.
+        refused = count == 1 and question.endswith(("3", "7"))
+        return slow_down if refused else candidate(f"about {question}", "7")
 
     collect_texts(tmp_path, [*(f"question {number}" for number in range(20)), "blocked"])
     with teaching(script) as server:
