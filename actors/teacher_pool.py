@@ -16,26 +16,12 @@ from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.asking import Keep, ask_patiently
 from s1.teachers.ledger import Ledger, request_key
+from s1.teachers.ledger_files import OUTCOME
 from s1.teachers.protocol import HANDED_ON, Question, Status, Teacher, TraceOutcome, asked
 from s1.teachers.registry import TeacherName, TeacherSpec
 from s1.teachers.service import Service
 
-OUTCOMES = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("teacher", pa.string()),
-        ("model_version", pa.string()),
-        ("trace_kind", pa.string()),
-        ("status", pa.string()),
-        ("thinking", pa.string()),
-        ("attempt", pa.string()),
-        ("finish_reason", pa.string()),
-        ("detail", pa.string()),
-        ("input_tokens", pa.int64()),
-        ("output_tokens", pa.int64()),
-        ("cost_usd", pa.float64()),
-    ]
-)
+OUTCOMES = pa.schema([("question_id", pa.string()), *OUTCOME])
 QUESTION_COLUMNS = [field.name for field in fields(Question)]
 # A task of Ray Data ends with its slowest question. Tasks of a few questions, more of them at once than have to be
 # under way, keep a worker busy all the same; what costs nothing comes in larger ones.

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ from s1.errors import UserError
 from s1.teachers import ledger_files
 from s1.teachers.protocol import Status, TraceOutcome, storable
 
-_OUTCOME = [field.name for field in fields(TraceOutcome) if field.name in ledger_files.RECORDS.names]
+_OUTCOME = ledger_files.OUTCOME.names
 _IN_VAIN = "+"  # between the key of a request and what tells apart those of its answers that cannot be used
 _TRIES = 4  # of reading: a store that is out of reach may be back in a moment
 _PAUSE_S = 0.5  # before the second try; doubles

@@ -21,11 +21,9 @@ from s1.artifacts import join
 from s1.errors import UserError
 
 SUFFIX = ".parquet"
-RECORDS = pa.schema(
+# What a teacher made of a question.
+OUTCOME = pa.schema(
     [
-        ("key", pa.string()),
-        ("recorded_at", pa.timestamp("us", "UTC")),
-        ("question", pa.string()),
         ("teacher", pa.string()),
         ("model_version", pa.string()),
         ("trace_kind", pa.string()),
@@ -38,6 +36,9 @@ RECORDS = pa.schema(
         ("output_tokens", pa.int64()),
         ("cost_usd", pa.float64()),
     ]
+)
+RECORDS = pa.schema(
+    [("key", pa.string()), ("recorded_at", pa.timestamp("us", "UTC")), ("question", pa.string()), *OUTCOME]
 )
 _GATHER_S = 0.05  # records that come up within this time share a file
 _SMALL_FILES = 64  # so many of its own a writer merges
