@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
@@ -135,6 +136,26 @@ def test_an_elastic_run_takes_the_most_workers_that_share_the_batch_equally(ray,
     execute(JOB, options, str(tmp_path))
     losses = [record["loss"] for record in curve(tmp_path)]
     assert losses == pytest.approx(plain[0], rel=1e-3, abs=1e-3)
+
+
+def test_a_disk_that_is_full_while_ray_lists_the_checkpoints_is_one_line_and_loses_nothing(
+    ray, model, plain, tmp_path, capsys
+):
+    write_selection(tmp_path, 22)
+    options = options_of(model)
+
+    def fill_the_disk() -> None:
+        for process in psutil.Process().children(recursive=True):
+            if "TrainController" in " ".join(process.cmdline()):
+                process.rlimit(psutil.RLIMIT_FSIZE, (10, 10))  # larger than no list
+
+    with at_the_next_checkpoint(tmp_path, fill_the_disk), pytest.raises(UserError, match="cannot write there"):
+        execute(JOB, options, str(tmp_path))
+    capsys.readouterr()
+    execute(JOB, options, str(tmp_path))
+    told = capsys.readouterr().err
+    assert "was half-written; going on from its copy" in told and "workers begin at step 1 of" not in told
+    assert [record["loss"] for record in curve(tmp_path)] == pytest.approx(plain[0], rel=1e-3, abs=1e-3)
 
 
 def hold_all_cpus(requester: str) -> None:
