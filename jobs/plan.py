@@ -159,6 +159,8 @@ def _memory_lines(found: dict[str, Any]) -> list[str]:
     block, fewer, longest = found["at_block_size"], found["fewer_workers"], found["longest_tokens"]
     counted = found["longest_counted_tokens"]
     may_come = f"; one of {counted} tokens may come and is counted" if counted > longest else ""
+    limit = found["host_limit_gib"]
+    there = "" if limit is None else f", of {limit:.0f} GiB"
     elastic = [] if fewer is None else [f"    on {fewer['workers']} workers: {_fits(fewer)}"]
     return [
         f"  memory of a worker: longest example {longest} tokens{may_come}; the pass that takes most has "
@@ -168,7 +170,7 @@ def _memory_lines(found: dict[str, Any]) -> list[str]:
         f"    with a sequence of block_size={block['block_size']}: {_fits(block)}",
         *elastic,
         f"  host memory of a node: {found['host_gib_at_load']:.1f} GiB at load, {found['host_gib_in_steps']:.1f} GiB "
-        "of offloaded activations and checkpoints on their way while it trains",
+        f"of offloaded activations and checkpoints on their way while it trains{there}",
         f"  disk of the run folder: {found['disk_gib']:.1f} GiB, with the exported model "
         f"({found['export_gib']:.1f} GiB); {found['disk_gib_resized']:.1f} GiB when another number of workers goes on "
         "with it",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,12 +28,13 @@ from jobs.train_options import (
     check_packable,
     configuration,
     known_shape,
+    planned,
 )
 from jobs.train_plan import Data, report, verdict
 from s1 import models, schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.errors import UserError
-from s1.training import card, schedule, weights
+from s1.training import card, memory, schedule, weights
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -86,6 +88,7 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     examples, held_out = hold_out(rendered, options.held_out, options.seed)
     if of is not None:
         _check_plan(options, Data(_lengths(examples), _lengths(held_out)), of)
+        check_disk(options, of, context.staging.local_path, Path(Artifact(context.scratch).path))
     _check_generation(options, folder, tokenizer.pad_token_id, sorted(template.stop_ids))
     name_leftovers("train", context.scratch)
     task = _task(options, context, template, examples, held_out, of)
@@ -161,6 +164,22 @@ def _check_plan(options: TrainOptions, data: Data, of: ModelShape) -> None:
     if not found["fits"] and not options.ignore_plan:
         raise UserError(f"{line}; or go on with --ignore-plan")
     print(f"train: {line}; about {found['hours'] * 60:.0f} min, ${found['usd']:.2f}", file=sys.stderr)
+
+
+def check_disk(options: TrainOptions, of: ModelShape, folder: Path, scratch: Path) -> None:
+    """UserError when the disk of `folder` has no room for the checkpoints and the trained model.
+
+    What an earlier attempt has left in `scratch`, on the same disk, makes room for what comes after it.
+    """
+    needed = memory.disk_bytes(planned(options, (1,), of).run, saves=options.save_steps > 0)[0] / memory.GIB
+    left = sum(file.stat().st_size for file in scratch.rglob("*") if file.is_file())
+    free = (shutil.disk_usage(folder).free + left) / memory.GIB
+    if free < needed and not options.ignore_plan:
+        kept = "two checkpoints, or one and the trained model" if options.save_steps else "the trained model"
+        raise UserError(
+            f"{folder}: {free:.1f} GiB of disk are there, the training keeps up to {needed:.1f} GiB ({kept}); choose a "
+            "--run-dir on a larger disk, or go on with --ignore-plan"
+        )
 
 
 def _check_model(options: TrainOptions, folder: Path, of: ModelShape | None) -> None:

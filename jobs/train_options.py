@@ -104,7 +104,7 @@ class TrainOptions(Config):
     max_failures: int = Field(3, ge=0, description="Lost workers that a run survives.")
     hardware: Hardware = Field(default_factory=lambda: Hardware.model_validate({}), description="For the plan.")
     trackers: tuple[Literal["wandb", "mlflow"], ...] = Field((), description="Where to report beside TensorBoard.")
-    ignore_plan: bool = Field(False, description="Start although the plan says that the memory is not enough.")
+    ignore_plan: bool = Field(False, description="Start although the plan says that memory or disk are not enough.")
 
     @property
     def number_type(self) -> Literal["bf16", "fp32"]:

@@ -55,12 +55,8 @@ def verdict(found: Mapping[str, Any]) -> str:
     if found["fits"]:
         return f"fits, {found['margin_gib']:.1f} GiB to spare"
     fewer = found["fewer_workers"]
-    lack = f"does not fit, {found['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB"
-    if found["fits_on_all"]:
-        lack = (
-            f"does not fit when only {fewer['workers']} of {found['workers']} workers can be had, "
-            f"{fewer['peak_gib']:.1f} of {found['limit_gib']:.1f} GiB"
-        )
+    where = f" when only {fewer['workers']} of {found['workers']} workers can be had" if found["fits_on_all"] else ""
+    lack = f"does not fit{where}, {_lack(fewer if found['fits_on_all'] else found)}"
     change, lora = found["change"], found["lora"]
     line = f"{lack}; " + (
         "no change of memory options is enough: take more workers, a larger device or a smaller model"
@@ -68,6 +64,13 @@ def verdict(found: Mapping[str, Any]) -> str:
         else f"the cheapest change: {_described(change)}"
     )
     return line if lora is None else f"{line}; or train other mathematics, updates only (LoRA): {_described(lora)}"
+
+
+def _lack(needs: Mapping[str, Any]) -> str:
+    if not needs["device_fits"]:
+        return f"{needs['peak_gib']:.1f} of {needs['limit_gib']:.1f} GiB"
+    most = max(needs["host_gib_at_load"], needs["host_gib_in_steps"])
+    return f"{most:.1f} of {needs['host_limit_gib']:.1f} GiB of a node's own memory"
 
 
 def _described(change: Mapping[str, Any]) -> str:
@@ -112,7 +115,7 @@ def _cheapest(options: TrainOptions, always: Changes, data: Data, of: ModelShape
         return None
     few = replace(data, lengths=_thinned(data.lengths))
     enough: list[Changes] = []
-    for changes in sorted(_candidates(base, few), key=len):
+    for changes in sorted(_candidates(base, few, of), key=len):
         if any(kept.items() <= changes.items() for kept in enough):
             continue  # more than is needed
         changed = base.model_copy(update=changes)
@@ -133,7 +136,7 @@ def _cheapest(options: TrainOptions, always: Changes, data: Data, of: ModelShape
     }
 
 
-def _candidates(options: TrainOptions, data: Data) -> Iterator[Changes]:
+def _candidates(options: TrainOptions, data: Data, of: ModelShape) -> Iterator[Changes]:
     """Options that save memory and leave the mathematics as they are, in all combinations."""
     kinds: dict[str, list[Any]] = {
         "zero_stage": [3],
@@ -149,6 +152,8 @@ def _candidates(options: TrainOptions, data: Data) -> Iterator[Changes]:
         "recompute_above_tokens": _recompute_limits(options, data),
         "activation_checkpointing": [True],
         "offload_activations": [True],
+        # Costs time, and frees the memory of nodes only.
+        "save_in_background": [] if planner.host_has_room(_training(options, data, of), SPARE) else [False],
         "min_workers": [number for number in elastic_sizes(options) if options.min_workers is not None],
     }
     values = [list(dict.fromkeys([getattr(options, name), *others])) for name, others in kinds.items()]
@@ -202,26 +207,27 @@ def _cost(options: TrainOptions, data: Data, of: ModelShape) -> Cost:
 
 def _peak_gib(options: TrainOptions, data: Data, of: ModelShape) -> float:
     """Of the fullest worker, with any number of them that the training may go on with."""
-    numbers = {*elastic_sizes(options), options.workers}
-    return max(
-        planner.peak(_training(options.model_copy(update={"workers": number}), data, of)).gib for number in numbers
-    )
+    return max(planner.peak(training).gib for training in _of_all_sizes(options, data, of))
 
 
 def _has_room(options: TrainOptions, data: Data, of: ModelShape) -> bool:
-    """Whether the training fits and leaves SPARE free."""
-    return _peak_gib(options, data, of) <= (1 - SPARE) * _training(options, data, of).limit_gib
+    """Whether the training fits and leaves SPARE free, on any number of workers that it may go on with."""
+    return all(planner.has_room(training, SPARE) for training in _of_all_sizes(options, data, of))
+
+
+def _of_all_sizes(options: TrainOptions, data: Data, of: ModelShape) -> Iterator[Training]:
+    for number in {*elastic_sizes(options), options.workers}:
+        yield _training(options.model_copy(update={"workers": number}), data, of)
 
 
 def _fewer(options: TrainOptions, data: Data, of: ModelShape) -> dict[str, Any] | None:
-    """The number of workers, of those below all that the training may go on with, at which one holds most, and whether
-    it fits there; None: it never goes on with fewer than all.
+    """The number of workers, of those below all that the training may go on with, at which one holds most (of those
+    without room, if there are some), and what is needed there; None: it never goes on with fewer than all.
     """
     fewer = [number for number in elastic_sizes(options) if number != options.workers]
     if not fewer:
         return None
     trainings = {number: _training(options.model_copy(update={"workers": number}), data, of) for number in fewer}
-    peaks = {number: planner.peak(training).gib for number, training in trainings.items()}
-    fullest = max(fewer, key=lambda number: peaks[number])
-    fits = peaks[fullest] <= trainings[fullest].limit_gib
-    return {"workers": fullest, "fits": fits, "peak_gib": round(peaks[fullest], 2)}
+    lacking = [number for number in fewer if not planner.has_room(trainings[number])]
+    fullest = max(lacking or fewer, key=lambda number: planner.peak(trainings[number]).gib)
+    return {"workers": fullest, **planner.needs(trainings[fullest])}

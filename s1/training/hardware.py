@@ -21,6 +21,7 @@ class Device:
     memory_gib: float
     peak_tflops: float  # dense, bf16
     per_node: int
+    host_gib: float | None  # memory of a node; None: differs from machine to machine
     local_gb_per_s: float  # between devices of a node, one direction
     node_gbit_per_s: float  # between nodes, all devices of a node together
     memory_gb_per_s: float  # between a device and its memory
@@ -28,17 +29,18 @@ class Device:
     spot_usd_per_hour: float | None
 
 
-# On demand: typical public list prices, second half of 2025, an eighth of a machine of AWS in us-east-1: p4d.24xlarge
-# ($21.96), p4de.24xlarge ($27.45), p5.48xlarge ($55.04), p5en.48xlarge ($63.30), g6e.48xlarge ($30.13); the 4090 as at
-# RunPod. Spot: typical of 2025 and 2026, 40 to 50% of that; never read from a price list. Your own CPUs cost nothing.
+# Prices on demand: typical public list prices, second half of 2025, an eighth of a machine of AWS in us-east-1:
+# p4d.24xlarge ($21.96), p4de.24xlarge ($27.45), p5.48xlarge ($55.04), p5en.48xlarge ($63.30), g6e.48xlarge ($30.13);
+# the 4090 as at RunPod. Spot: typical of 2025 and 2026, 40 to 50% of that; never read from a price list. Your own CPUs
+# cost nothing. Memory of a node: of those machines.
 DEVICES: dict[str, Device] = {
-    "a100-40": Device(39.4, 312, 8, 300, 1600, 1555, 2.74, 1.20),
-    "a100-80": Device(79.2, 312, 8, 300, 1600, 2039, 3.43, 1.50),
-    "h100": Device(79.6, 989, 8, 450, 3200, 3350, 6.88, 3.00),
-    "h200": Device(140.4, 989, 8, 450, 3200, 4800, 7.91, 3.40),
-    "l40s": Device(44.9, 362, 8, 32, 200, 864, 3.77, 1.60),
-    "rtx-4090": Device(23.6, 165, 8, 32, 25, 1008, 0.69, 0.34),
-    "cpu": Device(12, 0, 1, 10, 10, 20, 0.0, None),
+    "a100-40": Device(39.4, 312, 8, 1152, 300, 1600, 1555, 2.74, 1.20),
+    "a100-80": Device(79.2, 312, 8, 1152, 300, 1600, 2039, 3.43, 1.50),
+    "h100": Device(79.6, 989, 8, 2048, 450, 3200, 3350, 6.88, 3.00),
+    "h200": Device(140.4, 989, 8, 2048, 450, 3200, 4800, 7.91, 3.40),
+    "l40s": Device(44.9, 362, 8, 1536, 32, 200, 864, 3.77, 1.60),
+    "rtx-4090": Device(23.6, 165, 8, None, 32, 25, 1008, 0.69, 0.34),
+    "cpu": Device(12, 0, 1, None, 10, 10, 20, 0.0, None),
 }
 
 # Share of the peak while a device computes, recomputed activations included: what the paper's 26 minutes on 16 H100
@@ -53,6 +55,7 @@ class Hardware(Config):
     memory_gib: float | None = Field(None, gt=0, description="Memory of one worker.")
     peak_tflops: float | None = Field(None, gt=0, description="Peak of one device in bf16.")
     per_node: int | None = Field(None, ge=1, description="Devices of one node.")
+    host_gib: float | None = Field(None, gt=0, description="Memory of one node, beside that of its devices.")
     local_gb_per_s: float | None = Field(None, gt=0, description="Between devices of a node, one direction.")
     node_gbit_per_s: float | None = Field(None, gt=0, description="Between nodes, all devices of a node together.")
     storage_gb_per_s: float = Field(2.0, gt=0, description="What a node writes to the run folder.")
@@ -91,6 +94,7 @@ class Hardware(Config):
             memory_gib=self.memory_gib or usual.memory_gib,
             peak_tflops=self.peak_tflops or usual.peak_tflops,
             per_node=self.per_node or usual.per_node,
+            host_gib=self.host_gib or usual.host_gib,
             local_gb_per_s=self.local_gb_per_s or usual.local_gb_per_s,
             node_gbit_per_s=self.node_gbit_per_s or usual.node_gbit_per_s,
             memory_gb_per_s=usual.memory_gb_per_s,

@@ -189,13 +189,16 @@ def export_bytes(run: Run) -> float:
     return 2.0 * run.shape.num_parameters
 
 
-def disk_bytes(run: Run) -> tuple[float, float]:
+def disk_bytes(run: Run, *, saves: bool) -> tuple[float, float]:
     """Most that the run folder holds of a training: usually, and when another number of workers goes on with it.
 
-    A checkpoint is removed when the next one is committed, the last one when the exported model is. For another number
-    of workers it is rewritten: 12 bytes a number, of which there are two copies while they are put together, and which
-    stay until the next checkpoint is committed.
+    `saves`: it writes checkpoints; without them there is the exported model alone. A checkpoint is removed when the
+    next one is committed, the last one when the exported model is. For another number of workers it is rewritten: 12
+    bytes a number, of which there are two copies while they are put together, and which stay until the next checkpoint
+    is committed.
     """
+    if not saves:
+        return export_bytes(run), export_bytes(run)
     shards, rewritten = checkpoint_bytes(run), 12.0 * run.num_trained
     usual = shards + max(shards, export_bytes(run))
     return usual, max(usual, shards + rewritten + max(rewritten, shards, export_bytes(run)))

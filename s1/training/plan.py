@@ -56,6 +56,10 @@ class Training:
     def limit_gib(self) -> float:
         return self.hardware.resolved().memory_gib
 
+    @property
+    def host_limit_gib(self) -> float | None:
+        return self.hardware.resolved().host_gib
+
 
 @dataclass(frozen=True)
 class Peak:
@@ -90,6 +94,37 @@ def peak(training: Training) -> Peak:
     return max((Peak(*held, memory.components(run, *held)) for held in passes), key=lambda found: found.gib)
 
 
+def device_has_room(training: Training, spare: float = 0.0) -> bool:
+    """Whether a worker has the memory, with a share of it to spare."""
+    return peak(training).gib <= (1 - spare) * training.limit_gib
+
+
+def host_has_room(training: Training, spare: float = 0.0) -> bool:
+    """Whether a node has the memory beside its devices', as far as it is known, with a share of it to spare."""
+    limit = training.host_limit_gib
+    return limit is None or max(_host_bytes(training)) / GIB <= (1 - spare) * limit
+
+
+def has_room(training: Training, spare: float = 0.0) -> bool:
+    """Both."""
+    return device_has_room(training, spare) and host_has_room(training, spare)
+
+
+def needs(training: Training) -> dict[str, Any]:
+    """Memory of a worker and of a node, what there is, and whether it `fits`."""
+    at_load, in_steps = _host_bytes(training)
+    return {
+        "fits": has_room(training),
+        "device_fits": device_has_room(training),
+        "peak_gib": round(peak(training).gib, 2),
+        "limit_gib": training.limit_gib,
+        "host_fits": host_has_room(training),
+        "host_gib_at_load": round(at_load / GIB, 2),
+        "host_gib_in_steps": round(in_steps / GIB, 2),
+        "host_limit_gib": training.host_limit_gib,
+    }
+
+
 def cost(training: Training) -> Cost:
     """What `training` needs, in short."""
     seconds = _seconds(training, _epoch(training))
@@ -104,12 +139,10 @@ def report(training: Training) -> dict[str, Any]:
     device_hours = seconds / 3600 * run.workers
     spot = hardware.spot_price
     return {
-        "fits": fullest.gib <= limit,
-        "peak_gib": round(fullest.gib, 2),
-        "limit_gib": limit,
+        **needs(training),
         "margin_gib": round(limit - fullest.gib, 2),
         "components": {name: round(size / GIB, 2) for name, size in fullest.components.items()},
-        **_host_and_disk(training, fullest),
+        **_disk(training),
         "longest_tokens": max(training.lengths),
         "longest_counted_tokens": training.longest or max(training.lengths),
         "pass_tokens": fullest.pass_tokens,
@@ -137,23 +170,25 @@ def report(training: Training) -> dict[str, Any]:
 
 
 def _at_block_size(training: Training) -> dict[str, Any]:
-    found = peak(replace(training, longest=training.block_size))
-    fits = found.gib <= training.limit_gib
-    return {"block_size": training.block_size, "fits": fits, "peak_gib": round(found.gib, 2)}
-
-
-def _host_and_disk(training: Training, fullest: Peak) -> dict[str, float]:
-    run, per_node = training.run, training.hardware.resolved().per_node
-    held = max(fullest.pass_tokens, *_sizes(training))
-    usual, resized = memory.disk_bytes(run)
-    found = {
-        "host_gib_at_load": memory.host_bytes_at_load(run, per_node),
-        "host_gib_in_steps": memory.host_bytes_in_steps(run, per_node, held),
-        "export_gib": memory.export_bytes(run),
-        "disk_gib": usual,
-        "disk_gib_resized": resized,
+    at_block = replace(training, longest=training.block_size)
+    return {
+        "block_size": training.block_size,
+        "fits": has_room(at_block),
+        "peak_gib": round(peak(at_block).gib, 2),
     }
+
+
+def _disk(training: Training) -> dict[str, float]:
+    usual, resized = memory.disk_bytes(training.run, saves=training.save_steps > 0)
+    found = {"export_gib": memory.export_bytes(training.run), "disk_gib": usual, "disk_gib_resized": resized}
     return {name: round(size / GIB, 2) for name, size in found.items()}
+
+
+def _host_bytes(training: Training) -> tuple[float, float]:
+    """Of a node: while the model is loaded, and while it trains."""
+    run, per_node = training.run, training.hardware.resolved().per_node
+    held = max(peak(training).pass_tokens, *_sizes(training))
+    return memory.host_bytes_at_load(run, per_node), memory.host_bytes_in_steps(run, per_node, held)
 
 
 def _time(training: Training, passes: Passes) -> dict[str, Any]:
