@@ -1,4 +1,4 @@
-"""Memory of a process and everything below it, while it runs."""
+"""A process and everything below it: who is there, and the memory of all of them while they run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 
 import psutil
+
+
+def below(*words: str, root: psutil.Process | None = None) -> list[psutil.Process]:
+    """Processes below `root`, or below this one, in whose name or command line one of `words` stands."""
+    found: list[psutil.Process] = []
+    for process in (root or psutil.Process()).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # it has just ended
+            text = " ".join([process.name(), *process.cmdline()])
+            if any(word in text for word in words):
+                found.append(process)
+    return found
 
 
 def tree_bytes(root: psutil.Process) -> int:

@@ -31,8 +31,10 @@ from typing import Any
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "training"))
 
+from process_tree import below
 from training_cases import write_model, write_selection
 
 KINDS = ("worker", "node", "driver")
@@ -73,12 +75,7 @@ def command(folder: Path, model: Path, steps: int, min_workers: int) -> list[str
 
 def workers() -> list[psutil.Process]:
     """Training workers of our own cluster."""
-    found: list[psutil.Process] = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+    return below("RayTrainWorker")
 
 
 def loss(folder: Path) -> float:

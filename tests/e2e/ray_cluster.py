@@ -105,7 +105,8 @@ class Cluster:
 
     def worker_nodes(self) -> list[psutil.Process]:
         """The raylets of the nodes that the autoscaler has added."""
-        return [raylet for raylet in self.processes("raylet/raylet ") if "--head" not in raylet.cmdline()]
+        of_head = self.processes("raylet/raylet ", "--head")
+        return [raylet for raylet in self.processes("raylet/raylet ") if raylet not in of_head]
 
     def shrink(self, timeout: float) -> None:
         """Wait until the autoscaler has taken all worker nodes away."""

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from chain_model import write_chain_model
+from process_tree import below
 from teacher_server import Reply, candidate, completion, google_error, refusal, teaching
 
 from actors import rate_limiter
@@ -368,5 +368,4 @@ def test_when_the_limits_are_gone_the_job_ends_in_one_line_and_goes_on_when_it_i
 
 def actors_of_ray(name: str) -> list[int]:
     """Processes of this process's own Ray actors of this class."""
-    children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if any(name in part for part in child.cmdline())]
+    return [process.pid for process in below(name)]

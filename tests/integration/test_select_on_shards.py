@@ -2,13 +2,13 @@
 
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from process_tree import below
 
 from jobs.ray_session import ray_session
 from jobs.runner import execute
@@ -53,12 +53,7 @@ def chosen(run_dir: Path, **options: object) -> list[str]:
 
 def shards_of_ray() -> dict[int, psutil.Process]:
     """The shards of this process's Ray, by process id."""
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # it has just ended
-            if "SelectionShard" in " ".join(process.cmdline()):
-                found[process.pid] = process
-    return found
+    return {process.pid: process for process in below("SelectionShard")}
 
 
 def kill_a_shard(before: set[int], killed: list[int]) -> None:

@@ -4,8 +4,8 @@ import asyncio
 import time
 
 import httpx
-import psutil
 import pytest
+from process_tree import below
 
 from serve.app import deployed
 from serve.engine import EngineOptions
@@ -63,8 +63,7 @@ def test_every_replica_of_the_http_side_tells_the_metrics_of_all(client):
 
 def test_streams_go_on_when_a_replica_of_the_http_side_is_lost(scaled, client):
     before = answered(client)
-    processes = psutil.Process().children(recursive=True)
-    http_side = [process for process in processes if f":{NAME}:ingress" in process.name() + " ".join(process.cmdline())]
+    http_side = below(f":{NAME}:ingress")
     assert len(http_side) == 2
 
     async def follow(asked, begun):

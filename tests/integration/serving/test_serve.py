@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from process_tree import below
 
 from s1.evaluation.client import Endpoint, server_facts
 from serving.asking import ENDLESS, HEADERS, ONGOING, QUEUED, ask, body, wait_until_idle
@@ -173,7 +174,7 @@ def test_a_request_is_given_up_at_its_deadline(client, engine):
 
 
 def test_a_killed_replica_is_reported_replaced_and_leaves_nothing_behind(client):
-    (engine,) = (process for process in psutil.Process().children(recursive=True) if "EngineCore" in process.name())
+    (engine,) = below("EngineCore")
     with client.stream("POST", "/v1/chat/completions", json=body(**ENDLESS)) as response:
         lines = response.iter_lines()
         assert any("reasoning" in line for line in lines)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from process_tree import below
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_cases import committed, plain_loop, plain_weights, write_model, write_selection
@@ -159,11 +160,7 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     with log.open("w") as file:
         process = subprocess.Popen(command(options, disturbed), env=environment, stdout=file, stderr=file)
     before = wait_for(lambda: committed(Path(disturbed)), process, log)
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "RayTrainWorker" in " ".join(child.cmdline())
-    ]
+    workers = below("RayTrainWorker", root=psutil.Process(process.pid))
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
     wait_for(lambda: len(starts(log.read_text())) > 1, process, log)

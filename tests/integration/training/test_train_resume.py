@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from process_tree import below
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
     ResourceRequestPriority,
     get_or_create_autoscaling_coordinator,
@@ -145,9 +146,8 @@ def test_a_disk_that_is_full_while_ray_lists_the_checkpoints_is_one_line_and_los
     options = options_of(model)
 
     def fill_the_disk() -> None:
-        for process in psutil.Process().children(recursive=True):
-            if "TrainController" in " ".join(process.cmdline()):
-                process.rlimit(psutil.RLIMIT_FSIZE, (10, 10))  # larger than no list
+        for process in below("TrainController"):
+            process.rlimit(psutil.RLIMIT_FSIZE, (10, 10))  # larger than no list
 
     with at_the_next_checkpoint(tmp_path, fill_the_disk), pytest.raises(UserError, match="cannot write there"):
         execute(JOB, options, str(tmp_path))
