@@ -108,7 +108,9 @@ def build(task: TrainTask, *, universal: bool) -> Any:
         _parameter_groups(model, task.weight_decay), lr=task.learning_rate, betas=task.betas, fused=True
     )
     engine, *_ = deepspeed.initialize(
-        model=SequenceMeanLoss(model, offload=task.offload_activations), optimizer=optimizer, config=settings
+        model=SequenceMeanLoss(model, chunk_tokens=task.loss_chunk_tokens, offload=task.offload_activations),
+        optimizer=optimizer,
+        config=settings,
     )
     del zero3
     if task.save_in_background:

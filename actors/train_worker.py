@@ -247,32 +247,17 @@ class Worker:
 
     def _forward(self, ranks: list[list[Example]]) -> torch.Tensor:
         """Sum of the losses of this rank's share of a pass of all ranks."""
-        from s1.training.loss import collate, pack, packed_length
+        from s1.training.loss import collate, pack
 
-        task, parts = self.task, self.task.sequence_parallel
         mine = ranks[self.group_number]
         # A rank that has nothing left to do still takes part: collective operations wait for it.
         spare = min((example for examples in ranks for example in examples), key=_num_tokens)
-        positions = max(sum(map(_num_counted, examples)) for examples in ranks)
-        if parts > 1:  # all that count may lie in one part
-            longest = max(sum(map(_num_tokens, examples)) for examples in ranks)
-            positions = min(positions, packed_length(longest, parts, self.device) // parts)
-        num_chunks = -(-positions // task.loss_chunk_tokens)
         shown, counts = mine or [spare], bool(mine)
         self._recompute(ranks)
-        if not task.packing:
-            return self.engine(collate(shown, self.device, num_chunks=num_chunks, counts=counts))
-        return self.engine(
-            pack(
-                shown,
-                self.device,
-                num_chunks=num_chunks,
-                counts=counts,
-                part=self.part,
-                parts=parts,
-                group=self.group,
-            )
-        )
+        if not self.task.packing:
+            return self.engine(collate(shown, self.device, counts=counts))
+        parts = self.task.sequence_parallel
+        return self.engine(pack(shown, self.device, counts=counts, part=self.part, parts=parts, group=self.group))
 
     def _recompute(self, ranks: list[list[Example]]) -> None:
         """Choose between keeping and recomputing the activations of a pass, for all ranks alike."""
@@ -311,7 +296,3 @@ def _example(table: Table, index: int) -> Example:
 
 def _num_tokens(example: Example) -> int:
     return len(example.input_ids)
-
-
-def _num_counted(example: Example) -> int:
-    return len(example.input_ids) - example.num_prompt_tokens

@@ -44,23 +44,24 @@ def packed_attention(
         query, key, value = (_Exchange.apply(heads, group, 1, 2) for heads in (query, key, value))
     out = _each(query, key, value, scaling, lengths)
     if group is not None:
-        out = _Exchange.apply(out, group, 2, 1)
-    return out.transpose(1, 2), None
+        out = _Exchange.apply(out, group, 1, 2)
+    return out, None
 
 
 def _each(query: Tensor, key: Tensor, value: Tensor, scaling: float, lengths: Sequence[int]) -> Tensor:
-    """Attention of one sequence after the other; (1, H, T, D)."""
+    """Attention of one sequence after the other; (1, T, H, D)."""
     # Split at once, not sliced one by one: the gradient of every slice would be as large as the whole pack.
     sizes = [*lengths, query.shape[2] - sum(lengths)]
     *sequences, (padding, _, _) = zip(*(heads.split(sizes, dim=2) for heads in (query, key, value)), strict=True)
     pieces = [
         functional.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
-        )
+        ).transpose(1, 2)  # as kernels lay it out, and as it is read next
         for q, k, v in sequences
     ]
     # Padding sees nothing; multiplied instead of made, so that it stays a part of the graph.
-    return torch.cat([*pieces, padding * 0], dim=2)
+    rest = [padding.transpose(1, 2) * 0] if padding.shape[2] else []
+    return torch.cat([*pieces, *rest], dim=1) if len(pieces) + len(rest) > 1 else pieces[0]
 
 
 class _Exchange(torch.autograd.Function):

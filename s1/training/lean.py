@@ -30,7 +30,8 @@ class SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         (gradient,) = gradients
-        return torch.ops.aten.silu_backward(gradient * up, gate), gradient * functional.silu(gate)
+        of_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+        return of_gate, functional.silu(gate).mul_(gradient)
 
 
 def make_lean(model: PreTrainedModel) -> None:

@@ -1,6 +1,6 @@
 """The loss of the recipe: mean over the thinking and answer tokens of a sequence, summed over sequences.
 
-Shapes: B rows, T tokens of a row, N loss positions in all, D hidden size, V vocabulary.
+Shapes: B rows, T tokens of a row, N loss positions in all, D hidden size.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from s1.template import Example
 from s1.training.batches import round_up
+from s1.training.head import with_loss
 
 # Lengths and numbers of loss positions are rounded up to so many sizes between two powers of two. On CPUs the library
 # prepares a kernel, with working memory of its own, for every shape it meets: few shapes are few kernels.
@@ -34,7 +34,6 @@ class Batch:
     targets: Tensor  # (B, T) the next token of the sequence
     counted: Tensor  # (B, T) whether the prediction of that token counts
     weights: Tensor  # (B, T) 1 / number of tokens that count, 0 in a sequence that only keeps a rank in step
-    num_chunks: int = 1  # pieces in which the head sees the loss positions
     attention: dict[str, Any] = field(default_factory=dict[str, Any])  # further arguments of the model
 
 
@@ -48,12 +47,12 @@ def _rounded(size: int, per_doubling: int, device: torch.device) -> int:
     return round_up(size, per_doubling) if device.type == "cpu" else -(-size // 64) * 64
 
 
-def collate(examples: Sequence[Example], device: torch.device, *, num_chunks: int = 1, counts: bool = True) -> Batch:
+def collate(examples: Sequence[Example], device: torch.device, *, counts: bool = True) -> Batch:
     """`examples` as rows padded on the right, where causal attention never looks; without `counts` their loss is 0."""
     length = padded_length(max(len(example.input_ids) for example in examples), device)
     rows = [_columns([example], length, counts) for example in examples]
     input_ids, targets, counted, weights = (torch.cat(column).to(device) for column in zip(*rows, strict=True))
-    return Batch(input_ids, targets, counted, weights, num_chunks)
+    return Batch(input_ids, targets, counted, weights)
 
 
 def packed_length(num_tokens: int, parts: int, device: torch.device) -> int:
@@ -65,7 +64,6 @@ def pack(
     examples: Sequence[Example],
     device: torch.device,
     *,
-    num_chunks: int = 1,
     counts: bool = True,
     part: int = 0,
     parts: int = 1,
@@ -80,7 +78,7 @@ def pack(
     # Positions start again with every sequence; those of the padding are never used.
     positions = torch.cat([*(torch.arange(own) for own in lengths), torch.zeros(length - sum(lengths))]).long()
     attention = {"position_ids": positions[None, mine].to(device), "lengths": lengths, "group": group}
-    return Batch(input_ids, targets, counted, weights, num_chunks, attention)
+    return Batch(input_ids, targets, counted, weights, attention)
 
 
 def _columns(examples: Sequence[Example], length: int, counts: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -103,36 +101,32 @@ def _columns(examples: Sequence[Example], length: int, counts: bool) -> tuple[Te
 class SequenceMeanLoss(nn.Module):
     """A causal language model with the loss on top; the head sees the loss positions only."""
 
-    def __init__(self, model: PreTrainedModel, *, offload: bool = False) -> None:
-        """With `offload`, what the forward pass keeps for the backward pass waits in host memory."""
+    def __init__(self, model: PreTrainedModel, *, chunk_tokens: int, offload: bool = False) -> None:
+        """The head sees at most `chunk_tokens` loss positions at a time.
+
+        With `offload`, what the forward pass keeps for the backward pass waits in host memory.
+        """
         super().__init__()
         self.model = model
+        self.chunk_tokens = chunk_tokens
         self.offload = offload
+        with_loss(self._head)
+
+    @property
+    def _head(self) -> nn.Module:
+        return self.model.get_output_embeddings()  # pyright: ignore[reportReturnType]
 
     def forward(self, batch: Batch) -> Tensor:
-        """Sum over the batch's sequences of the mean cross-entropy of the tokens that count; scalar.
-
-        With several chunks the logits are computed piece by piece and once more in the backward pass, so that a long
-        trace never holds its (N, V) logits. Under ZeRO-3 every use of the head is a collective operation: ranks must
-        agree on the number of chunks.
-        """
+        """Sum over the batch's sequences of the mean cross-entropy of the tokens that count; scalar."""
         on_gpu = batch.input_ids.device.type == "cuda"
         with save_on_cpu(pin_memory=on_gpu) if self.offload else nullcontext():
             outputs = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **batch.attention)
         hidden = outputs.last_hidden_state[batch.counted]  # (N, D)
-        padding = _rounded(max(1, len(hidden)), POSITIONS_PER_DOUBLING, hidden.device) - len(hidden)
-        tensors = (
+        padded = _rounded(max(1, len(hidden)), POSITIONS_PER_DOUBLING, hidden.device)
+        padding = padded - len(hidden)
+        return self._head(
             functional.pad(hidden, (0, 0, 0, padding)),
-            functional.pad(batch.targets[batch.counted], (0, padding)),
-            functional.pad(batch.weights[batch.counted], (0, padding)),
+            targets=functional.pad(batch.targets[batch.counted], (0, padding)),
+            weights=functional.pad(batch.weights[batch.counted], (0, padding)),
+            pieces=-(-padded // self.chunk_tokens),
         )
-        if batch.num_chunks == 1:
-            return self._chunk(*tensors)
-        pieces = zip(*(tensor.tensor_split(batch.num_chunks) for tensor in tensors), strict=True)
-        losses = [checkpoint(self._chunk, *piece, use_reentrant=False) for piece in pieces]
-        return torch.stack(losses).sum()
-
-    def _chunk(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        head: nn.Module = self.model.get_output_embeddings()  # pyright: ignore[reportAssignmentType]
-        losses = functional.cross_entropy(head(hidden).float(), targets, reduction="none")
-        return (losses * weights).sum()

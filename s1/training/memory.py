@@ -23,8 +23,9 @@ REDUCE_BUCKET = 500_000_000
 CPU_REDUCE_BUCKET = 20_000_000
 # CUDA context, NCCL buffers, fragmentation.
 RUNTIME_BYTES = 1.8 * GIB
-# A logit exists in bf16, in 32 bits and as a 32-bit gradient.
-LOGIT_BYTES = 10
+# Copies of the hidden states while the head works on them: before and after the last norm, of the positions that count,
+# padded, and their gradients.
+HIDDEN_COPIES = 5
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,10 @@ def _layer_bytes(run: Run, longest_tokens: int) -> int:
     shape = run.shape
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norms = 4 * shape.hidden * run.width  # what goes into the two of them and what comes out
-    attention = (2 * q + 3 * kv + q) * run.width  # q and k before and after the rotation, v, the output
-    if run.sequence_parallel > 1:
-        attention += (2 * q + 2 * kv) * run.width  # what is exchanged exists on both sides
+    if run.sequence_parallel > 1 and shape.kv_heads % run.sequence_parallel:
+        kv = q  # every head of queries gets keys and values of its own
+    # Rotated q and k, v, the output of each sequence and that of all of them in a row.
+    attention = (3 * q + 2 * kv) * run.width
     # Scores, their softmax in 32 bits and its copy: kernels other than `eager` compute them again.
     scores = shape.heads * longest_tokens * (4 + 2 * run.width) if run.attention == "eager" else 0
     return norms + attention + scores + 3 * shape.intermediate * run.width  # gate, up, their product
@@ -123,6 +125,31 @@ def _layer_bytes(run: Run, longest_tokens: int) -> int:
 def _layer_input(run: Run, tokens: int) -> int:
     """What activation checkpointing keeps of one layer for `tokens` on a worker."""
     return run.shape.hidden * run.width * tokens
+
+
+def _head_bytes(run: Run, tokens: int) -> int:
+    """What the head and the loss take (s1/training/head.py) for `tokens` on a worker, of which all may count.
+
+    A logit exists in the weights' precision and in 32 bits; the gradient of the head's weight is made beside that of
+    the passes before.
+    """
+    shape = run.shape
+    logits = min(tokens, run.loss_chunk_tokens) * shape.vocabulary * (run.width + 4)
+    hidden = HIDDEN_COPIES * shape.hidden * run.width * tokens
+    return logits + hidden + _head_gradient(run)
+
+
+def _backward_bytes(run: Run, tokens: int) -> int:
+    """What the backward pass makes beside a layer's activations: most in its MLP, whose product is gone by then.
+
+    Where the head's weight is the embedding's, its gradient waits for the end of the pass.
+    """
+    mlp = 2 * run.shape.intermediate * run.width * tokens
+    return mlp + (_head_gradient(run) if run.shape.tied else 0)
+
+
+def _head_gradient(run: Run) -> int:
+    return 0 if run.lora_rank else run.shape.vocabulary * run.shape.hidden * run.width
 
 
 def host_bytes_in_steps(run: Run, per_node: int, pass_tokens: int) -> float:
@@ -141,11 +168,11 @@ def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, flo
     """
     tokens = -(-pass_tokens // run.sequence_parallel)
     layer = _layer_bytes(run, longest_tokens) * tokens
-    logits = min(tokens, run.loss_chunk_tokens) * run.shape.vocabulary * LOGIT_BYTES
     if run.recomputes(pass_tokens):
         kept = (1 if run.offload_activations else run.shape.layers) * _layer_input(run, tokens)
     else:
         kept, layer = run.shape.layers * layer, 0
+    head, backward = _head_bytes(run, tokens), layer + _backward_bytes(run, tokens)
     parameters = run.num_weights
     sharded = run.zero_stage == 3 and run.workers > 1
     found = {
@@ -154,12 +181,12 @@ def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, flo
         "secondary shard": run.width * parameters / run.secondary_shards if run.secondary_shards > 1 else 0.0,
         "buckets": float(run.width * reduce_bucket(run.num_trained, on_cpu=run.on_cpu)),
         "activations": float(kept),
-        # The logits are gone when the backward pass recomputes its first layer.
-        "logits": float(max(0, logits - layer)),
-        "recomputed layer": float(layer),
+        # The logits are gone when the backward pass comes to its first layer.
+        "logits": float(max(0, head - backward)),
+        "backward pass of a layer": float(backward),
         "runtime": RUNTIME_BYTES,
     }
-    passing = found["activations"] + found["logits"] + found["recomputed layer"]
+    passing = found["activations"] + found["logits"] + found["backward pass of a layer"]
     found["optimizer step"] = max(0.0, step_gradients(run) - passing)
     return found
 

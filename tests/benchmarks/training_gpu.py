@@ -164,7 +164,7 @@ def measure(case: Case, steps: int, peak_tflops: float) -> Row:
         engine = train_engine.build(asked, universal=False)
     rng = random.Random(0)
     example = Example([rng.randrange(shape.vocabulary) for _ in range(tokens)], 64)
-    batch = pack([example], device, num_chunks=-(-(tokens - 64) // LOSS_CHUNK_TOKENS))
+    batch = pack([example], device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     parts: list[dict[str, float]] = []

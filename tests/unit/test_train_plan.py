@@ -37,7 +37,7 @@ def plan_of(options: TrainOptions, data: Data = S1):
     ("options", "change"),
     [
         # Smaller passes cost less than computing activations twice.
-        (preset(micro_batch_tokens=40000), {"micro_batch_tokens": 10000}),
+        (preset(micro_batch_tokens=40000), {"micro_batch_tokens": 20000}),
         # Copies of the weights that 80 GB have no room for are given up first.
         (
             preset(**WAY_OF_THE_REFERENCE, workers=8, secondary_shards=2),
@@ -108,7 +108,7 @@ def test_the_fewest_workers_have_to_have_the_memory():
     found = plan_of(options)
     assert found["margin_gib"] > 0 and not found["fits"]
     assert (found["fewer_workers"]["workers"], found["fewer_workers"]["fits"]) == (4, False)
-    assert "does not fit when only 4 of 16 workers can be had, 137." in verdict(found)
+    assert "does not fit when only 4 of 16 workers can be had, 136.9 of" in verdict(found)
     assert found["change"]["options"] == {"min_workers": 8}
     assert plan_of(options.model_copy(update={"min_workers": 8}))["fewer_workers"]["fits"]
     assert plan_of(preset())["fewer_workers"] is None
@@ -126,9 +126,9 @@ def test_a_peak_that_exceeds_the_memory_by_less_than_is_printed_is_told_as_any_o
 
 def test_a_number_of_workers_between_the_fewest_and_all_has_to_have_the_memory():
     # Packs fill differently among other numbers of workers, and with LoRA the states hardly shrink with more of them.
-    ways = {"packing": True, "micro_batch_tokens": 2000, "batch_size": 8, "epochs": 1, "zero_stage": 1, "lora_rank": 16}
+    ways = {"packing": True, "micro_batch_tokens": 2000, "batch_size": 8, "epochs": 1, "zero_stage": 1, "lora_rank": 8}
     data = Data((1900, 900, 900, 100, 100, 1100, 1100, 500))
-    limit = 7.83
+    limit = 6.65
     options = small(**ways, workers=8, min_workers=1, hardware={"device": "rtx-4090", "memory_gib": limit})
     alone = {
         size: plan_of(options.model_copy(update={"workers": size, "min_workers": None}), data) for size in (1, 2, 4, 8)

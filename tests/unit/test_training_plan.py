@@ -84,10 +84,11 @@ def test_the_known_cases_on_h100_are_called_right(workers, checkpointing, chunk,
     assert (needed <= H100.resolved().memory_gib) == fits
 
 
-def test_logits_cost_what_was_measured():
-    whole = run(16, checkpointing=False, chunk=ALL_AT_ONCE)
-    assert components(whole, 20000, 20000)["logits"] / GIB == pytest.approx(28.3, abs=0.1)
-    assert components(whole, 32768, 32768)["logits"] / GIB == pytest.approx(46.4, abs=0.1)
+def test_a_logit_takes_its_own_and_32_bits():
+    def peak(chunk: int) -> float:
+        return peak_gib(run(16, checkpointing=False, chunk=chunk), 20000, 20000) * GIB
+
+    assert peak(ALL_AT_ONCE) - peak(4096) == pytest.approx((20000 - 4096) * QWEN.vocabulary * (2 + 4))
 
 
 def test_the_files_are_read_once_a_node_unless_zero_3_hands_them_out():

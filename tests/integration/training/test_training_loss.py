@@ -43,16 +43,16 @@ def gradients(model: LlamaForCausalLM, loss: torch.Tensor) -> dict[str, torch.Te
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("num_chunks", [1, 3, 20])
+@pytest.mark.parametrize("chunk_tokens", [100, 7, 1])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_loss_and_gradients_are_those_of_one_sequence_at_a_time(model, num_chunks, checkpointing):
+def test_loss_and_gradients_are_those_of_one_sequence_at_a_time(model, chunk_tokens, checkpointing):
     expected = plain(model)
     wanted = gradients(model, expected)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()
-    batch = collate(EXAMPLES, CPU, num_chunks=num_chunks)
-    loss = SequenceMeanLoss(model)(batch)
+    batch = collate(EXAMPLES, CPU)
+    loss = SequenceMeanLoss(model, chunk_tokens=chunk_tokens)(batch)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     found = gradients(model, loss)
     for name, gradient in wanted.items():
@@ -60,7 +60,7 @@ def test_loss_and_gradients_are_those_of_one_sequence_at_a_time(model, num_chunk
 
 
 def test_a_batch_that_does_not_count_has_no_gradient(model):
-    found = gradients(model, SequenceMeanLoss(model)(collate(EXAMPLES[:1], CPU, counts=False)))
+    found = gradients(model, SequenceMeanLoss(model, chunk_tokens=100)(collate(EXAMPLES[:1], CPU, counts=False)))
     assert all(not gradient.any() for gradient in found.values())
 
 
@@ -69,7 +69,7 @@ def test_activations_that_wait_on_the_host_change_nothing(model):
     wanted = gradients(model, expected)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     model.train()
-    loss = SequenceMeanLoss(model, offload=True)(collate(EXAMPLES, CPU, num_chunks=2))
+    loss = SequenceMeanLoss(model, chunk_tokens=7, offload=True)(collate(EXAMPLES, CPU))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for name, gradient in gradients(model, loss).items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,108 @@
+"""The head of a language model with the cross-entropy on top, piece by piece, which never holds all logits.
+
+The gradients are computed in the forward pass, where the logits of a piece are at hand: nothing is kept of them, the
+head works once, and the gradient of its weight exists once. Computed again in the backward pass, as activation
+checkpointing does it, the head works twice (a twentieth of all operations of Qwen2.5-1.5B), and autograd holds three
+copies of that gradient while it adds up those of the pieces.
+
+Shapes: N positions, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ROWS_AT_A_TIME = 512  # of logits that are copied in 32 bits beside their result
+
+
+def with_loss(head: nn.Module) -> None:
+    """Let `head` (a linear layer) compute a loss as well: `head(hidden, targets=..., weights=..., pieces=...)`.
+
+    That is the sum over the positions of `weights` (N,) times the cross-entropy with `targets` (N,), a scalar in 32
+    bits. `hidden`: (N, D). It is the head's own forward pass, so that under ZeRO-3 the weight is gathered for it.
+    """
+    head.forward = partial(_forward, head, head.forward)
+
+
+def _forward(
+    head: Any,
+    plain: Any,
+    hidden: Tensor,
+    *,
+    targets: Tensor | None = None,
+    weights: Tensor | None = None,
+    pieces: int = 1,
+) -> Tensor:
+    if targets is None:
+        return plain(hidden)
+    learns = torch.is_grad_enabled()  # in the function below it never is
+    return _Loss.apply(hidden, head.weight, head.bias, targets, weights, pieces, learns)  # pyright: ignore[reportReturnType]
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor,
+        pieces: int,
+        learns: bool,
+    ) -> Tensor:
+        needed = [learns and needs for needs in ctx.needs_input_grad[:3]]
+        # Filled piece by piece.
+        of_hidden = torch.empty_like(hidden) if needed[0] else None
+        of_weight = torch.empty_like(weight) if needed[1] else None
+        of_bias = torch.zeros_like(bias) if needed[2] and bias is not None else None
+        total = torch.zeros((), device=hidden.device)
+        for number, at in enumerate(_places(len(hidden), pieces)):
+            loss, of_logits = _piece(functional.linear(hidden[at], weight, bias), targets[at], weights[at])
+            total += loss
+            if of_hidden is not None:
+                torch.mm(of_logits, weight, out=of_hidden[at])
+            if of_weight is not None:
+                of_weight.addmm_(of_logits.T, hidden[at], beta=min(number, 1))
+            if of_bias is not None:
+                of_bias += of_logits.sum(0)
+            del of_logits  # before the next one is made
+        ctx.save_for_backward(of_hidden, of_weight, of_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Once: what the forward pass has found becomes the gradients in its place."""
+        (gradient,) = gradients
+        found = [None if saved is None else saved.mul_(gradient) for saved in ctx.saved_tensors]
+        return (*found, None, None, None, None)
+
+
+def _places(size: int, pieces: int) -> Iterator[slice]:
+    """`pieces` slices of equal length, but for rounding, that make up `size`."""
+    for number in range(pieces):
+        yield slice(size * number // pieces, size * (number + 1) // pieces)
+
+
+def _piece(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of some positions and its gradient to their logits, which is made where their probabilities were."""
+    found, number_type, chosen = _log_probabilities(logits), logits.dtype, targets[:, None]
+    del logits
+    loss = -(found.gather(1, chosen)[:, 0] * weights).sum()
+    found.exp_().scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=found.dtype))
+    of_logits = found if number_type == found.dtype else torch.empty_like(found, dtype=number_type)
+    return loss, torch.mul(found, weights[:, None], out=of_logits)
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """Log-softmax of the rows in 32 bits."""
+    found = torch.empty_like(logits, dtype=torch.float32)
+    for rows, given in zip(found.split(ROWS_AT_A_TIME), logits.split(ROWS_AT_A_TIME), strict=True):
+        torch.log_softmax(given, dim=-1, dtype=torch.float32, out=rows)
+    return found
