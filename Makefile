@@ -9,7 +9,7 @@ DATA ?= ../shared/data
 # What only some of them need, in an environment of its own that sees the project's.
 BENCH_RUN = $(RUN)
 BENCH_VENV := $(VENV)/.bench
-WITH_EXTRA := bench/http_abuse bench/lm_eval_client bench/selection_speed bench/training_speed
+WITH_EXTRA := bench/http_abuse bench/lm_eval_client bench/selection_speed bench/trackers bench/training_speed
 BENCHMARKS := $(patsubst tests/benchmarks/%.py,bench/%,$(wildcard tests/benchmarks/*.py))
 
 .PHONY: setup demo test lint bench $(BENCHMARKS) clean
@@ -55,7 +55,8 @@ $(BENCH_VENV)/.ready: $(VENV)/.ready
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(RUN) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> "$$($(BENCH_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
-	$(BENCH_VENV)/bin/pip install -qq --no-warn-conflicts -c requirements.lock \
+	grep -v '^cachetools==' requirements.lock > $(BENCH_VENV)/constraints.txt  # mlflow wants an older one
+	$(BENCH_VENV)/bin/pip install -qq --no-warn-conflicts -c $(BENCH_VENV)/constraints.txt \
 		$$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])')
 	touch $@
 

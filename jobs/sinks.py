@@ -5,13 +5,15 @@ No service may end a training: what goes wrong after its start is told once, and
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -203,9 +205,10 @@ class MLflow:
         self._client: Any = mlflow.MlflowClient()
         file = _run_file(context, "mlflow")
         self._logged = 0  # steps: the service would keep a point that comes twice beside the first one
-        if file.is_file() and self._goes_on(file.read_text()):
-            return
-        experiment = mlflow.set_experiment("s1")
+        with _few_retries():
+            if file.is_file() and self._goes_on(file.read_text()):
+                return
+            experiment = mlflow.set_experiment("s1")
         run = self._client.create_run(experiment.experiment_id, run_name=f"train-{context.identity}")
         self._run_id = run.info.run_id
         for name, value in options.model_dump(mode="json").items():
@@ -241,6 +244,22 @@ class MLflow:
 
     def close(self, *, finished: bool) -> None:
         self._client.set_terminated(self._run_id, status="FINISHED" if finished else "FAILED")
+
+
+@contextmanager
+def _few_retries() -> Generator[None]:
+    """A wrong address is told after seconds: MLflow tries a server that does not answer for four minutes, as it should
+    in the middle of a training. What the user has set counts.
+    """
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "2"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _run_file(context: Context, service: str) -> Path:
