@@ -154,9 +154,11 @@ def test_a_model_judges_what_no_rule_decides_and_names_subjects(ray, tmp_path: P
         manifest = execute(featurize.JOB, options, str(tmp_path))
         num_paid = server.paid.total()
         assert manifest.cost_usd == pytest.approx(num_paid * 20e-6)
-        execute(featurize.JOB, options, str(tmp_path), force=True)
-        assert server.paid.total() <= num_paid + 3 * len(rows)  # sampled attempts may differ; the rest is recorded
-    found = {row["question_id"]: row for row in Artifact(str(tmp_path / "features")).read(schema.FEATURES).to_pylist()}
+        features = Artifact(str(tmp_path / "features")).read(schema.FEATURES).to_pylist()
+        without_solver = options.model_copy(update={"solver": SolverOptions(models=())})
+        execute(featurize.JOB, without_solver, str(tmp_path))
+        assert server.paid.total() == num_paid, "what was answered once is asked again"
+    found = {row["question_id"]: row for row in features}
     wrong, sky, red, cut = (found[row["question_id"]] for row in rows[-4:])
     assert wrong["trace_correct"] is False and sky["trace_correct"] is True
     # What select may allow is judged as well; what nothing allows is not paid for.
