@@ -3,8 +3,9 @@
 The time of a whole pass does not tell it. Under ZeRO-3 every layer begins with a collective operation, so all workers
 take as long as the slowest one, forwards and backwards. What is measured instead are the forward passes of the linear
 layers, recomputed ones included: each begins when its weights are there and ends before anything is exchanged, under
-every ZeRO stage and with shared sequences. They are most of the forward pass; attention and the backward pass are left
-out, so the seconds are compared between workers, never taken for the whole.
+every ZeRO stage and with shared sequences. They are most of the forward pass; attention, the head, whose work goes by
+the positions that count, and the backward pass are left out, so the seconds are compared between workers, never taken
+for the whole.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import distributed, nn
 class ComputeClock:
     """Measures between `start` and `stop`. Make it after DeepSpeed's engine, whose gathering must come first."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, *, head: nn.Module | None = None) -> None:
         self._on_gpu = device.type == "cuda"
         self._runs = False
         self._began: Any = None
@@ -28,7 +29,7 @@ class ComputeClock:
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._num_used = 0
         for module in model.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module is not head:
                 module.register_forward_pre_hook(self._begin)
                 module.register_forward_hook(self._end, prepend=True)  # before the weights are given back
 

@@ -107,7 +107,7 @@ class Worker:
         self.group = self._sequence_group()
         self.checkpoints = Checkpoints(task, rank, num_ranks, self.device)
         self.engine = train_engine.build(task, universal=self.checkpoints.universal)
-        self.clock = compute_clock.ComputeClock(self.engine.module, self.device)
+        self.clock = compute_clock.ComputeClock(self.engine.module, self.device, head=self.engine.module.head)
 
     def _sequence_group(self) -> Any:
         from torch import distributed

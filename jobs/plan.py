@@ -21,7 +21,7 @@ from jobs import cli
 from jobs.runner import RunFlags, plan
 from jobs.select import SelectOptions
 from jobs.train_options import TrainOptions, check, shape
-from jobs.train_plan import Data, report, verdict
+from jobs.train_plan import Data, lack, report, verdict
 from s1 import schema
 from s1.artifacts import Artifact, join
 from s1.config import Config, validate
@@ -177,8 +177,8 @@ def _memory_lines(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _fits(found: dict[str, Any]) -> str:
-    return f"{found['peak_gib']:.1f} GiB, {'fits' if found['fits'] else 'does not fit'}"
+def _fits(needs: dict[str, Any]) -> str:
+    return f"{needs['peak_gib']:.1f} GiB, fits" if needs["fits"] else f"{lack(needs)}, does not fit"
 
 
 def _time_lines(found: dict[str, Any]) -> list[str]:

@@ -205,7 +205,7 @@ class MLflow:
         self._client: Any = mlflow.MlflowClient()
         file = _run_file(context, "mlflow")
         self._logged = 0  # steps: the service would keep a point that comes twice beside the first one
-        with _few_retries():
+        with _impatient():
             if file.is_file() and self._goes_on(file.read_text()):
                 return
             experiment = mlflow.set_experiment("s1")
@@ -246,20 +246,21 @@ class MLflow:
         self._client.set_terminated(self._run_id, status="FINISHED" if finished else "FAILED")
 
 
+# A wrong address is told after seconds: MLflow tries a server that does not answer for four minutes and more, as it
+# should in the middle of a training.
+_AT_THE_START = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
 @contextmanager
-def _few_retries() -> Generator[None]:
-    """A wrong address is told after seconds: MLflow tries a server that does not answer for four minutes, as it should
-    in the middle of a training. What the user has set counts.
-    """
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "2"
+def _impatient() -> Generator[None]:
+    """MLflow's requests in this block take what `_AT_THE_START` says, if the user has not set something else."""
+    ours = {name: value for name, value in _AT_THE_START.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in ours:
+            del os.environ[name]
 
 
 def _run_file(context: Context, service: str) -> Path:

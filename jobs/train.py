@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from actors.train_engine import TrainTask
     from s1.template import Template
+    from s1.training.plan import Training
     from s1.training.shapes import ModelShape
 
 CURVE = "loss.json"
@@ -87,8 +88,11 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     rendered, too_long = render(selection, template, options.block_size, options.too_long)
     examples, held_out = hold_out(rendered, options.held_out, options.seed)
     if of is not None:
-        _check_plan(options, Data(_lengths(examples), _lengths(held_out)), of)
-        check_disk(options, of, context.staging.local_path, Path(Artifact(context.scratch).path))
+        data = Data(_lengths(examples), _lengths(held_out))
+        _check_plan(options, data, of)
+        if not options.ignore_plan:
+            training = planned(options, data.lengths, of)
+            check_disk(training, context.staging.local_path, Path(Artifact(context.scratch).path))
     _check_generation(options, folder, tokenizer.pad_token_id, sorted(template.stop_ids))
     name_leftovers("train", context.scratch)
     task = _task(options, context, template, examples, held_out, of)
@@ -166,19 +170,28 @@ def _check_plan(options: TrainOptions, data: Data, of: ModelShape) -> None:
     print(f"train: {line}; about {found['hours'] * 60:.0f} min, ${found['usd']:.2f}", file=sys.stderr)
 
 
-def check_disk(options: TrainOptions, of: ModelShape, folder: Path, scratch: Path) -> None:
+def check_disk(training: Training, folder: Path, scratch: Path) -> None:
     """UserError when the disk of `folder` has no room for the checkpoints and the trained model.
 
-    What an earlier attempt has left in `scratch`, on the same disk, makes room for what comes after it.
+    The checkpoint that an earlier attempt has left in `scratch`, on the same disk, makes room for what comes after it.
     """
-    needed = memory.disk_bytes(planned(options, (1,), of).run, saves=options.save_steps > 0)[0] / memory.GIB
-    left = sum(file.stat().st_size for file in scratch.rglob("*") if file.is_file())
-    free = (shutil.disk_usage(folder).free + left) / memory.GIB
-    if free < needed and not options.ignore_plan:
-        kept = "two checkpoints, or one and the trained model" if options.save_steps else "the trained model"
+    from actors.train_engine import SHARDS
+
+    disk = shutil.disk_usage(folder)
+    if not disk.total:  # a mounted store that does not tell
+        return
+    needed = memory.disk_bytes(training.run, training.checkpoints)[0] / memory.GIB
+    left = sum(file.stat().st_size for file in scratch.glob(f"workers/step-*/{SHARDS}/*"))
+    free = (disk.free + left) / memory.GIB
+    if free < needed:
+        kept = (
+            "the trained model",
+            "a checkpoint and the trained model",
+            "two checkpoints, or one and the trained model",
+        )
         raise UserError(
-            f"{folder}: {free:.1f} GiB of disk are there, the training keeps up to {needed:.1f} GiB ({kept}); choose a "
-            "--run-dir on a larger disk, or go on with --ignore-plan"
+            f"{folder}: {free:.1f} GiB of disk are there, the training keeps up to {needed:.1f} GiB "
+            f"({kept[min(training.checkpoints, 2)]}); choose a --run-dir on a larger disk, or go on with --ignore-plan"
         )
 
 

@@ -56,9 +56,9 @@ def verdict(found: Mapping[str, Any]) -> str:
         return f"fits, {found['margin_gib']:.1f} GiB to spare"
     fewer = found["fewer_workers"]
     where = f" when only {fewer['workers']} of {found['workers']} workers can be had" if found["fits_on_all"] else ""
-    lack = f"does not fit{where}, {_lack(fewer if found['fits_on_all'] else found)}"
+    missed = f"does not fit{where}, {lack(fewer if found['fits_on_all'] else found)}"
     change, lora = found["change"], found["lora"]
-    line = f"{lack}; " + (
+    line = f"{missed}; " + (
         "no change of memory options is enough: take more workers, a larger device or a smaller model"
         if change is None
         else f"the cheapest change: {_described(change)}"
@@ -66,7 +66,8 @@ def verdict(found: Mapping[str, Any]) -> str:
     return line if lora is None else f"{line}; or train other mathematics, updates only (LoRA): {_described(lora)}"
 
 
-def _lack(needs: Mapping[str, Any]) -> str:
+def lack(needs: Mapping[str, Any]) -> str:
+    """What is needed of what there is where it is not enough: on a device, else on a node."""
     if not needs["device_fits"]:
         return f"{needs['peak_gib']:.1f} of {needs['limit_gib']:.1f} GiB"
     most = max(needs["host_gib_at_load"], needs["host_gib_in_steps"])
@@ -152,8 +153,7 @@ def _candidates(options: TrainOptions, data: Data, of: ModelShape) -> Iterator[C
         "recompute_above_tokens": _recompute_limits(options, data),
         "activation_checkpointing": [True],
         "offload_activations": [True],
-        # Costs time, and frees the memory of nodes only.
-        "save_in_background": [] if planner.host_has_room(_training(options, data, of), SPARE) else [False],
+        "save_in_background": [] if _nodes_have_room(options, data, of) else [False],
         "min_workers": [number for number in elastic_sizes(options) if options.min_workers is not None],
     }
     values = [list(dict.fromkeys([getattr(options, name), *others])) for name, others in kinds.items()]
@@ -213,6 +213,12 @@ def _peak_gib(options: TrainOptions, data: Data, of: ModelShape) -> float:
 def _has_room(options: TrainOptions, data: Data, of: ModelShape) -> bool:
     """Whether the training fits and leaves SPARE free, on any number of workers that it may go on with."""
     return all(planner.has_room(training, SPARE) for training in _of_all_sizes(options, data, of))
+
+
+def _nodes_have_room(options: TrainOptions, data: Data, of: ModelShape) -> bool:
+    """Whether they have it with everything that a change may keep in their memory."""
+    most = options.model_copy(update={"offload_activations": True})
+    return all(planner.host_has_room(training, SPARE) for training in _of_all_sizes(most, data, of))
 
 
 def _of_all_sizes(options: TrainOptions, data: Data, of: ModelShape) -> Iterator[Training]:

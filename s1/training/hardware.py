@@ -94,7 +94,7 @@ class Hardware(Config):
             memory_gib=self.memory_gib or usual.memory_gib,
             peak_tflops=self.peak_tflops or usual.peak_tflops,
             per_node=self.per_node or usual.per_node,
-            host_gib=self.host_gib or usual.host_gib,
+            host_gib=self.host_gib or _of_part(usual, self.per_node),
             local_gb_per_s=self.local_gb_per_s or usual.local_gb_per_s,
             node_gbit_per_s=self.node_gbit_per_s or usual.node_gbit_per_s,
             memory_gb_per_s=usual.memory_gb_per_s,
@@ -107,3 +107,10 @@ class Hardware(Config):
                 "hardware.peak_tflops"
             )
         return device
+
+
+def _of_part(usual: Device, per_node: int | None) -> float | None:
+    """Memory of a node with `per_node` devices: as much for each as on the usual node."""
+    if usual.host_gib is None or per_node is None:
+        return usual.host_gib
+    return usual.host_gib * per_node / usual.per_node

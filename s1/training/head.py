@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-ROWS_AT_A_TIME = 512  # of logits that are copied in 32 bits beside their result
+ROWS_AT_A_TIME = 128  # of logits that are copied in 32 bits beside their result
 
 
 def with_loss(head: nn.Module) -> None:
@@ -64,8 +64,14 @@ class _Loss(torch.autograd.Function):
         of_bias = torch.zeros_like(bias) if needed[2] and bias is not None else None
         total = torch.zeros((), device=hidden.device)
         for number, at in enumerate(_places(len(hidden), pieces)):
-            loss, of_logits = _piece(functional.linear(hidden[at], weight, bias), targets[at], weights[at])
-            total += loss
+            logits = functional.linear(hidden[at], weight, bias)
+            found, number_type, chosen = _log_probabilities(logits), logits.dtype, targets[at, None]
+            del logits
+            total -= (found.gather(1, chosen)[:, 0] * weights[at]).sum()
+            if not any(needed):
+                continue
+            of_logits = _gradient(found, chosen, weights[at, None], number_type)
+            del found
             if of_hidden is not None:
                 torch.mm(of_logits, weight, out=of_hidden[at])
             if of_weight is not None:
@@ -90,14 +96,10 @@ def _places(size: int, pieces: int) -> Iterator[slice]:
         yield slice(size * number // pieces, size * (number + 1) // pieces)
 
 
-def _piece(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of some positions and its gradient to their logits, which is made where their probabilities were."""
-    found, number_type, chosen = _log_probabilities(logits), logits.dtype, targets[:, None]
-    del logits
-    loss = -(found.gather(1, chosen)[:, 0] * weights).sum()
+def _gradient(found: Tensor, chosen: Tensor, weights: Tensor, number_type: torch.dtype) -> Tensor:
+    """Of the weighted cross-entropy to the logits, made where their log-probabilities are: these are used up."""
     found.exp_().scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=found.dtype))
-    of_logits = found if number_type == found.dtype else torch.empty_like(found, dtype=number_type)
-    return loss, torch.mul(found, weights[:, None], out=of_logits)
+    return found.mul_(weights).to(number_type)
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

@@ -110,10 +110,10 @@ class SequenceMeanLoss(nn.Module):
         self.model = model
         self.chunk_tokens = chunk_tokens
         self.offload = offload
-        with_loss(self._head)
+        with_loss(self.head)
 
     @property
-    def _head(self) -> nn.Module:
+    def head(self) -> nn.Module:
         return self.model.get_output_embeddings()  # pyright: ignore[reportReturnType]
 
     def forward(self, batch: Batch) -> Tensor:
@@ -124,7 +124,7 @@ class SequenceMeanLoss(nn.Module):
         hidden = outputs.last_hidden_state[batch.counted]  # (N, D)
         padded = _rounded(max(1, len(hidden)), POSITIONS_PER_DOUBLING, hidden.device)
         padding = padded - len(hidden)
-        return self._head(
+        return self.head(
             functional.pad(hidden, (0, 0, 0, padding)),
             targets=functional.pad(batch.targets[batch.counted], (0, padding)),
             weights=functional.pad(batch.weights[batch.counted], (0, padding)),

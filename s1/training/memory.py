@@ -115,8 +115,8 @@ def _layer_bytes(run: Run, longest_tokens: int) -> int:
     norms = 4 * shape.hidden * run.width  # what goes into the two of them and what comes out
     if run.sequence_parallel > 1 and shape.kv_heads % run.sequence_parallel:
         kv = q  # every head of queries gets keys and values of its own
-    # Rotated q and k, v, the output of each sequence and that of all of them in a row.
-    attention = (3 * q + 2 * kv) * run.width
+    # Rotated q and k, v, the output, and in a pack of several sequences theirs in a row.
+    attention = ((3 if run.packing else 2) * q + 2 * kv) * run.width
     # Scores, their softmax in 32 bits and its copy: kernels other than `eager` compute them again.
     scores = shape.heads * longest_tokens * (4 + 2 * run.width) if run.attention == "eager" else 0
     return norms + attention + scores + 3 * shape.intermediate * run.width  # gate, up, their product
@@ -216,16 +216,15 @@ def export_bytes(run: Run) -> float:
     return 2.0 * run.shape.num_parameters
 
 
-def disk_bytes(run: Run, *, saves: bool) -> tuple[float, float]:
+def disk_bytes(run: Run, checkpoints: int) -> tuple[float, float]:
     """Most that the run folder holds of a training: usually, and when another number of workers goes on with it.
 
-    `saves`: it writes checkpoints; without them there is the exported model alone. A checkpoint is removed when the
-    next one is committed, the last one when the exported model is. For another number of workers it is rewritten: 12
-    bytes a number, of which there are two copies while they are put together, and which stay until the next checkpoint
-    is committed.
+    `checkpoints`: how many it writes. One is removed when the next one is committed, the last one when the exported
+    model is. For another number of workers it is rewritten: 12 bytes a number, of which there are two copies while they
+    are put together, and which stay until the next checkpoint is committed.
     """
-    if not saves:
+    if not checkpoints:
         return export_bytes(run), export_bytes(run)
     shards, rewritten = checkpoint_bytes(run), 12.0 * run.num_trained
-    usual = shards + max(shards, export_bytes(run))
+    usual = shards + (export_bytes(run) if checkpoints == 1 else max(shards, export_bytes(run)))
     return usual, max(usual, shards + rewritten + max(rewritten, shards, export_bytes(run)))

@@ -6,6 +6,7 @@ Pure arithmetic over the lengths of the examples, the model's shape and the hard
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from s1.training import memory, schedule
@@ -46,6 +47,11 @@ class Training:
         return schedule.num_steps(len(self.lengths), self.run.batch_size, self.epochs, self.max_steps)
 
     @property
+    def checkpoints(self) -> int:
+        """How many it writes; one before its export when none was due."""
+        return max(1, (self.steps - 1) // self.save_steps) if self.save_steps else 0
+
+    @property
     def evaluations(self) -> int:
         """Times that the held-out examples are looked at: after every epoch and after the last step."""
         if not self.held_out:
@@ -83,6 +89,7 @@ class Cost:
     usd: float
 
 
+@lru_cache(maxsize=64)
 def peak(training: Training) -> Peak:
     """The fullest of all passes that the training makes, and of one with the longest example that may occur."""
     run, longest = training.run, max(training.lengths)
@@ -106,7 +113,7 @@ def host_has_room(training: Training, spare: float = 0.0) -> bool:
 
 
 def has_room(training: Training, spare: float = 0.0) -> bool:
-    """Both."""
+    """Whether a worker and a node have the memory, with a share of it to spare."""
     return device_has_room(training, spare) and host_has_room(training, spare)
 
 
@@ -170,16 +177,11 @@ def report(training: Training) -> dict[str, Any]:
 
 
 def _at_block_size(training: Training) -> dict[str, Any]:
-    at_block = replace(training, longest=training.block_size)
-    return {
-        "block_size": training.block_size,
-        "fits": has_room(at_block),
-        "peak_gib": round(peak(at_block).gib, 2),
-    }
+    return {"block_size": training.block_size, **needs(replace(training, longest=training.block_size))}
 
 
 def _disk(training: Training) -> dict[str, float]:
-    usual, resized = memory.disk_bytes(training.run, saves=training.save_steps > 0)
+    usual, resized = memory.disk_bytes(training.run, training.checkpoints)
     found = {"export_gib": memory.export_bytes(training.run), "disk_gib": usual, "disk_gib_resized": resized}
     return {name: round(size / GIB, 2) for name, size in found.items()}
 

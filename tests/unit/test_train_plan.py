@@ -168,6 +168,25 @@ def test_the_memory_of_a_node_has_to_be_enough_with_fewer_workers_too():
     assert "only 8 of 16 workers can be had, 20" in verdict(found) and "of a node's own memory" in verdict(found)
 
 
+def test_a_node_that_lacks_memory_for_a_change_writes_its_checkpoints_at_once():
+    # Long sequences fit on these devices when their activations wait on the host, where checkpoints wait already.
+    ways = {"workers": 8, "batch_size": 8, "block_size": 60000, "max_steps": 60, "save_steps": 10}
+    hardware = {"device": "h100", "memory_gib": 74, "host_gib": 442}
+    options = preset(**ways, hardware=hardware, sequence_parallel=1, packing=False, activation_checkpointing=True)
+    found = plan_of(options, Data((60000,) * 16))
+    assert found["host_fits"] and not found["device_fits"]
+    change = found["change"]["options"]
+    assert "workers" not in change
+    fitting = plan_of(options.model_copy(update=change), Data((60000,) * 16))
+    assert fitting["fits"] and fitting["host_fits"]
+
+
+def test_part_of_a_machine_has_its_part_of_the_memory():
+    assert [Hardware(device="h100", per_node=number).resolved().host_gib for number in (8, 1)] == [2048, 256]
+    assert Hardware(device="h100", per_node=1, host_gib=500).resolved().host_gib == 500
+    assert Hardware(device="rtx-4090", per_node=1).resolved().host_gib is None
+
+
 def test_what_is_proposed_for_many_examples_has_room_for_all_of_them():
     data = Data(tuple(random.Random(0).choices(range(100, 2000), k=SEARCHED + 1000)))
     ways = {"packing": True, "micro_batch_tokens": 4000, "batch_size": 32, "epochs": 1}

@@ -262,9 +262,10 @@ def test_held_out_losses_are_forward_passes_and_answers_gather_all_weights_a_tok
 
 
 def test_the_run_folder_holds_two_checkpoints_or_three_when_one_is_rewritten():
-    usual, resized = disk_bytes(run(16), saves=True)
+    usual, resized = disk_bytes(run(16), 3)
     assert usual == 2 * checkpoint_bytes(run(16))
     assert resized / checkpoint_bytes(run(16)) == pytest.approx(3, abs=0.2)
-    assert disk_bytes(run(16), saves=False) == (2 * QWEN.num_parameters, 2 * QWEN.num_parameters)
+    assert disk_bytes(run(16), 0) == (2 * QWEN.num_parameters, 2 * QWEN.num_parameters)
+    assert disk_bytes(run(16), 1)[0] == checkpoint_bytes(run(16)) + 2 * QWEN.num_parameters
     adapted = run(1, lora_rank=16)  # small checkpoints, a whole model
-    assert disk_bytes(adapted, saves=True)[0] == checkpoint_bytes(adapted) + 2 * QWEN.num_parameters
+    assert disk_bytes(adapted, 3)[0] == checkpoint_bytes(adapted) + 2 * QWEN.num_parameters

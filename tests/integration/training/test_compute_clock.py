@@ -49,6 +49,17 @@ def test_only_what_lies_between_start_and_stop_counts():
     assert clock.stop() == 0
 
 
+def test_the_head_is_left_out():
+    layer, head = nn.Linear(64, 64), nn.Linear(64, 64)
+    clock = ComputeClock(nn.Sequential(layer, head), torch.device("cpu"), head=head)
+    clock.start()
+    head(torch.ones(8, 64))
+    assert clock.stop() == 0
+    clock.start()
+    layer(torch.ones(8, 64))
+    assert clock.stop() > 0
+
+
 def test_a_layer_that_is_left_before_its_end_does_not_count():
     model = nn.Linear(64, 64)
     clock = ComputeClock(model, torch.device("cpu"))

@@ -102,7 +102,13 @@ def batch_of(lengths: list[int], run: Run, group: Any) -> Batch:
     return Batch(ids, ids, (every, every), weights, {"position_ids": ids, "lengths": lengths, "group": group})  # pyright: ignore[reportArgumentType]
 
 
-def run_of(shape: ModelShape, *, recomputed: bool, chunk_tokens: int = 4096, sequence_parallel: int = 1) -> Run:
+def run_of(
+    shape: ModelShape,
+    *,
+    recomputed: bool,
+    chunk_tokens: int = 4096,
+    sequence_parallel: int = 1,
+) -> Run:
     sizes = {"batch_size": sequence_parallel, "micro_batch_size": 1, "micro_batch_tokens": None}
     how = {"packing": True, "sequence_parallel": sequence_parallel}
     return Run(shape, sequence_parallel, 1, "bf16", "sdpa", recomputed, chunk_tokens, **sizes, **how)

@@ -16,7 +16,10 @@ from s1.errors import UserError
 from s1.training import plan as planner
 from s1.training.hardware import Hardware
 from s1.training.memory import disk_bytes
-from s1.training.shapes import KNOWN
+from s1.training.plan import Training
+from s1.training.shapes import KNOWN, ModelShape
+
+QWEN_32B = KNOWN["Qwen/Qwen2.5-32B-Instruct"]
 
 
 def options_of(model: Path, memory_gib: float, **more) -> TrainOptions:
@@ -48,26 +51,34 @@ def test_so_is_one_whose_fewest_workers_lack_it(tmp_path):
     assert not ray.is_initialized()
 
 
-def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_workers_start(tmp_path):
-    larger_than_any = replace(KNOWN["Qwen/Qwen2.5-32B-Instruct"], layers=10**9)
-    options = TrainOptions(model="Qwen/Qwen2.5-32B-Instruct", workers=16)
+def training_of(of: ModelShape, **more: int) -> Training:
+    options = TrainOptions(model="Qwen/Qwen2.5-32B-Instruct", workers=16, **more)
+    return planned(options, (1000,) * 1000, of)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({}, "two checkpoints, or one and the trained model"),
+        ({"max_steps": 20}, "a checkpoint and the trained model"),
+        ({"save_steps": 0}, "the trained model"),
+    ],
+)
+def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_workers_start(more, says, tmp_path):
+    larger_than_any = replace(QWEN_32B, layers=10**9)
     with pytest.raises(
-        UserError, match=r"GiB of disk are there, the training keeps up to \d{9,}.*\(two checkpoints, or"
+        UserError, match=rf"GiB of disk are there, the training keeps up to \d{{9,}}.* \({says}\); choose"
     ):
-        check_disk(options, larger_than_any, tmp_path, tmp_path / "none")
-    with pytest.raises(UserError, match=r"\(the trained model\); choose a --run-dir on a larger disk, or go on with"):
-        check_disk(options.model_copy(update={"save_steps": 0}), larger_than_any, tmp_path, tmp_path / "none")
-    check_disk(options.model_copy(update={"ignore_plan": True}), larger_than_any, tmp_path, tmp_path / "none")
+        check_disk(training_of(larger_than_any, **more), tmp_path, tmp_path / "none")
 
 
-def test_what_an_earlier_attempt_has_left_counts_as_room(tmp_path):
-    options = TrainOptions(model="Qwen/Qwen2.5-32B-Instruct", workers=16)
-    of = KNOWN["Qwen/Qwen2.5-32B-Instruct"]
-    needed = disk_bytes(planned(options, (1,), of).run, saves=True)[0]
-    larger = replace(of, layers=math.ceil(of.layers * 1.2 * max(1.0, shutil.disk_usage(tmp_path).free / needed)))
-    with pytest.raises(UserError, match="GiB of disk are there"):
-        check_disk(options, larger, tmp_path, tmp_path / "scratch")
-    (tmp_path / "scratch").mkdir()
-    with (tmp_path / "scratch" / "shard").open("wb") as file:
-        file.truncate(10**13)  # takes no disk
-    check_disk(options, larger, tmp_path, tmp_path / "scratch")
+def test_the_checkpoint_that_an_earlier_attempt_has_left_counts_as_room(tmp_path):
+    needed = disk_bytes(training_of(QWEN_32B).run, 2)[0]
+    larger = replace(QWEN_32B, layers=math.ceil(64 * 1.2 * max(1.0, shutil.disk_usage(tmp_path).free / needed)))
+    for name in ("workers/step-000020/universal", "workers/removed-step-000001/state", "workers/step-000020/state"):
+        with pytest.raises(UserError, match="GiB of disk are there"):
+            check_disk(training_of(larger), tmp_path, tmp_path)
+        (tmp_path / name).mkdir(parents=True)
+        with (tmp_path / name / "shard").open("wb") as file:
+            file.truncate(10**13)  # takes no disk
+    check_disk(training_of(larger), tmp_path, tmp_path)

@@ -73,7 +73,6 @@ def test_the_norm_of_gpus_is_the_models_norm(config):
 
 
 def test_a_layer_keeps_what_the_planner_counts():
-    """All of it but the normed values, which norms on CPUs keep beside their weighted ones."""
     tokens = 256
     ids = torch.arange(tokens)[None] % 50
     shape = ModelShape(2, 16, 48, 4, 1, 4, 50, tied=False, qkv_bias=True)
@@ -84,4 +83,5 @@ def test_a_layer_keeps_what_the_planner_counts():
     lean.make_lean(deeper)
     per_layer = kept_bytes(deeper, ids) - kept_bytes(model, ids)
     planned = components(run, tokens, tokens)["activations"] / shape.layers
-    assert planned == pytest.approx(per_layer, rel=0.1)
+    normed = 2 * shape.hidden * run.width * tokens  # which norms on CPUs keep beside their weighted values
+    assert planned + normed == pytest.approx(per_layer, rel=0.05)
