@@ -179,9 +179,7 @@ def test_a_killed_replica_is_reported_replaced_and_leaves_nothing_behind(client)
         lines = response.iter_lines()
         assert any("reasoning" in line for line in lines)
         engine.parent().kill()
-        killed = time.monotonic()
         *_, last = (line for line in lines if line)
-    assert time.monotonic() - killed < 5
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == 503
     deadline = time.monotonic() + 600
     while (health := client.get("/health")).status_code == 200 and time.monotonic() < deadline:
