@@ -116,9 +116,14 @@ class Cluster:
             time.sleep(POLL_S)
 
     def lose_node_of(self, worker: psutil.Process) -> None:
-        """SIGKILL to the raylet whose worker this is; what belongs to that node ends with it, as on a lost machine."""
+        """SIGKILL to the raylet whose worker this is and to all that belongs to that node, as on a lost machine.
+
+        At once: workers notice only after a while that their raylet is gone, and go on with their work until then.
+        """
         [raylet] = [node for node in self.worker_nodes() if node.pid == worker.ppid()]
-        raylet.kill()
+        for process in (raylet, *raylet.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         worker.wait(END_S)
 
 
