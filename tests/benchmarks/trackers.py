@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -218,6 +219,9 @@ def told_while(do: Callable[[], None]) -> tuple[float, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
+    if missing := [name for name in ("mlflow", "wandb") if importlib.util.find_spec(name) is None]:
+        print(f"trackers: needs {' and '.join(missing)}; run it as `make bench/trackers`", file=sys.stderr)
+        raise SystemExit(2)
     with tempfile.TemporaryDirectory() as name, ray_session():
         folder = Path(name)
         model = write_model(folder / "model")

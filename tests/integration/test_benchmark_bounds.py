@@ -219,13 +219,19 @@ def test_malformed_requests_need_schemathesis():
     assert (found.returncode, found.stderr.count("\n")) == (2, 1) and "needs schemathesis" in found.stderr
 
 
+def test_trackers_need_the_packages_of_the_services():
+    start = "import importlib.util as util, trackers; util.find_spec = lambda name: None; trackers.main()"
+    found = subprocess.run([sys.executable, "-c", start], cwd=FOLDER, capture_output=True, text=True)
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1) and "needs mlflow and wandb" in found.stderr
+
+
 def test_make_runs_all_and_gives_the_extra_to_those_that_need_it():
     command = ["make", "-n", "-o", ".venv/.ready", "bench"]  # the project's environment counts as made
     said = subprocess.run(command, cwd=FOLDER.parents[1], capture_output=True, text=True, check=True).stdout
     runs = {name: python for python, name in re.findall(r"(\S+/python) tests/benchmarks/(\w+)\.py", said)}
     assert set(runs) == {path.stem for path in FOLDER.glob("*.py")}
     extra = {name for name, python in runs.items() if python == ".venv/.bench/bin/python"}
-    assert extra == {"http_abuse", "lm_eval_client", "selection_speed", "training_speed"}
+    assert extra == {"http_abuse", "lm_eval_client", "selection_speed", "trackers", "training_speed"}
 
 
 def test_a_training_that_starts_over_after_a_kill_is_noticed():
