@@ -1,9 +1,9 @@
-"""The head of a language model with the cross-entropy on top, piece by piece, which never holds all logits.
+"""The head of a language model with the cross-entropy on top, chunk by chunk, which never holds all logits.
 
-The gradients are computed in the forward pass, where the logits of a piece are at hand: nothing is kept of them, the
+The gradients are computed in the forward pass, where the logits of a chunk are at hand: nothing is kept of them, the
 head works once, and the gradient of its weight exists once. Computed again in the backward pass, as activation
 checkpointing does it, the head works twice (a twentieth of all operations of Qwen2.5-1.5B), and autograd holds three
-copies of that gradient while it adds up those of the pieces.
+copies of that gradient while it adds up those of the chunks.
 
 Shapes: N positions, D hidden size, V vocabulary.
 """
@@ -22,7 +22,7 @@ ROWS_AT_A_TIME = 128  # of logits that are copied in 32 bits beside their result
 
 
 def with_loss(head: nn.Module) -> None:
-    """Let `head` (a linear layer) compute a loss as well: `head(hidden, targets=..., weights=..., pieces=...)`.
+    """Let `head` (a linear layer) compute a loss as well: `head(hidden, targets=..., weights=..., num_chunks=...)`.
 
     That is the sum over the positions of `weights` (N,) times the cross-entropy with `targets` (N,), a scalar in 32
     bits. `hidden`: (N, D). It is the head's own forward pass, so that under ZeRO-3 the weight is gathered for it.
@@ -37,12 +37,12 @@ def _forward(
     *,
     targets: Tensor | None = None,
     weights: Tensor | None = None,
-    pieces: int = 1,
+    num_chunks: int = 1,
 ) -> Tensor:
     if targets is None:
         return plain(hidden)
     learns = torch.is_grad_enabled()  # in the function below it never is
-    return _Loss.apply(hidden, head.weight, head.bias, targets, weights, pieces, learns)  # pyright: ignore[reportReturnType]
+    return _Loss.apply(hidden, head.weight, head.bias, targets, weights, num_chunks, learns)  # pyright: ignore[reportReturnType]
 
 
 class _Loss(torch.autograd.Function):
@@ -54,16 +54,16 @@ class _Loss(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         weights: Tensor,
-        pieces: int,
+        num_chunks: int,
         learns: bool,
     ) -> Tensor:
         needed = [learns and needs for needs in ctx.needs_input_grad[:3]]
-        # Filled piece by piece.
+        # Filled chunk by chunk.
         of_hidden = torch.empty_like(hidden) if needed[0] else None
         of_weight = torch.empty_like(weight) if needed[1] else None
         of_bias = torch.zeros_like(bias) if needed[2] and bias is not None else None
         total = torch.zeros((), device=hidden.device)
-        for number, at in enumerate(_places(len(hidden), pieces)):
+        for number, at in enumerate(_places(len(hidden), num_chunks)):
             logits = functional.linear(hidden[at], weight, bias)
             found, number_type, chosen = _log_probabilities(logits), logits.dtype, targets[at, None]
             del logits
@@ -90,10 +90,10 @@ class _Loss(torch.autograd.Function):
         return (*found, None, None, None, None)
 
 
-def _places(size: int, pieces: int) -> Iterator[slice]:
-    """`pieces` slices of equal length, but for rounding, that make up `size`."""
-    for number in range(pieces):
-        yield slice(size * number // pieces, size * (number + 1) // pieces)
+def _places(size: int, num_chunks: int) -> Iterator[slice]:
+    """`num_chunks` slices of equal length, but for rounding, that make up `size`."""
+    for number in range(num_chunks):
+        yield slice(size * number // num_chunks, size * (number + 1) // num_chunks)
 
 
 def _gradient(found: Tensor, chosen: Tensor, weights: Tensor, number_type: torch.dtype) -> Tensor:

@@ -128,5 +128,5 @@ class SequenceMeanLoss(nn.Module):
             functional.pad(hidden, (0, 0, 0, padding)),
             targets=functional.pad(batch.targets[batch.counted], (0, padding)),
             weights=functional.pad(batch.weights[batch.counted], (0, padding)),
-            pieces=-(-padded // self.chunk_tokens),
+            num_chunks=-(-padded // self.chunk_tokens),
         )

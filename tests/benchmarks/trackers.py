@@ -3,10 +3,10 @@
     python tests/benchmarks/trackers.py
 
 A small model is trained and told to stop after a checkpoint; the same command goes on. The server is asked, and what
-W&B's client wrote (offline, there is no account) is read, for every curve, the held-out losses, the samples, the
-options and how the runs ended. Then a second training loses the server after its first steps, and a third one never
-finds it. Prints one JSON object; exit code 1, and a line on stderr for each fault, when a service keeps something else
-than the training's own loss curve, or when a server that is gone keeps a training.
+W&B's client wrote (offline, there is no account) is read: the points of five curves, that the others are there, the
+samples, an option, how the runs ended. Then a second training loses the server after its first steps, and a third one
+never finds it. Prints one JSON object; exit code 1, and a line on stderr for each fault, when a service keeps something
+else than the training's own loss curve, or when a server that is gone keeps a training.
 """
 
 from __future__ import annotations

@@ -34,6 +34,10 @@ os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "training"))
+
+from training_cases import qwen2_config
+
 from actors import train_engine
 from actors.train_engine import TrainTask
 from s1.template import Example
@@ -71,19 +75,9 @@ TINY = [Case(SMALL, 512, checkpointing=True), Case(SMALL, 512, checkpointing=Tru
 
 def write_model(shape: ModelShape, folder: Path) -> str:
     """A model of `shape` with random weights, in Hugging Face layout."""
-    from transformers import AutoModelForCausalLM, Qwen2Config
+    from transformers import AutoModelForCausalLM
 
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        tie_word_embeddings=shape.tied,
-        max_position_embeddings=32768,
-    )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(qwen2_config(shape), dtype=torch.bfloat16)
     assert sum(p.numel() for p in model.parameters()) == shape.num_parameters
     model.save_pretrained(folder)
     return str(folder)

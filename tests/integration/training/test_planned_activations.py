@@ -15,7 +15,8 @@ from torch import Tensor, distributed
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from transformers import AutoModelForCausalLM, Qwen2Config
+from training_cases import qwen2_config
+from transformers import AutoModelForCausalLM
 
 from s1.training.attention import PACKED
 from s1.training.lean import make_lean
@@ -77,18 +78,8 @@ def planned_and_counted(shape: ModelShape, lengths: list[int], run: Run, group: 
 
 
 def model_of(shape: ModelShape, *, checkpointing: bool) -> Any:
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        tie_word_embeddings=shape.tied,
-        max_position_embeddings=32768,
-    )
     with META:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=PACKED)
+        model = AutoModelForCausalLM.from_config(qwen2_config(shape), dtype=torch.bfloat16, attn_implementation=PACKED)
     make_lean(model)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,9 +1,13 @@
 """The head with the loss on top: values and gradients of PyTorch's own cross-entropy."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from s1.training.head import with_loss
 
@@ -35,13 +39,13 @@ def plain(head: nn.Linear, hidden: torch.Tensor, targets: torch.Tensor, weights:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("pieces", [1, 3, POSITIONS])
-def test_values_and_gradients_are_those_of_pytorchs_own(values, pieces, bias):
+@pytest.mark.parametrize("num_chunks", [1, 3, POSITIONS])
+def test_values_and_gradients_are_those_of_pytorchs_own(values, num_chunks, bias):
     head, hidden = head_of(bias=bias), values["hidden"].requires_grad_()
     inputs = [hidden, *head.parameters()]
     expected = 3 * plain(head, **values)
     wanted = torch.autograd.grad(expected, inputs)
-    loss = 3 * head(**values, pieces=pieces)
+    loss = 3 * head(**values, num_chunks=num_chunks)
     torch.testing.assert_close(loss, expected)
     for found, gradient in zip(torch.autograd.grad(loss, inputs), wanted, strict=True):
         torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5)
@@ -62,7 +66,7 @@ def test_in_16_bits_the_loss_is_computed_in_32(values):
 def test_a_frozen_head_hands_gradients_on_and_gets_none(values):
     head = head_of().requires_grad_(False)
     values["hidden"].requires_grad_()
-    head(**values, pieces=2).backward()
+    head(**values, num_chunks=2).backward()
     (wanted,) = torch.autograd.grad(plain(head, **values), values["hidden"])
     torch.testing.assert_close(values["hidden"].grad, wanted, rtol=1e-4, atol=1e-5)
     assert head.weight.grad is None
@@ -79,3 +83,41 @@ def test_without_gradients_there_is_the_loss_alone(values):
 def test_without_targets_it_is_the_head_that_it_was(values):
     head = head_of(bias=True)
     torch.testing.assert_close(head(values["hidden"]), functional.linear(values["hidden"], head.weight, head.bias))
+
+
+def beside_the_weight(size: tuple[int, int, int], loss_of) -> float:
+    """Bytes at the peak of forward and backward pass beside a head's weight; `size`: positions, hidden, vocabulary."""
+    positions, width, vocabulary = size
+    with torch.device("meta"):
+        head = nn.Linear(width, vocabulary, bias=False, dtype=torch.bfloat16)
+        hidden = torch.zeros(positions, width, dtype=torch.bfloat16, requires_grad=True)
+        targets, weights = torch.zeros(positions, dtype=torch.long), torch.zeros(positions)
+    with_loss(head)
+    tracker = MemTracker()
+    tracker.track_external(head)
+    with tracker:
+        loss_of(head, hidden, targets, weights).backward()
+    return tracker.get_tracker_snapshot("peak")[torch.device("meta")]["Total"] - 2 * width * vocabulary
+
+
+def ours(head, hidden, targets, weights, num_chunks: int = 1) -> torch.Tensor:
+    return head(hidden, targets=targets, weights=weights, num_chunks=num_chunks)
+
+
+def in_checkpointed_chunks(head, hidden, targets, weights) -> torch.Tensor:
+    chunks = zip(hidden.split(8), targets.split(8), weights.split(8), strict=True)
+    return torch.stack([checkpoint(plain, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+
+
+def test_a_logit_takes_half_of_what_pytorchs_own_takes():
+    size = (4096, 8, 50_000)
+    logits = 4096 * 50_000
+    assert beside_the_weight(size, ours) / logits == pytest.approx(6, rel=0.02)
+    assert beside_the_weight(size, plain) / logits == pytest.approx(12, rel=0.02)
+
+
+def test_the_gradient_of_the_weight_exists_once_where_checkpointed_chunks_hold_three():
+    size = (32, 4096, 8192)
+    gradient = 2 * 4096 * 8192
+    assert beside_the_weight(size, partial(ours, num_chunks=4)) / gradient == pytest.approx(1, abs=0.1)
+    assert beside_the_weight(size, in_checkpointed_chunks) / gradient == pytest.approx(3, abs=0.1)

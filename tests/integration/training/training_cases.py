@@ -20,7 +20,9 @@ from s1.training.examples import render
 if TYPE_CHECKING:
     from pyarrow import Table
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from s1.training.shapes import ModelShape
 
 
 def committed(run_dir: Path) -> set[Path]:
@@ -85,6 +87,22 @@ def write_model(folder: Path, kind: str = "llama", kv_heads: int = 1) -> Path:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def qwen2_config(shape: ModelShape) -> PretrainedConfig:
+    """The configuration of a Qwen2 of `shape`."""
+    from transformers import Qwen2Config
+
+    return Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=32768,
+    )
 
 
 def examples_of(options: TrainOptions, run_dir: str) -> Table:
