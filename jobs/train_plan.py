@@ -56,10 +56,12 @@ def verdict(found: Mapping[str, Any]) -> str:
         return f"fits, {found['margin_gib']:.1f} GiB to spare"
     fewer = found["fewer_workers"]
     where = f" when only {fewer['workers']} of {found['workers']} workers can be had" if found["fits_on_all"] else ""
-    missed = f"does not fit{where}, {lack(fewer if found['fits_on_all'] else found)}"
+    lacking = fewer if found["fits_on_all"] else found
+    missed = f"does not fit{where}, {lack(lacking)}"
+    larger = "nodes with more memory" if lacking["device_fits"] else "more workers, a larger device"
     change, lora = found["change"], found["lora"]
     line = f"{missed}; " + (
-        "no change of memory options is enough: take more workers, a larger device or a smaller model"
+        f"no change of memory options is enough: take {larger} or a smaller model"
         if change is None
         else f"the cheapest change: {_described(change)}"
     )

@@ -156,6 +156,9 @@ def test_the_memory_of_a_node_has_to_hold_checkpoints_on_their_way():
     assert plan_of(small(**{**ways, "save_in_background": False}, hardware=of))["fits"]
     assert plan_of(small(**ways, hardware={**of, "host_gib": 32}))["fits"]
 
+    hopeless = verdict(plan_of(small(**ways, hardware={**of, "host_gib": 1})))
+    assert "of a node's own memory; no change of memory options is enough: take nodes with more memory or" in hopeless
+
     copies = plan_of(small(**{**ways, "zero_stage": 2, "save_in_background": False}, hardware=of))
     assert copies["host_gib_at_load"] > 16 and copies["change"]["options"] == {"zero_stage": 3}
 
