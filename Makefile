@@ -25,6 +25,14 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(VENV)/bin/pip install -qq --no-deps --no-build-isolation -e .
 	touch $@
 
+# What the nodes of a cluster install, in the versions of the CPU set-up wherever the packages' own ranges allow it. Needs uv.
+.PHONY: requirements.gpu.lock
+requirements.gpu.lock:
+	cp requirements.lock $@
+	uv pip compile -q pyproject.toml --extra gpu --extra cloud --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
+		--no-annotate --no-header --no-emit-options --output-file $@
+	sed -i '1i # Every package of a GPU node, pinned (docs/decisions/dependencies.md). Installed with --no-deps; made by `make $@`.' $@
+
 # The whole recipe on the embedded models: no GPU, no key, no hub.
 demo: setup
 	HF_HUB_OFFLINE=1 $(RUN) -m jobs.pipeline --preset laptop
