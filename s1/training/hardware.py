@@ -23,7 +23,7 @@ class Device:
     per_node: int
     host_gib: float | None  # memory of a node; None: differs from machine to machine
     local_gb_per_s: float  # between devices of a node, one direction
-    node_gbit_per_s: float  # between nodes, all devices of a node together
+    node_gbit_per_s: float  # between nodes, all devices of a node together, over all network cards (EFA, InfiniBand)
     memory_gb_per_s: float  # between a device and its memory
     usd_per_hour: float  # on demand
     spot_usd_per_hour: float | None
@@ -57,8 +57,15 @@ class Hardware(Config):
     per_node: int | None = Field(None, ge=1, description="Devices of one node.")
     host_gib: float | None = Field(None, gt=0, description="Memory of one node, beside that of its devices.")
     local_gb_per_s: float | None = Field(None, gt=0, description="Between devices of a node, one direction.")
-    node_gbit_per_s: float | None = Field(None, gt=0, description="Between nodes, all devices of a node together.")
-    storage_gb_per_s: float = Field(2.0, gt=0, description="What a node writes to the run folder.")
+    node_gbit_per_s: float | None = Field(
+        None,
+        gt=0,
+        description="Between nodes, all devices of a node together. The usual value takes EFA or InfiniBand; one "
+        "network card has 100 on a p5.48xlarge and 200 on an a3-highgpu-8g.",
+    )
+    storage_gb_per_s: float = Field(
+        2.0, gt=0, description="What a node writes to the run folder: 0.5 to EFS, 0.35 to Filestore's basic SSD."
+    )
     efficiency: float = Field(PAPER_EFFICIENCY, gt=0, le=1, description="Share of the peak while a device computes.")
     tokens_per_s: float | None = Field(None, gt=0, description="Measured speed of one worker; instead of the peak.")
     usd_per_hour: float | None = Field(

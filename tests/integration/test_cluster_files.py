@@ -292,7 +292,7 @@ def test_the_container_file_copies_what_the_project_ships():
     include = re.search(r"include = \[(.*)\]", project[project.index("packages.find") :])
     assert include
     packages = {name.strip(' "*') for name in include[1].split(",")}
-    assert packages | {"pyproject.toml", "README.md", "LICENSE"} == copied
+    assert packages | {"requirements.gpu.lock", "pyproject.toml", "README.md", "LICENSE"} == copied
 
 
 def test_the_monitoring_reads_what_ray_writes():

@@ -17,7 +17,7 @@ from s1.errors import UserError
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 FILES = sorted(path for path in ROOT.glob("cluster/**/*") if path.suffix == ".yaml")
-_BLOCK = re.compile(r"^```\w*\n(.*?)^```$|((?:^ {4}\S.*\n)+)", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^ *```\w*\n(.*?)^ *```$|((?:^ {4}\S.*\n)+)", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _KNOWN = ("python", "s1", "make", "ray", "serve")
 
@@ -81,7 +81,7 @@ def check_job(name: str, arguments: list[str], folder: Path) -> None:
 
 def check_make(words: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = {target for line in re.findall(r"^([\w ]+):", makefile, re.MULTILINE) for target in line.split()}
+    targets = {target for line in re.findall(r"^([\w. ]+):", makefile, re.MULTILINE) for target in line.split()}
     benchmarks = {f"bench/{path.stem}" for path in ROOT.glob("tests/benchmarks/*.py")}
     for word in words[1:]:
         assert word.startswith("-") or word in targets | benchmarks, words
@@ -158,7 +158,7 @@ def test_links_between_pages_lead_somewhere():
 def test_the_dollars_of_the_cloud_page_are_what_the_plan_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     page = (ROOT / "docs" / "cluster.md").read_text()
     rows = re.findall(r"^\| .* \| `python -m jobs\.plan (.*)` \| ([\d.]+ min) \| (\$[\d.]+) \|$", page, re.MULTILINE)
-    assert len(rows) == 4
+    assert len(rows) == 11
     for arguments, minutes, dollars in rows:
         plan.main([*arguments.split(), "--run-dir", str(tmp_path)])
         (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  time: ")]

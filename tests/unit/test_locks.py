@@ -32,8 +32,8 @@ CPU, GPU = lock("requirements.lock"), lock("requirements.gpu.lock")
 
 
 def declared(*extras: str) -> list[Requirement]:
-    optional = PROJECT["optional-dependencies"]
-    return [Requirement(text) for text in [*PROJECT["dependencies"], *(one for name in extras for one in optional[name])]]
+    optional = [text for name in extras for text in PROJECT["optional-dependencies"][name]]
+    return [Requirement(text) for text in [*PROJECT["dependencies"], *optional]]
 
 
 @pytest.mark.parametrize(("pins", "extras"), [(CPU, ["cpu", "test"]), (GPU, ["gpu", "cloud"])], ids=["cpu", "gpu"])
