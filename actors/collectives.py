@@ -19,6 +19,14 @@ def total(value: float | torch.Tensor, device: torch.device) -> float:
     return float(summed)
 
 
+def finish(device: torch.device) -> None:
+    """Wait until `device` has done what it was given; a CPU has by then."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_memory(device: torch.device) -> float:
     """Bytes that the fullest rank has had in use at once: on its GPU, else in the process."""
     import torch

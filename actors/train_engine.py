@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,11 +77,13 @@ def build(task: TrainTask, *, universal: bool) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+    from s1.training.attention import choose_kernels
     from s1.training.lean import make_lean
     from s1.training.loss import SequenceMeanLoss
 
-    # Its first use would compile a shared-memory extension, and need a compiler for it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Asking for this list would look for compilers, and find an extension of CPUs to be compiled at its first use.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    choose_kernels(task.attention)
     settings = _settings(task, universal)
     # While this object lives, from_pretrained hands every rank its share only.
     zero3 = HfDeepSpeedConfig(settings) if task.zero_stage == 3 else None
@@ -130,9 +132,11 @@ def recompute(model: PreTrainedModel, wanted: bool) -> None:
 
 def attention(task: TrainTask) -> str:
     """Name of the model's attention while it is trained."""
-    from s1.training.attention import PACKED
+    from s1.training.attention import FLASH_3, PACKED
 
-    return PACKED if task.packing else task.attention
+    if task.packing:
+        return PACKED
+    return "sdpa" if task.attention == FLASH_3 else task.attention
 
 
 def _trained(model: PreTrainedModel) -> list[torch.nn.Parameter]:
@@ -160,6 +164,8 @@ def _settings(task: TrainTask, universal: bool) -> dict[str, Any]:
         "bf16": {"enabled": task.precision == "bf16"},
         "gradient_clipping": task.max_grad_norm,
         "zero_optimization": zero,
+        # They would wait for the device before every pass.
+        "timers": {"throughput": {"enabled": False}},
         "checkpoint": {"load_universal": universal},
     }
 
@@ -227,8 +233,16 @@ def load(engine: Any, folder: Path, task: TrainTask, *, universal: bool) -> dict
     if universal:  # a universal checkpoint carries one set of hyper-parameters for all groups
         for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay
-        # DeepSpeed gives all groups the same tensor for their number of steps; each update would count them all.
-        for values in engine.optimizer.optimizer.state.values():
-            if hasattr(values.get("step"), "clone"):
-                values["step"] = values["step"].clone()
+        own_steps(engine.optimizer.optimizer.state)
     return state
+
+
+def own_steps(states: Mapping[torch.Tensor, dict[str, Any]]) -> None:
+    """Give every parameter a number of steps of its own, where the parameter is.
+
+    From a universal checkpoint all groups have the same tensor, which each update would count up, and it lies on the
+    host, where the fused optimizer of a GPU refuses it.
+    """
+    for parameter, values in states.items():
+        if hasattr(values.get("step"), "clone"):
+            values["step"] = values["step"].to(parameter.device, copy=True)

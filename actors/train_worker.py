@@ -154,6 +154,7 @@ class Worker:
             self.engine.step()
         # DeepSpeed says -1 for a norm that is not a number.
         norm = float(self.engine.get_global_grad_norm() or 0.0)
+        collectives.finish(self.device)
         seconds = time.monotonic() - started
         return {
             "step": step + 1,

@@ -73,8 +73,10 @@ class TrainOptions(Config):
         ge=0,
         description="Train an update of this rank beside frozen weights (LoRA), added into them at the end; 0: all.",
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa", description="Kernel of the attention; eager is the fastest one for short sequences on CPUs."
+    attention: Literal["sdpa", "eager", "flash_attention_3"] = Field(
+        "sdpa",
+        description="sdpa: torch's own kernels, FlashAttention 2 on GPUs; flash_attention_3: those of the package "
+        "flash_attn_3, for H100 and H200; eager: the fastest for short sequences on CPUs.",
     )
     activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     recompute_above_tokens: int | None = Field(
@@ -130,15 +132,15 @@ def check(options: TrainOptions) -> None:
         raise UserError(f"samples={options.samples} are drawn from held_out={options.held_out} examples; hold out more")
     if options.packing:
         _check_packing(options)
-    if options.attention == "flash_attention_2" and not (options.gpus_per_worker and options.number_type == "bf16"):
+    if options.attention == "flash_attention_3" and not (options.gpus_per_worker and options.number_type == "bf16"):
         raise UserError(
-            f"attention=flash_attention_2 needs GPUs and bf16, not gpus_per_worker={options.gpus_per_worker} and "
+            f"attention=flash_attention_3 needs GPUs and bf16, not gpus_per_worker={options.gpus_per_worker} and "
             f"{options.number_type}; take sdpa"
         )
-    if options.attention == "flash_attention_2" and find_spec("flash_attn") is None:
+    if options.attention == "flash_attention_3" and find_spec("flash_attn_interface") is None:
         raise UserError(
-            "attention=flash_attention_2: the package flash_attn is not installed; run: pip install flash-attn, or "
-            "take sdpa, which uses torch's own FlashAttention on GPUs"
+            "attention=flash_attention_3: the package flash_attn_3 is not installed; install it, or take sdpa, which "
+            "is FlashAttention 2 on GPUs"
         )
     for name in options.trackers:
         if find_spec(name) is None:
@@ -147,10 +149,10 @@ def check(options: TrainOptions) -> None:
 
 def _check_packing(options: TrainOptions) -> None:
     """Refuse what would let the sequences of a pack see each other."""
-    if options.attention != "sdpa":
+    if options.attention == "eager":
         raise UserError(
-            f"packing with attention={options.attention} would let a sequence see the one before it: only the calls of "
-            "torch's own kernels (FlashAttention on GPUs) are made sequence by sequence; use attention=sdpa"
+            "packing with attention=eager would let a sequence see the one before it: only torch's attention is called "
+            "sequence by sequence; use attention=sdpa"
         )
     file = Path(options.model).expanduser() / "config.json"
     if not file.is_file():

@@ -13,9 +13,32 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
+from torch.nn.attention import activate_flash_attention_impl
 from transformers import AttentionInterface
 
+from s1.errors import UserError
+
 PACKED = "s1_packed"
+FLASH_3 = "flash_attention_3"
+
+
+def choose_kernels(attention: str) -> None:
+    """Decide for this process which kernels torch's attention calls on a GPU: its own FlashAttention 2, or with
+    `FLASH_3` those of the package `flash_attn_3`, which has them for compute capability 9.0 (H100, H200).
+
+    UserError where `FLASH_3` cannot run.
+    """
+    # Torch would take cuDNN's on these GPUs, which plans anew for every length that it meets, and traces have all.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if attention != FLASH_3:
+        return
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    if major != 9:
+        raise UserError(
+            f"attention={FLASH_3} needs GPUs of compute capability 9.0 (H100, H200), not {name} with {major}.{minor}; "
+            "take sdpa"
+        )
+    activate_flash_attention_impl("FA3")
 
 
 def packed_attention(
