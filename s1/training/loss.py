@@ -1,6 +1,6 @@
 """The loss of the recipe: mean over the thinking and answer tokens of a sequence, summed over sequences.
 
-Shapes: B rows, T tokens of a row, N loss positions in all, D hidden size.
+Shapes: B rows, T tokens of a row, N loss positions in all, padding included.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Batch:
     """What one worker sees in a forward pass."""
 
     input_ids: Tensor  # (B, T)
-    targets: Tensor  # (B, T) the next token of the sequence
-    counted: Tensor  # (B, T) whether the prediction of that token counts
-    weights: Tensor  # (B, T) 1 / number of tokens that count, 0 in a sequence that only keeps a rank in step
+    places: Tensor  # (N,) where a prediction counts, in rows end to end; found on the host, which then need not wait
+    targets: Tensor  # (N,) the next token of the sequence
+    weights: Tensor  # (N,) 1 / number of tokens that count, 0 in padding and where a sequence keeps a rank in step only
     attention: dict[str, Any] = field(default_factory=dict[str, Any])  # further arguments of the model
 
 
@@ -51,8 +51,7 @@ def collate(examples: Sequence[Example], device: torch.device, *, counts: bool =
     """`examples` as rows padded on the right, where causal attention never looks; without `counts` their loss is 0."""
     length = padded_length(max(len(example.input_ids) for example in examples), device)
     rows = [_columns([example], length, counts) for example in examples]
-    input_ids, targets, counted, weights = (torch.cat(column).to(device) for column in zip(*rows, strict=True))
-    return Batch(input_ids, targets, counted, weights)
+    return _batch([torch.cat(column) for column in zip(*rows, strict=True)], device, {})
 
 
 def packed_length(num_tokens: int, parts: int, device: torch.device) -> int:
@@ -74,11 +73,22 @@ def pack(
     length = packed_length(sum(lengths), parts, device)
     size = length // parts
     mine = slice(part * size, (part + 1) * size)
-    input_ids, targets, counted, weights = (column[:, mine].to(device) for column in _columns(examples, length, counts))
+    columns = [column[:, mine] for column in _columns(examples, length, counts)]
     # Positions start again with every sequence; those of the padding are never used.
     positions = torch.cat([*(torch.arange(own) for own in lengths), torch.zeros(length - sum(lengths))]).long()
     attention = {"position_ids": positions[None, mine].to(device), "lengths": lengths, "group": group}
-    return Batch(input_ids, targets, counted, weights, attention)
+    return _batch(columns, device, attention)
+
+
+def _batch(columns: Sequence[Tensor], device: torch.device, attention: dict[str, Any]) -> Batch:
+    """`columns`: input ids, targets, whether they count and weights, each (B, T) on the host."""
+    input_ids, targets, counted, weights = columns
+    places = counted.flatten().nonzero()[:, 0]
+    padding = _rounded(max(1, len(places)), POSITIONS_PER_DOUBLING, device) - len(places)
+    flat = (places, targets.flatten()[places], weights.flatten()[places])
+    return Batch(
+        input_ids.to(device), *(functional.pad(column, (0, padding)).to(device) for column in flat), attention=attention
+    )
 
 
 def _columns(examples: Sequence[Example], length: int, counts: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -121,12 +131,9 @@ class SequenceMeanLoss(nn.Module):
         on_gpu = batch.input_ids.device.type == "cuda"
         with save_on_cpu(pin_memory=on_gpu) if self.offload else nullcontext():
             outputs = self.model.base_model(input_ids=batch.input_ids, use_cache=False, **batch.attention)
-        hidden = outputs.last_hidden_state[batch.counted]  # (N, D)
-        padded = _rounded(max(1, len(hidden)), POSITIONS_PER_DOUBLING, hidden.device)
-        padding = padded - len(hidden)
         return self.head(
-            functional.pad(hidden, (0, 0, 0, padding)),
-            targets=functional.pad(batch.targets[batch.counted], (0, padding)),
-            weights=functional.pad(batch.weights[batch.counted], (0, padding)),
-            num_chunks=-(-padded // self.chunk_tokens),
+            outputs.last_hidden_state.flatten(0, 1).index_select(0, batch.places),
+            targets=batch.targets,
+            weights=batch.weights,
+            num_chunks=-(-len(batch.places) // self.chunk_tokens),
         )

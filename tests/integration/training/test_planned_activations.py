@@ -88,9 +88,9 @@ def model_of(shape: ModelShape, *, checkpointing: bool) -> Any:
 
 def batch_of(lengths: list[int], run: Run, group: Any) -> Batch:
     size = sum(lengths) // run.sequence_parallel
-    ids, weights = torch.zeros(1, size, dtype=torch.long, device=META), torch.zeros(1, size, device=META)
-    every = torch.zeros(size, dtype=torch.long, device=META)  # position counts; a mask has no shape for its result
-    return Batch(ids, ids, (every, every), weights, {"position_ids": ids, "lengths": lengths, "group": group})  # pyright: ignore[reportArgumentType]
+    ids = torch.zeros(1, size, dtype=torch.long, device=META)
+    every, weights = torch.zeros(size, dtype=torch.long, device=META), torch.zeros(size, device=META)
+    return Batch(ids, every, every, weights, {"position_ids": ids, "lengths": lengths, "group": group})
 
 
 def run_of(
