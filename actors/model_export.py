@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,21 +48,26 @@ def export_weights(
     """Write the weights as bf16 safetensors and the configuration; the first rank writes what there is one of.
 
     Every rank calls this, and each writes its share of the files. Under ZeRO-3 (`partitioned`) the parameters of one
-    file at a time are gathered: no rank ever holds the model. What LoRA trained is added into the weights.
+    file at a time are gathered: no rank ever holds the model. While one rank writes, the next file is gathered for
+    another. What LoRA trained is added into the weights.
     """
-    from safetensors.torch import save_file
-
     weights = _weights(model)
     shards = list(_shards(weights, max_shard_bytes))
     weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        weight_map |= dict.fromkeys(shard, name)
-        writes = number % num_ranks == (rank + 1) % num_ranks
-        tensors = _gather(shard, keep=writes, partitioned=partitioned)
-        if writes:
-            save_file(tensors, folder / name, metadata={"format": "pt"})
-            (folder / name).chmod(0o644)  # safetensors leaves it to its owner alone
+    with ThreadPoolExecutor(1) as writer:
+        written: Future[None] | None = None
+        for number, shard in enumerate(shards, start=1):
+            name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            weight_map |= dict.fromkeys(shard, name)
+            writes = number % num_ranks == (rank + 1) % num_ranks
+            if writes and written is not None:
+                written.result()  # one file of a rank is in memory at a time
+            tensors = _gather(shard, keep=writes, partitioned=partitioned)
+            if writes:
+                written = writer.submit(_write, tensors, folder / name)
+            del tensors
+        if written is not None:
+            written.result()
     if rank == 0:
         if len(shards) > 1:
             total = sum(weight.num_bytes for weight in weights.values())
@@ -117,6 +123,13 @@ def _whole(weight: Weight) -> Tensor:
     if weight.update is not None:
         value = merged(value, *(part.detach() for part in weight.update))
     return value.to("cpu", torch.bfloat16, copy=True)
+
+
+def _write(tensors: dict[str, Tensor], file: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors leaves it to its owner alone
 
 
 def _write_config(model: PreTrainedModel, folder: Path) -> None:
