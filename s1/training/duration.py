@@ -48,8 +48,8 @@ def communication_seconds(run: Run, hardware: Hardware) -> tuple[float, float]:
     if run.zero_stage == 3:  # gathered for the forward and again for the backward pass, gradients reduced
         again = inside if run.secondary_shards > 1 else across
         return weights / across + weights / again + trained / across, 0.0
-    # Gradients are reduced (by ZeRO-2 in every pass), new weights gathered.
-    return (trained / across, trained / across) if run.zero_stage == 2 else (0.0, 2 * trained / across)
+    # DeepSpeed sums gradients up on all workers (ZeRO-2 in every pass), which moves them twice, and gathers weights.
+    return (2 * trained / across, trained / across) if run.zero_stage == 2 else (0.0, 3 * trained / across)
 
 
 def _exchange_seconds(run: Run, hardware: Hardware, tokens: int) -> float:

@@ -18,7 +18,7 @@ from s1.errors import UserError
 class Device:
     """One device and the links around it, from the makers' data sheets, and what renting one costs."""
 
-    memory_gib: float
+    memory_gib: float  # that CUDA can give away
     peak_tflops: float  # dense, bf16
     per_node: int
     host_gib: float | None  # memory of a node; None: differs from machine to machine
@@ -36,8 +36,8 @@ class Device:
 DEVICES: dict[str, Device] = {
     "a100-40": Device(39.4, 312, 8, 1152, 300, 1600, 1555, 2.74, 1.20),
     "a100-80": Device(79.2, 312, 8, 1152, 300, 1600, 2039, 3.43, 1.50),
-    "h100": Device(79.6, 989, 8, 2048, 450, 3200, 3350, 6.88, 3.00),
-    "h200": Device(140.4, 989, 8, 2048, 450, 3200, 4800, 7.91, 3.40),
+    "h100": Device(79.1, 989, 8, 2048, 450, 3200, 3350, 6.88, 3.00),
+    "h200": Device(139.8, 989, 8, 2048, 450, 3200, 4800, 7.91, 3.40),
     "l40s": Device(44.9, 362, 8, 1536, 32, 200, 864, 3.77, 1.60),
     "rtx-4090": Device(23.6, 165, 8, None, 32, 25, 1008, 0.69, 0.34),
     "cpu": Device(12, 0, 1, None, 10, 10, 20, 0.0, None),

@@ -24,8 +24,8 @@ CPU_REDUCE_BUCKET = 20_000_000
 # CUDA context, NCCL buffers, fragmentation.
 RUNTIME_BYTES = 1.8 * GIB
 # Copies of the hidden states while the head works on them: before and after the last norm, of the positions that count,
-# padded, and their gradients.
-HIDDEN_COPIES = 5
+# and the gradients of these.
+HIDDEN_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,14 @@ def reduce_bucket(num_trained: int, *, on_cpu: bool) -> int:
 
 
 def step_gradients(run: Run) -> float:
-    """Bytes of the 32-bit gradients that the optimiser makes of its share, when the activations are gone.
+    """Bytes of what the optimiser makes of its share of the gradients, when the activations are gone: all of them in a
+    row, and from these 32-bit ones, if they are not that already.
 
     ZeRO-3 makes them for one group of parameters at a time.
     """
     share = run.num_trained / run.workers
-    return 4 * (min(share, SUB_GROUP) if run.zero_stage == 3 else share)
+    width = 4 if run.precision == "fp32" else run.width + 4
+    return width * (min(share, SUB_GROUP) if run.zero_stage == 3 else share)
 
 
 def _layer_bytes(run: Run, longest_tokens: int) -> int:
@@ -179,7 +181,8 @@ def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, flo
         **states(run),
         "gathered": float(run.width * min(parameters, MAX_LIVE_PARAMETERS)) if sharded else 0.0,
         "secondary shard": run.width * parameters / run.secondary_shards if run.secondary_shards > 1 else 0.0,
-        "buckets": float(run.width * reduce_bucket(run.num_trained, on_cpu=run.on_cpu)),
+        # ZeRO-3 puts the gradients of a bucket in another order, worker by worker, before it reduces them.
+        "buckets": float(run.width * reduce_bucket(run.num_trained, on_cpu=run.on_cpu)) * (2 if sharded else 1),
         "activations": float(kept),
         # The logits are gone when the backward pass comes to its first layer.
         "logits": float(max(0, head - backward)),
@@ -187,6 +190,8 @@ def components(run: Run, pass_tokens: int, longest_tokens: int) -> dict[str, flo
         "runtime": RUNTIME_BYTES,
     }
     passing = found["activations"] + found["logits"] + found["backward pass of a layer"]
+    if run.zero_stage < 3:
+        passing += found["buckets"]  # ZeRO-3 keeps its bucket
     found["optimizer step"] = max(0.0, step_gradients(run) - passing)
     return found
 

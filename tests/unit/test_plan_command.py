@@ -123,7 +123,7 @@ def test_the_text_names_stages_memory_and_verdict_and_starts_nothing(tmp_path):
     ).stdout
     assert "train: 8 workers" in text
     assert "315 of batch 16, 16 of them warm-up" in text
-    assert "of 79.6 GiB" in text and "straggling" in text
+    assert "of 79.1 GiB" in text and "straggling" in text
     assert "verdict: does not fit" in text and "the cheapest change: --activation-checkpointing" in text
     assert "host memory of a node: 61.0 GiB at load" in text and "checkpoint: 427.2 GiB, written in" in text
     assert "disk of the run folder: 854.4 GiB" in text and "spot instances at $3.00" in text

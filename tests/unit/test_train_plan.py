@@ -108,7 +108,7 @@ def test_the_fewest_workers_have_to_have_the_memory():
     found = plan_of(options)
     assert found["margin_gib"] > 0 and not found["fits"]
     assert (found["fewer_workers"]["workers"], found["fewer_workers"]["fits"]) == (4, False)
-    assert "does not fit when only 4 of 16 workers can be had, 136.9 of" in verdict(found)
+    assert "does not fit when only 4 of 16 workers can be had, 137.8 of" in verdict(found)
     assert found["change"]["options"] == {"min_workers": 8}
     assert plan_of(options.model_copy(update={"min_workers": 8}))["fewer_workers"]["fits"]
     assert plan_of(preset())["fewer_workers"] is None
