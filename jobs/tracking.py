@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -35,18 +36,23 @@ CURVES = {
     "cost/usd_left": "usd_left",
 }
 RECENT_STEPS = 20  # that say how long the next ones will take
+COMPARED_STEPS = 5  # with what was planned for a step
+SLOW = 2.0  # times as long as planned
 
 
 class Trackers:
     """Follows the records of a training of `steps` steps; `note` is a line about the last one.
 
-    UserError when a service that is asked for does not let itself be used.
+    `planned_s`: seconds of a step as planned, if they are; steps that take much longer are told once. UserError when a
+    service that is asked for does not let itself be used.
     """
 
-    def __init__(self, options: TrainOptions, context: Context, steps: int, bill: Bill) -> None:
+    def __init__(
+        self, options: TrainOptions, context: Context, steps: int, bill: Bill, planned_s: float | None = None
+    ) -> None:
         self.shown = 0  # steps
         self.note = "starting workers"
-        self._options, self._steps, self._bill = options, steps, bill
+        self._options, self._steps, self._bill, self._planned_s = options, steps, bill, planned_s
         self._group = 0
         self._ends: deque[float] = deque(maxlen=RECENT_STEPS + 1)  # of the last steps of this group of workers
         self._peak = options.hardware.peak_tflops or DEVICES[options.hardware.device].peak_tflops
@@ -67,6 +73,7 @@ class Trackers:
             self._group = news.group
             self._ends.clear()
         self.shown = news.done
+        values: dict[str, float] = {}
         for record in news.records:
             values = self._derived(record, restored=record["step"] <= news.restored, workers=news.workers)
             for sink in self._sinks:
@@ -74,6 +81,23 @@ class Trackers:
                 if record.get("samples"):
                     sink.write_texts(record["samples"], record["step"])
             self.note = self._line(values)
+        if news.workers == self._options.workers and len(self._ends) > COMPARED_STEPS:
+            self._compare_with_plan(values)
+
+    def _compare_with_plan(self, values: Mapping[str, float]) -> None:
+        """Whoever pays for the machines should hear early that they are slower than was planned."""
+        planned_s, self._planned_s = self._planned_s, None
+        seconds = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        if planned_s is None or seconds <= SLOW * planned_s:
+            return
+        left = f", ${values['usd_left']:.2f}" if "usd_left" in values else ""
+        print(
+            f"train: a step takes {seconds:.1f} s, {seconds / planned_s:.1f} times as long as planned; about "
+            f"{values['seconds_left'] / 60:.0f} min{left} are left. Slow links between nodes are the usual reason: "
+            "python -m jobs.plan with the right --train.hardware.node-gbit-per-s says what is cheaper; a training that "
+            "is stopped goes on from its last checkpoint",
+            file=sys.stderr,
+        )
 
     def _derived(self, record: Record, *, restored: bool, workers: int) -> dict[str, float]:
         values = {**record, "tokens_per_s": record["tokens"] / max(record["seconds"], 1e-9)}

@@ -87,9 +87,10 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     template = Template(tokenizer, options.template)
     rendered, too_long = render(selection, template, options.block_size, options.too_long)
     examples, held_out = hold_out(rendered, options.held_out, options.seed)
+    planned_s: float | None = None
     if of is not None:
         data = Data(_lengths(examples), _lengths(held_out))
-        _check_plan(options, data, of)
+        planned_s = _check_plan(options, data, of)
         if not options.ignore_plan:
             training = planned(options, data.lengths, of)
             check_disk(training, context.staging.local_path, Path(Artifact(context.scratch).path))
@@ -97,7 +98,7 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     name_leftovers("train", context.scratch)
     task = _task(options, context, template, examples, held_out, of)
     bill = Bill(context.scratch, options.hardware.price)
-    with Trackers(options, context, task.steps, bill) as trackers, ray_session(*capacity.of_train(options)):
+    with Trackers(options, context, task.steps, bill, planned_s) as trackers, ray_session(*capacity.of_train(options)):
         curve = train(options, task, context, trackers, bill)
     facts = _facts(options, curve, bill)
     context.staging.write_bytes(CURVE, json.dumps(curve).encode())
@@ -158,16 +159,20 @@ def _lengths(examples: Table) -> tuple[int, ...]:
     return tuple(len(ids) for ids in examples["input_ids"])
 
 
-def _check_plan(options: TrainOptions, data: Data, of: ModelShape) -> None:
-    """Refuse a training whose memory is not enough, also on the fewest workers, before a single one is started."""
+def _check_plan(options: TrainOptions, data: Data, of: ModelShape) -> float | None:
+    """Refuse a training whose memory is not enough, also on the fewest workers, before a single one is started.
+
+    Seconds of a step on GPUs; on CPUs a plan is too rough to be held to.
+    """
     hardware = options.hardware
     if hardware.device == "cpu" and not (hardware.tokens_per_s or hardware.peak_tflops):
-        return  # nothing is known about this machine; Ray and its own memory decide
+        return None  # nothing is known about this machine; Ray and its own memory decide
     found = report(options, data, of)
     line = verdict(found)
     if not found["fits"] and not options.ignore_plan:
         raise UserError(f"{line}; or go on with --ignore-plan")
     print(f"train: {line}; about {found['hours'] * 60:.0f} min, ${found['usd']:.2f}", file=sys.stderr)
+    return found["seconds_per_step"] if options.gpus_per_worker else None
 
 
 def check_disk(training: Training, folder: Path, scratch: Path) -> None:

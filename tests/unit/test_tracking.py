@@ -49,13 +49,15 @@ def context_of(run_dir: Path) -> Context:
     return Context({}, staging, str(run_dir), "same-options", str(run_dir / "_scratch"))
 
 
-def trackers_of(run_dir: Path, spans: list[Span] | None = None, **options: object) -> Trackers:
+def trackers_of(
+    run_dir: Path, spans: list[Span] | None = None, planned_s: float | None = None, **options: object
+) -> Trackers:
     hardware = Hardware(device="h100", usd_per_hour=3.6)
     chosen = {"trackers": ("wandb", "mlflow"), "workers": 16, "hardware": hardware, **options}
     validated = TrainOptions.model_validate(chosen)
     bill = Bill(str(run_dir / "_scratch"), validated.hardware.price)
     bill.spans = spans or []
-    return Trackers(validated, context_of(run_dir), STEPS, bill)
+    return Trackers(validated, context_of(run_dir), STEPS, bill, planned_s)
 
 
 def record(step: int, ended: float, **more: object) -> dict[str, object]:
@@ -182,3 +184,18 @@ def test_without_a_price_nothing_is_said_about_dollars(folders, tmp_path):
         assert "$" not in trackers.note
     last = logged(run_of(folders["wandb"]))[-2]
     assert last["speed/seconds_left"] == 60.0 and not any(name.startswith("cost/") for name in last)
+
+
+def test_steps_that_take_much_longer_than_planned_are_told_once(tmp_path, capsys):
+    def told(planned_s: float | None, *shown: News) -> list[str]:
+        with trackers_of(tmp_path / "run", planned_s=planned_s, trackers=()) as trackers:
+            for each in shown:
+                trackers.show(each)
+        return [line for line in capsys.readouterr().err.splitlines() if "as long as planned" in line]
+
+    (line,) = told(2.0, news(1, 6), news(7, 12))
+    assert line.startswith("train: a step takes 10.0 s, 5.0 times as long as planned; about ")
+    assert "$" in line and "--train.hardware.node-gbit-per-s" in line
+    assert told(8.0, news(1, 6)) == told(None, news(1, 6)) == told(2.0, news(1, 3)) == []
+    # Fewer workers than planned take longer, and nobody wonders.
+    assert told(2.0, News(6, news(1, 6).records, 0, 1, 8)) == []
