@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from jobs import cli, plan
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 
+PAGE = Path(__file__).parents[2] / "docs" / "jobs" / "plan.md"
 REFERENCE = (
     *("--preset", "s1", "--train.no-packing", "--train.sequence-parallel", "1"),
     "--train.activation-checkpointing",
@@ -30,24 +32,31 @@ def select(run_dir, lengths, question="x" * 400):
         staging.commit(Manifest("select", "f" * 16, {}, {}, "0", rows_in=len(rows), rows_out=len(rows)))
 
 
-@pytest.mark.parametrize(
-    ("argv", "fits"),
-    [
-        (ALL_LOGITS, False),
-        ((*ALL_LOGITS, "--train.block-size", "20000"), True),
-        (("--preset", "s1", "--train.workers", "8", "--train.no-activation-checkpointing"), False),
-        (("--preset", "s1", "--train.workers", "8", "--train.activation-checkpointing"), True),
-        ((*REFERENCE, "--train.workers", "8", "--train.block-size", "8121"), True),
-        (
-            (*REFERENCE, "--train.workers", "8", "--train.block-size", "8121", "--train.no-activation-checkpointing"),
-            False,
-        ),
-    ],
-)
-def test_the_known_cases_are_called_right(argv, fits, tmp_path, capsys):
-    found = planned(argv, tmp_path, capsys)
-    assert found["fits"] is fits and (found["peak_gib"] <= found["limit_gib"]) is fits
-    assert (found["change"] is None) is fits
+def rows_of_the_page(num_columns):
+    """Rows of the page's tables that have this many cells and a command: its arguments, and the cells after it."""
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if len(row) == num_columns and row[1].startswith("`python -m jobs.plan ")]
+    return [(row[1].strip("`").split()[3:], row[2:]) for row in rows]
+
+
+def test_the_known_cases_are_called_as_the_page_says(tmp_path, capsys):
+    rows = rows_of_the_page(4)
+    assert len(rows) == 7 and {verdict for _, (_, verdict) in rows} == {"fits", "does not fit"}
+    for argv, (peak, verdict) in rows:
+        plan.main([*argv, "--run-dir", str(tmp_path)])
+        text = capsys.readouterr().out
+        assert f"together {peak.removesuffix(' GiB')} of 79.6 GiB" in text and f"  verdict: {verdict}, " in text, argv
+        assert ("; the cheapest change: " in text) is (verdict == "does not fit")
+
+
+def test_memory_time_and_dollars_of_the_page_are_what_is_printed(tmp_path, capsys):
+    rows = rows_of_the_page(5)
+    assert len(rows) == 3
+    for argv, (peak, minutes, dollars) in rows:
+        plan.main([*argv, "--run-dir", str(tmp_path)])
+        text = capsys.readouterr().out
+        assert f"together {peak.removesuffix(' GiB')} of 79.6 GiB" in text, argv
+        assert f"  time: {minutes}, {dollars} at $6.88" in text, argv
 
 
 def test_without_a_table_an_example_of_block_size_counts_and_with_one_its_own_do(tmp_path, capsys):
