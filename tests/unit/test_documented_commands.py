@@ -63,7 +63,8 @@ def check_python(words: list[str], folder: Path) -> None:
         assert importlib.util.find_spec(words[2]) is not None
     else:
         script = (ROOT / words[1]).read_text()
-        assert all(f'"{word}"' in script for word in words if word.startswith("--")), words
+        own = words[: words.index("--")] if "--" in words else words  # what follows is passed on to a job
+        assert all(f'"{word}"' in script for word in own if word.startswith("--")), words
 
 
 def check_job(name: str, arguments: list[str], folder: Path) -> None:
