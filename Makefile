@@ -74,5 +74,7 @@ $(WITH_EXTRA): BENCH_RUN = PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" $(BENCH_VEN
 $(BENCHMARKS): bench/%: setup
 	HF_HUB_OFFLINE=1 $(BENCH_RUN) tests/benchmarks/$*.py $(if $(filter curation_memory decontamination grading,$*),--data $(DATA))
 
+# What set-up and tests have built. Runs stay: their ledgers hold answers that were paid for.
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
