@@ -15,7 +15,7 @@ from jobs.__main__ import JOBS
 from s1.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 FILES = sorted(path for path in ROOT.glob("cluster/**/*") if path.suffix == ".yaml")
 _BLOCK = re.compile(r"^ *```\w*\n(.*?)^ *```$|((?:^ {4}\S.*\n)+)", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
@@ -150,10 +150,18 @@ def test_the_commands_are_found():
     assert len(PLACES) > 80 and ("ray", "start", "--head", "--num-cpus", "2") in PLACES
 
 
+def anchors(page: Path) -> set[str]:
+    """What links can name in a page: its headings as GitHub writes them in addresses."""
+    headings = re.findall(r"^#+ (.*)$", _BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(file), f"{page.name}: {target}#{anchor}"
 
 
 def test_the_dollars_of_the_cloud_page_are_what_the_plan_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
