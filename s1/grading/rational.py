@@ -39,11 +39,6 @@ def rational(text: str) -> Fraction | None:
     return value if at == len(tokens) else None
 
 
-def is_percent(text: str) -> bool:
-    """Whether `text` gives a percentage."""
-    return bool(_PERCENT.search(text))
-
-
 def _tokens(text: str) -> list[str]:
     tokens: list[str] = []
     at = 0
