@@ -15,8 +15,8 @@ class EmbedderOptions(Config):
     """Which encoder, and how it runs."""
 
     model: str = Field(default="embedded:minilm", description="Sentence encoder: embedded:NAME, a folder, or a hub id.")
-    batch_rows: PositiveInt = Field(default=256, description="Questions that a worker is given at a time.")
-    num_workers: PositiveInt = Field(default=1, description="Encoders that work side by side.")
+    batch_rows: PositiveInt = Field(default=256, description="Questions given to a worker at a time.")
+    num_workers: PositiveInt = Field(default=1, description="Number of encoders that work in parallel.")
     num_cpus: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for an encoder.")
     num_gpus: float = Field(default=0.0, ge=0, description="GPUs of an encoder; 0: it runs on CPUs.")
 

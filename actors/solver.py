@@ -28,32 +28,35 @@ class SolverOptions(Config):
         description="Solver models, one after the other; what any of them solves counts as solved. Empty: no solver.",
     )
     prompt: str = Field(
-        default="{question}\nAnswer with the final result only.", description="What is asked; {question} is put in."
+        default="{question}\nAnswer with the final result only.",
+        description="The prompt; {question} is replaced by the question.",
     )
-    attempts: PositiveInt = Field(default=1, description="Attempts of every model at every question.")
+    attempts: PositiveInt = Field(default=1, description="Attempts by every model at every question.")
     temperature: NonNegativeFloat = Field(default=0.0, description="Sampling temperature; 0: greedy, one attempt.")
     seed: int = Field(default=0, description="Seed of sampled attempts.")
-    max_tokens: PositiveInt = Field(default=24, description="Tokens of an attempt.")
+    max_tokens: PositiveInt = Field(default=24, description="Most tokens of an attempt.")
     max_model_len: PositiveInt = Field(
-        default=1024, description="Tokens of prompt and attempt; longer prompts are not asked."
+        default=1024, description="Most tokens of prompt and attempt together; longer prompts are skipped."
     )
-    max_num_seqs: PositiveInt = Field(default=128, description="Attempts that are decoded at the same time.")
+    max_num_seqs: PositiveInt = Field(default=128, description="Most attempts to decode at the same time.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="Type of weights and activations; auto: what the device computes fastest in."
     )
     kv_cache_gib: PositiveFloat | None = Field(
         default=None,
-        description="Memory of the KV cache. By default 1 on CPUs; on GPUs vLLM's own rule, for its part of the GPU.",
+        description="Memory of the KV cache. By default 1 on CPUs; on GPUs by vLLM's own rule, for its share of the "
+        "GPU.",
     )
     enforce_eager: bool | None = Field(
         default=None,
-        description="Do not compile the model: starts faster, runs slower on GPUs. By default so on CPUs, not on GPUs.",
+        description="Do not compile the model: starts faster, runs slower on GPUs. By default true on CPUs, false on "
+        "GPUs.",
     )
     tensor_parallel_size: PositiveInt = Field(default=1, description="GPUs of one solver.")
-    num_workers: PositiveInt = Field(default=1, description="Solvers that work side by side.")
+    num_workers: PositiveInt = Field(default=1, description="Number of solvers that work in parallel.")
     num_cpus: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for a solver.")
     num_gpus: float = Field(default=0.0, ge=0, description="GPUs that Ray sets aside for a solver; 0: it runs on CPUs.")
-    batch_rows: PositiveInt = Field(default=256, description="Questions that a solver is given at a time.")
+    batch_rows: PositiveInt = Field(default=256, description="Questions given to a solver at a time.")
 
     @property
     def is_eager(self) -> bool:

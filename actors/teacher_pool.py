@@ -33,12 +33,14 @@ _TASKS_PER_NEEDED = 3
 class Pool(Config):
     """How many workers there are, and what each of them takes."""
 
-    num_workers: int = Field(default=1, ge=1, description="Workers, each with a teacher of its own.")
+    num_workers: int = Field(default=1, ge=1, description="Number of workers, each with its own teacher.")
     num_cpus: float = Field(default=0.5, ge=0, description="CPUs that Ray sets aside for a worker.")
     num_gpus: float | None = Field(
-        default=None, ge=0, description="GPUs of a worker; when left out, what teacher vllm shares its model among."
+        default=None,
+        ge=0,
+        description="GPUs of a worker; by default as many as the teacher vllm shares its model among.",
     )
-    concurrency: int = Field(default=64, ge=1, description="Questions under way at once on a worker.")
+    concurrency: int = Field(default=64, ge=1, description="Questions under way at a time on a worker.")
 
 
 @dataclass(frozen=True)

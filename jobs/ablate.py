@@ -51,9 +51,11 @@ COLUMNS = (
 class AblateOptions(JobFlags):
     """Which variants, and the options of the stages that all of them share."""
 
-    variants: tuple[Variant, ...] = Field(VARIANTS, description="What to compare; the selection is always among them.")
-    sweep: bool = Field(False, description="Evaluate every variant in all settings, not at the natural end alone.")
-    select: SelectOptions = Field(description="The selection; its size is that of the others.")
+    variants: tuple[Variant, ...] = Field(
+        VARIANTS, description="Variants to compare; the selection is always included."
+    )
+    sweep: bool = Field(False, description="Evaluate every variant in all settings, not only at the natural end.")
+    select: SelectOptions = Field(description="The selection; the other variants have the same size.")
     train: TrainOptions = Field(description="Fine-tuning of every variant.")
     evaluate: EvaluateOptions = Field(description="Evaluation of every variant: questions, engine.")
 

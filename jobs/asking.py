@@ -35,14 +35,14 @@ _ANSWERED = frozenset({Status.OK, Status.MALFORMED})  # a model that does not th
 class AskOptions(Config):
     """Whom to ask, and how often."""
 
-    openai: OpenAI = Field(default=OpenAI(), description="The endpoint: any that speaks OpenAI's chat completions.")
+    openai: OpenAI = Field(default=OpenAI(), description="Any endpoint that speaks OpenAI's chat completions.")
     pool: Pool = Field(default=Pool(), description="Workers on Ray.")
-    rounds: PositiveInt = Field(default=3, description="Requests for a reply that can be read, the first one included.")
+    rounds: PositiveInt = Field(default=3, description="Tries to get a readable reply, including the first.")
     max_unread: float = Field(
-        default=0.02, ge=0, le=1, description="Share of replies that may stay unread before the job ends."
+        default=0.02, ge=0, le=1, description="Share of replies that may stay unreadable; above it, the job ends."
     )
     max_usd: NonNegativeFloat | None = Field(
-        default=None, description="Most that the replies may cost, what is recorded already included."
+        default=None, description="Cap on the cost of all replies, including those already recorded."
     )
 
 

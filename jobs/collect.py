@@ -38,18 +38,20 @@ class CollectOptions(Config):
         description="Where the questions come from: gym, files, hub, paper (the 16 sources of s1, from the hub), or "
         "module:function of your own.",
     )
-    seed: int = Field(0, description="Decides what is generated, sampled and held out.")
-    num_test: int = Field(0, ge=0, description="Questions of every domain that are kept for the evaluation.")
-    num_questions: int | None = Field(None, ge=1, description="Keep a random sample of at most so many questions.")
-    expected: int | None = Field(None, ge=1, description="How many the source should give; another number is reported.")
-    sources: tuple[str, ...] = Field((), description="Source paper: only these of its sources.")
+    seed: int = Field(0, description="Seed of what is generated, sampled and held out.")
+    num_test: int = Field(0, ge=0, description="Questions per domain to hold out for the evaluation.")
+    num_questions: int | None = Field(None, ge=1, description="Keep a random sample of at most this many questions.")
+    expected: int | None = Field(None, ge=1, description="Number of rows to expect; a different number is reported.")
+    sources: tuple[str, ...] = Field((), description="Source paper: read only these of the 16 sources.")
     compare_with_paper: bool = Field(
-        False, description="Report every one of the paper's sources whose number of questions is another one."
+        False, description="Report which of the paper's sources have a different number of questions here."
     )
     on_fault: Literal["stop", "set_aside"] = Field(
-        "stop", description="A row that cannot be used: stop and name it, or set it aside and count it."
+        "stop", description="What to do with an unusable row: stop and name it, or set it aside and count it."
     )
-    max_question_chars: int = Field(100_000, ge=1, description="A longer question, answer or solution is a fault.")
+    max_question_chars: int = Field(
+        100_000, ge=1, description="Longest question, answer or solution; a longer one makes the row unusable."
+    )
     path: str = Field("", description="Source files: a file, a folder or a glob (JSONL, JSON, CSV, Parquet, also .gz).")
     fields: Fields = Field(Fields(), description="Sources files and hub: which field holds what.")
     hub: data_sets.Hub = Field(data_sets.Hub(), description="Source hub: which data set.")

@@ -44,15 +44,18 @@ class DistillOptions(TeacherOptions):
     """Whom to ask, and what for."""
 
     num_questions: int | None = Field(
-        default=None, ge=1, description="Ask for a random sample of so many training questions."
+        default=None, ge=1, description="Ask only a random sample of this many training questions."
     )
     max_usd: float | None = Field(
-        default=None, gt=0, description="Most that this table may cost, what is recorded already included."
+        default=None, gt=0, description="Cap on the cost of this table, including what is already recorded."
     )
     max_lost: float = Field(
-        default=0.0, ge=0, le=1, description="Share of questions that may be given up: passing failures, or the cap."
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of questions that may go unanswered, through temporary failures or the cap.",
     )
-    ledger: str | None = Field(default=None, description="Folder of the paid records; <run-dir>/_ledger when left out.")
+    ledger: str | None = Field(default=None, description="Folder of the ledger; by default <run-dir>/_ledger.")
     pool: Pool = Field(default=Pool(), description="Workers on Ray.")
 
 

@@ -29,7 +29,7 @@ class DomainOptions(Config):
         description="given: as collected; clusters: of the embeddings; nearest: the subject of the Mathematics Subject "
         "Classification whose description is most similar; llm: the subject that a model names.",
     )
-    num_clusters: PositiveInt = Field(default=50, description="Clusters, at most.")
+    num_clusters: PositiveInt = Field(default=50, description="Maximum number of clusters.")
     seed: int = Field(default=0, description="Seed of the clusters.")
     llm: AskOptions = Field(default=AskOptions(), description="The model that names subjects.")
 

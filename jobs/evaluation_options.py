@@ -23,7 +23,7 @@ class ServeOptions(Config):
     max_ongoing_requests: PositiveInt = Field(default=64, description="Requests that one engine replica works on.")
     startup_timeout_s: PositiveFloat = Field(
         default=600,
-        description="Longest wait until the models answer: for nodes to come, and for the weights to be loaded.",
+        description="Longest wait for the models to start, including for nodes to come and weights to load.",
     )
 
 
@@ -32,14 +32,14 @@ class ConditionalOptions(Config):
 
     tokens: tuple[PositiveInt, ...] = Field((), description='"Think for up to N tokens.", one setting each.')
     steps: tuple[PositiveInt, ...] = Field((), description='"Think for up to N steps.", one setting each.')
-    tokens_per_step: PositiveInt = Field(100, description="Tokens that a step stands for.")
-    classes: bool = Field(False, description="Ask for a short and for a long time of thinking.")
+    tokens_per_step: PositiveInt = Field(100, description="Number of tokens that one step stands for.")
+    classes: bool = Field(False, description="Ask the model to think for a short time, and for a long time.")
     class_tokens: PositiveInt | None = Field(
-        None, description="Short has at most, long at least so many; by default the mean of the natural end."
+        None, description="Most tokens of short and fewest of long thinking; by default the mean of the natural end."
     )
-    with_forcing: bool = Field(False, description="Ask each of them a second time with its bounds enforced.")
-    models: tuple[str, ...] = Field((), description="Ask only these models so; by default all.")
-    num_questions: PositiveInt | None = Field(None, description="Ask only so many of the questions.")
+    with_forcing: bool = Field(False, description="Also ask each of them with its bounds enforced.")
+    models: tuple[str, ...] = Field((), description="Ask only these models in this way; by default all.")
+    num_questions: PositiveInt | None = Field(None, description="Ask only this many of the questions in this way.")
 
     def settings(self, guard_tokens: int | None) -> tuple[Setting, ...]:
         return settings.conditional(
@@ -58,23 +58,25 @@ class ParallelOptions(Config):
 
     temperature: PositiveFloat = Field(1.0, description="Temperature of these methods.")
     rejection: tuple[PositiveInt, ...] = Field(
-        (), description="Limits of thinking tokens: sample until the thinking ends within, one setting each."
+        (), description="Limits of thinking tokens, one setting each: sample until the thinking ends within the limit."
     )
-    max_tries: PositiveInt = Field(32, description="Most samples of rejection sampling for one question.")
+    max_tries: PositiveInt = Field(32, description="Most samples per question in rejection sampling.")
     majority: tuple[PositiveInt, ...] = Field((), description="Numbers of samples that vote, one setting each.")
     best_of: tuple[PositiveInt, ...] = Field((), description="Numbers of samples that are scored, one setting each.")
     scorer: str = Field(
         "s1.evaluation.scorers:shortest_thinking",
         description="module:function of best_of: async (question, answer) -> float.",
     )
-    tree: tuple[PositiveInt, ...] = Field((), description="Widths of the tree search, one setting each; needs offline.")
+    tree: tuple[PositiveInt, ...] = Field(
+        (), description="Widths of the tree search, one setting each; requires offline."
+    )
     reward: str | None = Field(
         None, description="module:function of the tree's process reward: async (question, thinking) -> 0 to 1."
     )
     step_tokens: PositiveInt = Field(256, description="Tokens of one step of the tree search.")
     max_steps: PositiveInt = Field(16, description="Most steps of the tree search.")
-    models: tuple[str, ...] = Field((), description="Ask only these models so; by default all.")
-    num_questions: PositiveInt | None = Field(None, description="Ask only so many of the questions.")
+    models: tuple[str, ...] = Field((), description="Ask only these models in this way; by default all.")
+    num_questions: PositiveInt | None = Field(None, description="Ask only this many of the questions in this way.")
 
     @model_validator(mode="after")
     def _tree_has_a_reward(self) -> ParallelOptions:
@@ -104,37 +106,44 @@ class EvaluateOptions(Config):
     """Which models, which questions, which settings."""
 
     models: tuple[str, ...] = Field(
-        (BASE, TUNED), description="Names of the models to ask. Only an endpoint can serve others than base and tuned."
+        (BASE, TUNED), description="Names of the models to ask. Names other than base and tuned need an endpoint."
     )
     base_model: str | None = Field(
-        None, description="Model that stands beside the tuned one; by default the one that training started from."
+        None, description="Model to compare with the tuned one; by default the one that training started from."
     )
     endpoint: str | None = Field(
         None, description="Ask this OpenAI-compatible endpoint (its URL ends in /v1) instead of running the models."
     )
     plain: bool = Field(
         False,
-        description="Send the endpoint nothing beyond OpenAI's protocol: nothing is forced, no budget and no Wait.",
+        description="Send the endpoint only what OpenAI's protocol has: no budgets and no Wait.",
     )
     offline: bool = Field(False, description="Run the models on Ray Data, without HTTP, instead of on Ray Serve.")
-    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable with the endpoint's key, if any.")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if it needs one."
+    )
     usd_per_million_input: NonNegativeFloat = Field(0.0, description="Price of prompt tokens.")
     usd_per_million_output: NonNegativeFloat = Field(0.0, description="Price of thinking and answer tokens.")
     benchmarks: tuple[str, ...] = Field(
         (),
         description="Ask these instead of the run's own test questions: aime24, aime25, amc23, math500, gsm8k, "
-        "gpqa_diamond, NAME=PATH for one's own copy, or any file, glob or hub:owner/name[:split].",
+        "gpqa_diamond, NAME=PATH for your own copy, or any file, glob or hub:owner/name[:split].",
     )
     fields: Fields = Field(Fields(), description="Which field of a benchmark holds what.")
-    domains: tuple[str, ...] = Field((), description="Ask only questions of these; by default of those trained on.")
-    num_questions: PositiveInt | None = Field(None, description="Ask at most so many questions.")
-    budgets: tuple[PositiveInt, ...] = Field(description="Caps of thinking tokens, one setting each.")
-    waits: tuple[PositiveInt, ...] = Field((1,), description="How many thinking ends are replaced, one setting each.")
+    domains: tuple[str, ...] = Field(
+        (), description="Ask only questions of these domains; by default of those trained on."
+    )
+    num_questions: PositiveInt | None = Field(None, description="Ask at most this many questions.")
+    budgets: tuple[PositiveInt, ...] = Field(description="Caps on the thinking tokens, one setting each.")
+    waits: tuple[PositiveInt, ...] = Field(
+        (1,), description="How many ends of the thinking to replace, one setting each."
+    )
     natural_max_tokens: PositiveInt | None = Field(
-        None, description="Cap of the natural end and of the Waits, for models that never end; above every budget."
+        None,
+        description="Cap for the natural end and the Waits, to stop models that never end; must be above every budget.",
     )
     ignore_strs: tuple[str, ...] = Field(
-        (settings.WAIT,), description="What is written instead of an ignored thinking end, one setting each."
+        (settings.WAIT,), description="Texts that replace an ignored end of the thinking, one setting each."
     )
     conditional: ConditionalOptions = Field(
         ConditionalOptions.model_validate({}), description="Control by words instead of by force."
@@ -142,16 +151,20 @@ class EvaluateOptions(Config):
     parallel: ParallelOptions = Field(
         ParallelOptions.model_validate({}), description="Methods that sample several times."
     )
-    samples: PositiveInt = Field(1, description="Ask every question so often; needs a temperature above 0.")
-    seed: int = Field(0, description="Seed of what is sampled.")
+    samples: PositiveInt = Field(
+        1, description="Times to ask every question; more than one requires a temperature above 0."
+    )
+    seed: int = Field(0, description="Seed of the sampling.")
     final_answer_prefix: str | None = Field(
         None, description="Written before a forced answer; the server's by default."
     )
-    max_answer_tokens: PositiveInt = Field(description="Cap of the answer after the thinking.")
+    max_answer_tokens: PositiveInt = Field(description="Cap on the answer after the thinking.")
     temperature: NonNegativeFloat = Field(0.0, description="0: greedy, the same answers every time.")
     concurrency: PositiveInt = Field(32, description="Requests under way at once.")
     timeout_s: PositiveFloat = Field(600.0, description="Longest wait for one response.")
-    serve: ServeOptions = Field(default_factory=ServeOptions, description="How the models are run without an endpoint.")
+    serve: ServeOptions = Field(
+        default_factory=ServeOptions, description="How to run the models if there is no endpoint."
+    )
 
     @property
     def shares_cores(self) -> bool:

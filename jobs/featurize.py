@@ -54,13 +54,13 @@ class FeaturizeOptions(Config):
         default=(), description="Questions to keep out: files, folders, globs or hub:owner/name[:split]."
     )
     ngram: PositiveInt = Field(
-        default=8, description="Words in a row that a question must not share with a test question."
+        default=8, description="Number of consecutive words that a question must not share with a test question."
     )
     normalise: bool = Field(
-        default=False, description="Compare words, numbers and signs, without LaTeX spacing and Unicode variants."
+        default=False, description="Compare words, numbers and symbols, ignoring LaTeX spacing and Unicode variants."
     )
     coverage: float = Field(
-        default=0.0, ge=0, le=1, description="Share of the shorter text that the shared words must make up."
+        default=0.0, ge=0, le=1, description="Share of the shorter text that the shared words must make up to count."
     )
     domains: DomainOptions = Field(default=DomainOptions(), description="Where the column domain comes from.")
     judge: JudgeOptions = Field(default=JudgeOptions(), description="A model that judges what no rule decides.")

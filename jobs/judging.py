@@ -22,7 +22,7 @@ _COLUMNS = ["question_id", "question", "answer", "source", "attempt"]
 class JudgeOptions(AskOptions):
     """Whether a model is asked, and which."""
 
-    enabled: bool = Field(default=False, description="Ask a model about answers that no rule finds right.")
+    enabled: bool = Field(default=False, description="Ask a model about answers that no rule accepts.")
 
 
 def references(questions: Artifact) -> dict[str, str]:

@@ -32,12 +32,12 @@ class PublishOptions(Config):
     """What the data set is called, and where it goes."""
 
     title: str = Field(default="s1K, made anew", description="Title of the card.")
-    licence: str = Field(default="", description="Licence of the whole, as the hub names it, such as apache-2.0.")
-    licences: dict[str, str] = Field(default={}, description="Patterns of sources, with the licence of each.")
-    repo: str = Field(default="", description="Repository of the hub, owner/name; empty: the run's folder only.")
-    model_repo: str = Field(default="", description="The same for the trained model; empty: it stays where it is.")
-    private: bool = Field(default=True, description="A repository that is made anew is private.")
-    rows_per_file: PositiveInt = Field(default=100_000, description="Rows of a Parquet file.")
+    licence: str = Field(default="", description="Licence of the data set, as the hub names it, such as apache-2.0.")
+    licences: dict[str, str] = Field(default={}, description="Patterns of sources, and the licence of each.")
+    repo: str = Field(default="", description="Repository on the hub, owner/name; if empty, nothing is uploaded.")
+    model_repo: str = Field(default="", description="Repository for the trained model; if empty, it is not uploaded.")
+    private: bool = Field(default=True, description="Make a repository that does not exist yet private.")
+    rows_per_file: PositiveInt = Field(default=100_000, description="Rows per Parquet file.")
 
 
 def check(options: PublishOptions) -> None:

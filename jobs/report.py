@@ -37,14 +37,14 @@ class ReportOptions(Config):
     """How much to show."""
 
     title: str = Field("Thinking as long as it is told", description="Headline of the page.")
-    num_transcripts: NonNegativeInt = Field(4, description="Questions whose responses are shown in full.")
+    num_transcripts: NonNegativeInt = Field(4, description="Number of questions whose responses are shown in full.")
     only_results: bool = Field(
-        False, description="Show what the evaluation has found and nothing else: needs no other table of the run."
+        False, description="Show only the evaluation's results; no other table of the run is needed."
     )
-    compare: tuple[str, ...] = Field((), description="Other run folders to stand beside this one: PATH or NAME=PATH.")
-    lm_eval: tuple[str, ...] = Field((), description="What lm-eval wrote, to stand beside this: PATH or NAME=PATH.")
+    compare: tuple[str, ...] = Field((), description="Other run folders to compare with this one: PATH or NAME=PATH.")
+    lm_eval: tuple[str, ...] = Field((), description="Output of lm-eval to compare with this run: PATH or NAME=PATH.")
     paper: tuple[str, ...] = Field(
-        (), description="Lay the paper's points of AIME24, MATH500 or GPQA Diamond under the curve of all questions."
+        (), description="Draw the paper's points of AIME24, MATH500 or GPQA Diamond under the curve of all questions."
     )
 
 

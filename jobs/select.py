@@ -34,45 +34,47 @@ from s1.errors import UserError
 class SelectOptions(Config):
     """What is kept, and how it is chosen."""
 
-    size: PositiveInt = Field(default=1000, description="Rows to choose; all that are left when there are fewer.")
+    size: PositiveInt = Field(default=1000, description="Number of rows to choose; if fewer are left, all of them.")
     method: diversity.Method = Field(
         default="facility_location",
         description=f"How the rows are chosen: {', '.join(diversity.METHODS)}, or module:function of your own.",
     )
     seed: int = Field(default=0, description="Seed of the choice; the order of the rows does not matter.")
-    ignore_issues: tuple[str, ...] = Field(default=(), description="Quality issues that are no reason to drop a row.")
-    drop_solved: bool = Field(default=True, description="Drop what a solver solves.")
+    ignore_issues: tuple[str, ...] = Field(default=(), description="Quality issues for which a row is not dropped.")
+    drop_solved: bool = Field(default=True, description="Drop questions that a solver solves.")
     drop_wrong: bool = Field(default=True, description="Drop traces whose answer disagrees with the reference.")
     max_trace_tokens: PositiveInt | None = Field(
-        default=None, description="Drop longer traces: training never cuts one."
+        default=None, description="Drop traces longer than this; training never cuts one."
     )
     near_duplicates: float | None = Field(
-        default=None, gt=0, le=1, description="Drop a question whose cosine similarity to one that stays is this large."
+        default=None, gt=0, le=1, description="Drop a question whose cosine similarity to a kept one is at least this."
     )
     keep_first: dict[str, int] = Field(
         default={},
-        description="Patterns of source or domain, with the least thinking tokens: such rows with a right answer are "
-        "picked before all others (method s1).",
+        description="Patterns of source or domain, each with a number of thinking tokens: rows with more and a right "
+        "answer are picked before all others (method s1).",
     )
     quality: Literal["length", "difficulty"] = Field(
-        default="length", description="What makes a row good: a long trace, or attempts of solvers that failed."
+        default="length", description="What makes a row good: a long trace, or failed attempts of solvers."
     )
     quality_weight: float = Field(
         default=0.0,
         ge=0,
-        description="How much quality counts beside diversity: gains are multiplied by quality to this power.",
+        description="Weight of quality relative to diversity: gains are multiplied by quality to this power.",
     )
     quotas: dict[str, PositiveInt] = Field(
-        default={}, description="Patterns of domains, with the most rows of each such domain; the first match counts."
+        default={},
+        description="Patterns of domains, and the most rows of each matching domain; the first match counts.",
     )
     benchmark_picks: NonNegativeInt = Field(
-        default=0, description="The last picks of method s1 that draw domains by the test sets' mix, not uniformly."
+        default=0,
+        description="Number of last picks of method s1 that draw domains by the test sets' mix, not uniformly.",
     )
     benchmark_domains: dict[str, float] = Field(
-        default={}, description="That mix: weights of domains; by default the mix that featurize has found."
+        default={}, description="Weights of the domains in that mix; by default as found by featurize."
     )
     shards: PositiveInt = Field(
-        default=1, description="Ray actors that share the rows (k_center, facility_location); 1: this process has all."
+        default=1, description="Ray actors that share the rows (k_center, facility_location); 1: no actors."
     )
     shard_cpus: float = Field(default=0.5, gt=0, description="CPUs that Ray sets aside for each of them.")
 

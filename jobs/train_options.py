@@ -41,37 +41,43 @@ class TrainOptions(Config):
     )
     template: Style = Field("s1", description="Delimiters of the thinking: s1 (ChatML) or think-tags.")
     epochs: int = Field(5, ge=1, description="Passes over the selection.")
-    max_steps: int | None = Field(None, ge=1, description="End after this many optimiser steps.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps.")
     batch_size: int = Field(16, ge=1, description="Examples per optimiser step, over all workers.")
     micro_batch_size: int = Field(1, ge=1, description="Examples per worker and forward pass.")
     micro_batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="Most tokens per worker and pass, padding included; with packing: block_size.",
+        description="Most tokens per worker and pass, padding included; with packing, block_size by default.",
     )
-    learning_rate: float = Field(1e-5, gt=0, description="Peak of the schedule: linear warm-up, cosine to 0.")
-    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps that warm up.")
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate; linear warm-up, then a cosine to 0.")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps used for the warm-up.")
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.95, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
-    max_grad_norm: float = Field(1.0, ge=0, description="Gradient norm is clipped to this; 0: not at all.")
-    block_size: int = Field(32768, ge=2, description="Most tokens of an example. Traces are never cut.")
-    too_long: Literal["error", "drop"] = Field("error", description="What to do with an example beyond block_size.")
-    seed: int = Field(0, ge=0, description="Order of the data.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient norm to this; 0: no clipping.")
+    block_size: int = Field(32768, ge=2, description="Longest example, in tokens. Traces are never cut.")
+    too_long: Literal["error", "drop"] = Field(
+        "error", description="What to do with an example longer than block_size."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the order of the data.")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
-        description="bf16 keeps 32-bit master weights in the optimiser; auto: bf16, or fp32 on CPUs that cannot do it.",
+        description="bf16 keeps 32-bit master weights in the optimiser; auto: bf16, or fp32 on CPUs without bf16 "
+        "instructions.",
     )
-    zero_stage: Literal[1, 2, 3] = Field(1, description="What DeepSpeed shards: optimiser, gradients, weights.")
-    packing: bool = Field(False, description="Sequences of a pass lie end to end instead of padded side by side.")
-    sequence_parallel: int = Field(1, ge=1, description="Workers of a node that share every packed sequence.")
+    zero_stage: Literal[1, 2, 3] = Field(
+        1, description="What DeepSpeed shards: 1 optimiser, 2 also gradients, 3 also weights."
+    )
+    packing: bool = Field(False, description="Put the sequences of a pass end to end instead of padding them.")
+    sequence_parallel: int = Field(1, ge=1, description="Number of workers of a node that share every packed sequence.")
     secondary_shards: int = Field(
-        1, ge=1, description="ZeRO-3: workers that keep a copy of the weights among them, against slow links."
+        1, ge=1, description="ZeRO-3: number of workers that keep a copy of the weights among them, for slow links."
     )
     lora_rank: int = Field(
         0,
         ge=0,
-        description="Train an update of this rank beside frozen weights (LoRA), added into them at the end; 0: all.",
+        description="Train an update of this rank (LoRA) beside frozen weights and add it into them at the end; 0: "
+        "train all weights.",
     )
     attention: Literal["sdpa", "eager", "flash_attention_3"] = Field(
         "sdpa",
@@ -80,33 +86,38 @@ class TrainOptions(Config):
     )
     activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     recompute_above_tokens: int | None = Field(
-        None, ge=0, description="Recompute them only in passes (of a worker, or a group of them) of more tokens."
+        None,
+        ge=0,
+        description="Recompute them only in passes of more tokens than this (per worker, or group of workers).",
     )
     offload_activations: bool = Field(False, description="Keep the checkpointed activations in host memory.")
-    loss_chunk_tokens: int = Field(4096, ge=1, description="Positions whose logits are in memory at a time.")
-    held_out: int = Field(0, ge=0, description="Examples that are not trained on; their loss is taken every epoch.")
-    samples: int = Field(0, ge=0, description="Held-out questions that the model answers after every epoch.")
+    loss_chunk_tokens: int = Field(4096, ge=1, description="Number of positions whose logits are in memory at a time.")
+    held_out: int = Field(0, ge=0, description="Examples to hold out; their loss is computed every epoch.")
+    samples: int = Field(0, ge=0, description="Held-out questions for the model to answer after every epoch.")
     sample_tokens: int = Field(256, ge=1, description="Most tokens of such an answer, thinking included.")
     spike_factor: float = Field(
-        4.0, ge=0, description="Stop at a loss so many times the median of the last 20 steps; 0: never."
+        4.0, ge=0, description="Stop at a loss this many times the median of the last 20 steps; 0: never."
     )
-    workers: int = Field(1, ge=1, description="Training workers.")
+    workers: int = Field(1, ge=1, description="Number of training workers.")
     min_workers: int | None = Field(
         None,
         ge=1,
-        description="Go on with fewer workers, so many at least, as share a batch equally when not all can be had.",
+        description="If not all workers are available, train with fewer, at least this many, that share a batch "
+        "equally.",
     )
     gpus_per_worker: int = Field(0, ge=0, le=1)
     cpus_per_worker: float = Field(1.0, gt=0, description="Logical CPUs that Ray reserves for a worker.")
-    threads_per_worker: int = Field(2, ge=1, description="Threads of torch in a worker.")
+    threads_per_worker: int = Field(2, ge=1, description="Threads of torch per worker.")
     save_steps: int = Field(20, ge=0, description="Steps between checkpoints; 0: none, a killed run starts over.")
     save_in_background: bool = Field(
-        True, description="Write checkpoints from a copy in host memory while the training goes on."
+        True, description="Write checkpoints from a copy in host memory while the training continues."
     )
-    max_failures: int = Field(3, ge=0, description="Lost workers that a run survives.")
-    hardware: Hardware = Field(default_factory=lambda: Hardware.model_validate({}), description="For the plan.")
-    trackers: tuple[Literal["wandb", "mlflow"], ...] = Field((), description="Where to report beside TensorBoard.")
-    ignore_plan: bool = Field(False, description="Start although the plan says that memory or disk are not enough.")
+    max_failures: int = Field(3, ge=0, description="Number of lost workers that a run survives.")
+    hardware: Hardware = Field(
+        default_factory=lambda: Hardware.model_validate({}), description="What a worker runs on, for the plan."
+    )
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = Field((), description="Where to report besides TensorBoard.")
+    ignore_plan: bool = Field(False, description="Start even if the plan says that memory or disk space is not enough.")
 
     @property
     def number_type(self) -> Literal["bf16", "fp32"]:

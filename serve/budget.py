@@ -38,15 +38,15 @@ class Strict(BaseModel):
 class BudgetForcing(Strict):
     """How long to think. Counts are tokens of the thinking, sampled and forced ones together."""
 
-    max_tokens: Count | None = Field(None, description="Cap; the thinking is ended there and an answer asked for.")
+    max_tokens: Count | None = Field(None, description="Cap on the thinking; at the cap the answer is forced.")
     min_tokens: Count = Field(0, description="An end before this many tokens is ignored.")
     num_ignore: Ignores = Field(0, description="How many ends are ignored, however late they come.")
     ignore_str: NonEmptyText | Texts = Field(
-        "Wait", description="What is written in place of an ignored end; several take turns."
+        "Wait", description="Text that replaces an ignored end; several take turns."
     )
     final_answer_prefix: Text = Field("Final Answer:", description="Opens the answer after a forced end.")
     before_end: Text = Field("", description="Closes the thinking at a forced end.")
-    max_answer_tokens: PositiveCount | None = Field(None, description="Bound of the answer alone.")
+    max_answer_tokens: PositiveCount | None = Field(None, description="Limit for the answer alone.")
     grace_tokens: Count = Field(
         0, description="Last tokens before the cap in which the end of a sentence or line is taken as the forced end."
     )
@@ -55,7 +55,7 @@ class BudgetForcing(Strict):
 class Reasoning(Strict):
     """OpenRouter's object."""
 
-    effort: str | None = Field(None, description="A level of effort, as reasoning_effort.")
+    effort: str | None = Field(None, description="A level of effort, like reasoning_effort.")
     max_tokens: Count | None = Field(None, description="Cap on the thinking.")
     exclude: bool = Field(False, description="Think, but leave the thinking out of the response.")
     enabled: bool = Field(True, description="false: answer at once.")
@@ -94,7 +94,7 @@ EFFORTS: dict[str, Effort] = {
 class BudgetFields(Strict):
     """The fields of a request that say how long to think."""
 
-    thinking_token_budget: Count | None = Field(None, description="vLLM's name of budget_forcing.max_tokens.")
+    thinking_token_budget: Count | None = Field(None, description="vLLM's name for budget_forcing.max_tokens.")
     reasoning_effort: str | None = Field(None, description="A level whose budget the server defines.")
     reasoning: Reasoning | None = Field(None, description="OpenRouter's object.")
     thinking: Thinking | None = Field(None, description="Anthropic's object.")

@@ -54,24 +54,26 @@ class EngineOptions(Config):
     device: Literal["cpu", "gpu"] = Field("cpu", description="Where the model runs.")
     style: Style = Field("s1", description="Delimiters of the thinking: s1, or think-tags for models like Qwen3.")
     driver: Literal["auto", "segments", "in-engine"] = Field(
-        "auto", description="Who carries out the forcing: requests in segments, or a logits processor inside vLLM."
+        "auto", description="How forcing is carried out: requests in segments, or a logits processor inside vLLM."
     )
     max_model_len: PositiveInt = Field(2048, description="Tokens of prompt and completion together.")
-    max_num_seqs: PositiveInt = Field(64, description="Completions that are decoded at the same time.")
+    max_num_seqs: PositiveInt = Field(64, description="Most completions to decode at the same time.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Type of weights and activations; auto: what the device computes fastest in."
     )
     enforce_eager: bool | None = Field(
         None,
-        description="Do not compile the model: starts faster, runs slower on GPUs. By default so on CPUs; on GPUs the "
-        "model is compiled and its steps are CUDA graphs.",
+        description="Do not compile the model: starts faster, runs slower on GPUs. By default true on CPUs; false on "
+        "GPUs, where the model is compiled and uses CUDA graphs.",
     )
     kv_cache_gib: PositiveFloat | None = Field(
         None,
         description="Memory of the KV cache. By default 0.5 on CPUs; on GPUs what gpu_memory_utilization leaves beside "
         "the model.",
     )
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Part of the device's memory that vLLM may use.")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="Share of the device's memory that vLLM may use."
+    )
     tensor_parallel_size: PositiveInt = Field(1, description="GPUs of one replica.")
     threads: PositiveInt | None = Field(None, description="Threads of a CPU replica; by default one for each core.")
     engine_kwargs: dict[str, Any] = Field(

@@ -23,11 +23,15 @@ from serve.keys import is_hash
 class Autoscaling(Config):
     """Replicas follow the load: requests under way and waiting, divided by the target."""
 
-    min_replicas: PositiveInt = Field(1, description="Replicas that always stand ready.")
-    max_replicas: PositiveInt = Field(description="Replicas at the highest load.")
-    target_ongoing_requests: PositiveFloat = Field(32, description="Requests for each replica to aim at.")
-    upscale_delay_s: NonNegativeFloat = Field(10, description="How long the load has to be higher.")
-    downscale_delay_s: NonNegativeFloat = Field(300, description="How long the load has to be lower.")
+    min_replicas: PositiveInt = Field(1, description="Fewest replicas.")
+    max_replicas: PositiveInt = Field(description="Most replicas.")
+    target_ongoing_requests: PositiveFloat = Field(32, description="Target number of requests per replica.")
+    upscale_delay_s: NonNegativeFloat = Field(
+        10, description="How long the load must be higher before replicas are added."
+    )
+    downscale_delay_s: NonNegativeFloat = Field(
+        300, description="How long the load must be lower before replicas are removed."
+    )
 
     @model_validator(mode="after")
     def _check_order(self) -> Autoscaling:
@@ -41,42 +45,41 @@ class AppOptions(Config):
 
     models: dict[str, str] = Field(
         default_factory=lambda: {},
-        description="Model id -> folder in Hugging Face layout, hub id, or embedded:NAME. Clients name the id.",
+        description="Model id -> folder in Hugging Face layout, hub id, or embedded:NAME. Clients use the id.",
     )
     model: str | None = Field(None, description="A single model, served under the id `model_id`.")
     model_id: str = Field("s1", description="Id of the single model.")
     engine: EngineOptions = Field(default_factory=lambda: EngineOptions.model_validate({}))
     num_replicas: PositiveInt = Field(1, description="Engine replicas of each model.")
-    autoscaling: Autoscaling | None = Field(None, description="Replicas by load, instead of num_replicas.")
+    autoscaling: Autoscaling | None = Field(None, description="Scale replicas with the load, instead of num_replicas.")
     num_cpus: NonNegativeFloat = Field(0.5, description="Logical CPUs that one engine replica reserves in Ray.")
     max_ongoing_requests: PositiveInt = Field(64, description="Requests that one engine replica works on.")
     max_queued_requests: PositiveInt = Field(
         256,
-        description="Requests for a model that wait in each replica of the HTTP side; more are refused with 429 and "
+        description="Requests for a model that may wait in each ingress replica; more are refused with 429 and "
         "Retry-After.",
     )
-    ingress_replicas: PositiveInt = Field(1, description="Replicas of the HTTP side.")
-    ingress_cpus: NonNegativeFloat = Field(
-        0.1, description="Logical CPUs that each replica of the HTTP side reserves in Ray."
-    )
-    sampler_replicas: NonNegativeInt = Field(1, description="Replicas of the parallel sampler; 0: it is not served.")
+    ingress_replicas: PositiveInt = Field(1, description="Replicas of the ingress, which handles HTTP.")
+    ingress_cpus: NonNegativeFloat = Field(0.1, description="Logical CPUs that each ingress replica reserves in Ray.")
+    sampler_replicas: NonNegativeInt = Field(1, description="Replicas of the parallel sampler; 0 turns it off.")
     efforts: dict[str, Effort] = Field(
-        default_factory=lambda: EFFORTS, description="What the levels of reasoning_effort mean; replaces all of them."
+        default_factory=lambda: EFFORTS, description="Budgets of the levels of reasoning_effort; replaces all of them."
     )
     max_completion_tokens: PositiveInt | None = Field(
-        None, description="Longest completion that may be asked for; by default the model's context alone is the bound."
+        None,
+        description="Longest completion that a request may ask for; by default only the model's context limits it.",
     )
-    max_body_bytes: PositiveInt = Field(4 * 2**20, description="Longest body of a request; longer ones get 413.")
+    max_body_bytes: PositiveInt = Field(4 * 2**20, description="Longest request body; a longer one gets 413.")
     deadline_s: PositiveFloat | None = Field(
         None, description="Longest time for a request, waiting included. A request can ask for less."
     )
     drain_timeout_s: PositiveFloat = Field(
-        900, description="How long a replica that is taken down may finish what it has begun."
+        900, description="Time for a replica that is taken down to finish its requests."
     )
     api_keys: dict[str, str] = Field(
         default_factory=lambda: {},
-        description="Name -> SHA-256 of a key that clients have to send; none: everybody is let in. "
-        "`python -m serve.keys NAME` makes one.",
+        description="Name -> SHA-256 of a key that clients must send; if empty, no key is needed. `python -m "
+        "serve.keys NAME` makes one.",
     )
 
     @field_validator("models")

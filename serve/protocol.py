@@ -96,11 +96,11 @@ class StreamOptions(BaseModel):
 class ParallelSampling(Strict):
     """Several forced generations of one request, of which one is answered with."""
 
-    n: int = Field(ge=2, le=MAX_PARALLEL, description="Generations.")
+    n: int = Field(ge=2, le=MAX_PARALLEL, description="Number of generations.")
     method: Literal["majority", "best_of"] = Field(
         "majority",
-        description="majority: the answer that most of them give. best_of: of those that ended by themselves, the one "
-        "that thought least.",
+        description="majority: the most frequent answer. best_of: of the generations that ended by themselves, the "
+        "one that thought least.",
     )
 
 
@@ -108,7 +108,7 @@ class _Request(BudgetFields):
     """What both kinds of requests share."""
 
     model: str
-    max_tokens: PositiveCount | None = Field(None, description="Bound of the completion, the thinking included.")
+    max_tokens: PositiveCount | None = Field(None, description="Limit for the completion, including the thinking.")
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1, le=MAX_COUNT, description="0 or -1: all tokens.")
@@ -118,7 +118,7 @@ class _Request(BudgetFields):
     stream: bool = False
     stream_options: StreamOptions | None = None
     deadline_s: float | None = Field(
-        None, gt=0, le=MAX_DEADLINE_S, description="Seconds, waiting included, after which the request is given up."
+        None, gt=0, le=MAX_DEADLINE_S, description="Seconds, including waiting, after which the request is abandoned."
     )
     parallel_sampling: ParallelSampling | None = None
 

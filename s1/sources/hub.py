@@ -17,10 +17,10 @@ class Hub(Config):
     """One split of one data set."""
 
     name: str = Field(default="", description="Data set, such as simplescaling/s1K-1.1.")
-    config: str | None = Field(default=None, description="Its configuration (subset), when it has several.")
-    split: str = Field(default="train", description="Its split.")
+    config: str | None = Field(default=None, description="Configuration (subset), if the data set has several.")
+    split: str = Field(default="train", description="Split of the data set.")
     files: str | None = Field(default=None, description="Files to read, with a format such as json as the name.")
-    revision: str | None = Field(default=None, description="Commit or tag; the newest when left out.")
+    revision: str | None = Field(default=None, description="Commit or tag; by default the newest.")
 
 
 def records(hub: Hub) -> Iterator[Record]:

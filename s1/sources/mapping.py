@@ -35,14 +35,16 @@ class Fields(Config):
     """Which field of a record holds what; a field that is left out is found by its usual names."""
 
     question: str | None = Field(
-        default=None, description="Field with the question; found by itself: question, problem, …"
+        default=None, description="Field with the question; recognised by default: question, problem, …"
     )
     answer: str | None = Field(
-        default=None, description="Field with the reference answer; found by itself: answer, label, …"
+        default=None, description="Field with the reference answer; recognised by default: answer, label, …"
     )
-    solution: str | None = Field(default=None, description="Field with a worked solution; found by itself: solution, …")
+    solution: str | None = Field(
+        default=None, description="Field with a worked solution; recognised by default: solution, …"
+    )
     domain: str | None = Field(
-        default=None, description="Field with the subject; found by itself: domain, subject, type, …"
+        default=None, description="Field with the subject; recognised by default: domain, subject, type, …"
     )
     source: str | None = Field(
         default=None, description="Field that says where the question comes from; by default the file or data set."

@@ -30,13 +30,15 @@ _BLOCKED = frozenset(
 class Gemini(Service):
     """Which of Google's models to ask, and how."""
 
-    base_url: str = Field(default="", description="Another address of the service; Google's own when empty.")
+    base_url: str = Field(default="", description="Address of the service; by default Google's own.")
     api_key_env: str = Field(default="GEMINI_API_KEY", description="Environment variable that holds the key.")
     thinking_level: Literal["minimal", "low", "medium", "high"] | None = Field(
-        default=None, description="How much Gemini 3 thinks; the model's default when left out."
+        default=None, description="How much Gemini 3 thinks; by default the model's own choice."
     )
     thinking_budget: int | None = Field(
-        default=None, ge=-1, description="Thinking tokens of Gemini 2.5; -1: as it likes. The model's default."
+        default=None,
+        ge=-1,
+        description="Thinking tokens of Gemini 2.5; -1: no limit of ours. By default the model's own.",
     )
 
     def identity(self) -> dict[str, Any]:

@@ -18,13 +18,19 @@ from s1.teachers.protocol import without_ids
 class Limits(Config):
     """How much a service may be asked at once, by one job in the whole cluster."""
 
-    requests_per_minute: float | None = Field(default=None, gt=0, description="As the service allows; no limit.")
-    tokens_per_minute: float | None = Field(
-        default=None, gt=0, description="Prompt and response together, as the service allows; no limit."
+    requests_per_minute: float | None = Field(
+        default=None, gt=0, description="Requests per minute that the service allows; by default no limit."
     )
-    max_concurrency: int = Field(default=256, ge=1, description="Most requests under way; it adapts below this.")
+    tokens_per_minute: float | None = Field(
+        default=None,
+        gt=0,
+        description="Tokens per minute of prompt and response that the service allows; by default no limit.",
+    )
+    max_concurrency: int = Field(
+        default=256, ge=1, description="Most requests under way; the number adapts below this."
+    )
     give_up_after_s: float = Field(
-        default=1800.0, gt=0, description="Stop the job when requests have done nothing but fail for so long."
+        default=1800.0, gt=0, description="Stop the job after this long without a successful request."
     )
 
 

@@ -29,17 +29,19 @@ class Recorded(Config):
 
     path: str = Field(
         default="",
-        description="File, folder, glob or hub:owner/name with question, thinking and attempt; the questions' own "
-        "solutions when empty.",
+        description="File, folder, glob or hub:owner/name with question, thinking and attempt; if empty, the "
+        "questions' own solutions.",
     )
-    question: str | None = Field(default=None, description="Its field with the question; found by itself.")
-    thinking: str | None = Field(default=None, description="Its field with the thinking; found by itself.")
-    attempt: str | None = Field(default=None, description="Its field with the answer to the reader; found by itself.")
+    question: str | None = Field(default=None, description="Field with the question; recognised by default.")
+    thinking: str | None = Field(default=None, description="Field with the thinking; recognised by default.")
+    attempt: str | None = Field(default=None, description="Field with the final answer; recognised by default.")
     on_fault: Literal["stop", "set_aside"] = Field(
-        default="stop", description="A row that cannot be used: stop and name it, or set it aside and count it."
+        default="stop", description="What to do with an unusable row: stop and name it, or set it aside and count it."
     )
-    label: str = Field(default="recorded", description="Who wrote them: the column teacher.")
-    kind: str = Field(default="recorded", description="What they are: the column trace_kind (recorded, raw, summary).")
+    label: str = Field(default="recorded", description="Who wrote the traces, for the column teacher.")
+    kind: str = Field(
+        default="recorded", description="What the traces are, for the column trace_kind: recorded, raw or summary."
+    )
 
 
 def check(settings: Recorded) -> None:

@@ -29,7 +29,7 @@ class TeacherOptions(Config):
     teacher: TeacherName = Field(
         default="worked", description=f"Who writes the traces: {', '.join(TEACHERS)}, or module:Class of your own."
     )
-    then: TeacherName | None = Field(default=None, description="Who is asked for what the first one declines.")
+    then: TeacherName | None = Field(default=None, description="Second teacher, for what the first one declines.")
     recorded: records.Recorded = Field(default=records.Recorded(), description="Traces that exist already.")
     worked: Worked = Field(default=Worked(), description="Steps that are correct by construction.")
     vllm: engines.Vllm = Field(default=engines.Vllm(), description="A local model.")

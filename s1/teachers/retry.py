@@ -21,10 +21,14 @@ _RETRY_INFO = "google.rpc.RetryInfo"
 class Retry(Config):
     """Bounds of asking again."""
 
-    attempts: int = Field(default=6, ge=1, description="Requests for one question, the first one included.")
-    first_pause_s: float = Field(default=1.0, gt=0, description="Longest pause after the first failure; doubles.")
+    attempts: int = Field(default=6, ge=1, description="Tries per question, including the first.")
+    first_pause_s: float = Field(
+        default=1.0, gt=0, description="Longest pause after the first failure; doubles with every further one."
+    )
     longest_pause_s: float = Field(
-        default=120.0, gt=0, description="Longest pause of ours; for one that the service asks for see give_up_after_s."
+        default=120.0,
+        gt=0,
+        description="Longest pause of our own; pauses that the service asks for are limited by give_up_after_s.",
     )
 
     def pause_s(self, attempt: int, retry_after_s: float | None, draw: random.Random, give_up_after_s: float) -> float:

@@ -30,16 +30,20 @@ _DETAIL_CHARS = 300
 class Service(Config):
     """A model behind an interface that costs money."""
 
-    model: str = Field(default="", description="Model name as the service knows it.")
-    base_url: str = Field(default="", description="Where the service is.")
+    model: str = Field(default="", description="Name of the model at the service.")
+    base_url: str = Field(default="", description="Address of the service.")
     api_key_env: str = Field(default="", description="Environment variable that holds the key; empty: no key.")
-    system: str | None = Field(default=None, description="System prompt; none when left out.")
+    system: str | None = Field(default=None, description="System prompt; by default none.")
     max_tokens: int | None = Field(default=None, ge=1, description="Limit of one response, thinking included.")
-    temperature: float | None = Field(default=None, ge=0, description="Sampling temperature; the service's default.")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus sampling; the service's default.")
+    temperature: float | None = Field(
+        default=None, ge=0, description="Sampling temperature; by default the service's own."
+    )
+    top_p: float | None = Field(
+        default=None, gt=0, le=1, description="Nucleus sampling (top-p); by default the service's own."
+    )
     timeout_s: float = Field(default=1800.0, gt=0, description="Longest wait for one response.")
-    retry: Retry = Field(default=Retry(), description="When to ask again.")
-    limits: Limits = Field(default=Limits(), description="How much at once, by one job in the whole cluster.")
+    retry: Retry = Field(default=Retry(), description="Retries.")
+    limits: Limits = Field(default=Limits(), description="Rate limits, for one job in the whole cluster.")
     usd_per_million_input: float = Field(default=0.0, ge=0, description="Price of prompt tokens.")
     usd_per_million_output: float = Field(default=0.0, ge=0, description="Price of thinking and answer tokens.")
     expected_input_tokens: int = Field(default=200, ge=0, description="Prompt tokens of a request, for estimates.")

@@ -27,7 +27,7 @@ class Vllm(Config):
 
     model: str = Field(default="", description="Model reference: embedded:NAME, a folder, or a hub id.")
     style: Style = Field(default="think-tags", description="How the model marks its thinking.")
-    system: str | None = Field(default=None, description="System prompt; the chat template's own when left out.")
+    system: str | None = Field(default=None, description="System prompt; by default the chat template's own.")
     max_tokens: int = Field(default=32768, ge=1, description="Limit of one response, thinking included.")
     temperature: float = Field(default=0.6, ge=0, description="Sampling temperature; 0 is greedy.")
     top_p: float = Field(default=0.95, gt=0, le=1, description="Nucleus sampling.")

@@ -35,7 +35,7 @@ class Solution:
 class Worked(Config):
     """How the `worked` teacher writes."""
 
-    families: tuple[str, ...] = Field(default=(), description="Families to solve; all that it can when empty.")
+    families: tuple[str, ...] = Field(default=(), description="Task families to solve; if empty, all it knows.")
     check_share: float = Field(default=0.35, ge=0, le=1, description="Share of traces with a checking pass.")
 
 

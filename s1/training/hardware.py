@@ -55,24 +55,30 @@ class Hardware(Config):
     memory_gib: float | None = Field(None, gt=0, description="Memory of one worker.")
     peak_tflops: float | None = Field(None, gt=0, description="Peak of one device in bf16.")
     per_node: int | None = Field(None, ge=1, description="Devices of one node.")
-    host_gib: float | None = Field(None, gt=0, description="Memory of one node, beside that of its devices.")
-    local_gb_per_s: float | None = Field(None, gt=0, description="Between devices of a node, one direction.")
+    host_gib: float | None = Field(None, gt=0, description="Memory of one node, besides that of its devices.")
+    local_gb_per_s: float | None = Field(None, gt=0, description="Bandwidth between devices of a node, one direction.")
     node_gbit_per_s: float | None = Field(
         None,
         gt=0,
-        description="Between nodes, all devices of a node together. The usual value takes EFA or InfiniBand; one "
+        description="Bandwidth between nodes, all devices of a node together. The default takes EFA or InfiniBand; one "
         "network card has 100 on a p5.48xlarge and 200 on an a3-highgpu-8g.",
     )
     storage_gb_per_s: float = Field(
-        2.0, gt=0, description="What a node writes to the run folder: 0.5 to EFS, 0.35 to Filestore's basic SSD."
+        2.0,
+        gt=0,
+        description="Speed at which a node writes to the run folder: 0.5 to EFS, 0.35 to Filestore's basic SSD.",
     )
-    efficiency: float = Field(PAPER_EFFICIENCY, gt=0, le=1, description="Share of the peak while a device computes.")
-    tokens_per_s: float | None = Field(None, gt=0, description="Measured speed of one worker; instead of the peak.")
+    efficiency: float = Field(
+        PAPER_EFFICIENCY, gt=0, le=1, description="Share of the peak that a device reaches while it computes."
+    )
+    tokens_per_s: float | None = Field(None, gt=0, description="Measured speed of one worker, instead of the peak.")
     usd_per_hour: float | None = Field(
-        None, ge=0, description="Price of one device for an hour, on demand; not given: the device's typical one."
+        None, ge=0, description="Price of one device per hour, on demand; by default a typical one."
     )
     spot_usd_per_hour: float | None = Field(
-        None, ge=0, description="The same as a spot instance; not given, beside a price on demand of yours: unknown."
+        None,
+        ge=0,
+        description="Price as a spot instance; by default a typical one, or unknown if you set usd_per_hour.",
     )
 
     @field_validator("device")
