@@ -73,7 +73,7 @@ def check(options: CollectOptions) -> None:
     elif options.source == "paper":
         for name in options.sources:
             if name not in paper.SOURCES:
-                raise UserError(f"sources: {name!r} is none of the paper's: {', '.join(paper.SOURCES)}")
+                raise UserError(f"sources: {name!r} is not one of the paper's: {', '.join(paper.SOURCES)}")
     elif not options.hub.name:
         raise UserError("source hub needs --hub.name: a data set such as simplescaling/s1K-1.1")
 

@@ -221,7 +221,7 @@ def check_stopped(options: DistillOptions, tally: Tally, stopped: str | None, le
         return
     raise UserError(
         f"{stopped}; {left} of {tally.total} questions are left, what was finished is kept in {ledger.uri}: run the "
-        f"same command again to go on (with a higher --max-usd, if that was the reason), or take what there is with "
+        f"same command again to go on (with a higher --max-usd, if that was the reason), or accept what there is with "
         f"--max-lost {tally.lost_share}"
     )
 
@@ -235,7 +235,7 @@ def check_losses(options: DistillOptions, tally: Tally) -> None:
         )
     if tally.num_lost > options.max_lost * tally.total:
         raise UserError(
-            f"{tally.num_lost} of {tally.total} requests failed again and again ({tally.main_loss()}); what was "
+            f"{tally.num_lost} of {tally.total} requests failed repeatedly ({tally.main_loss()}); what was "
             f"finished is kept: run the same command again, or allow the loss with --max-lost {tally.lost_share}"
         )
     if not tally.counts[Status.OK]:

@@ -120,7 +120,7 @@ def upload(repo: str, kind: str, folder: str, message: str, *, private: bool) ->
     except hub_client.failures() as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{repo!r}: the hub does not take it ({reason}); check the name, the connection and HF_TOKEN"
+            f"{repo!r}: the hub refused it ({reason}); check the name, the connection and HF_TOKEN"
         ) from error
     return str(url)
 

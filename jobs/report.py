@@ -108,7 +108,7 @@ def _check_names(options: ReportOptions) -> None:
     for name, path in map(_named, (*options.compare, *options.lm_eval)):
         if name in seen:
             raise UserError(
-                f"compare: {path} is called {name!r}, as a model or another run is; names must differ: say NAME={path}"
+                f"compare: {path} is called {name!r}, like a model or another run; names must differ: use NAME={path}"
             )
         seen.add(name)
 

@@ -162,8 +162,8 @@ def _check_packing(options: TrainOptions) -> None:
     """Refuse what would let the sequences of a pack see each other."""
     if options.attention == "eager":
         raise UserError(
-            "packing with attention=eager would let a sequence see the one before it: only torch's attention is called "
-            "sequence by sequence; use attention=sdpa"
+            "packing with attention=eager would let a sequence see the one before it: only torch's own kernels are called "
+            "once per sequence; use attention=sdpa"
         )
     file = Path(options.model).expanduser() / "config.json"
     if not file.is_file():
@@ -177,7 +177,7 @@ def check_packable(ref: str, config: Mapping[str, Any]) -> None:
     layers = set(config.get("layer_types") or ["full_attention"])
     if kind not in PACKABLE or layers != {"full_attention"} or config.get("use_sliding_window"):
         raise UserError(
-            f"{ref}: packing is proven for full attention in models of the kinds {', '.join(PACKABLE)}, not for {kind} "
+            f"{ref}: packing is tested for full attention in models of the kinds {', '.join(PACKABLE)}, not for {kind} "
             f"with {', '.join(sorted(layers))}; leave out packing"
         )
 
@@ -187,8 +187,8 @@ def _check_parallel(options: TrainOptions) -> None:
     device = options.hardware.device
     if device != "cpu" and not options.gpus_per_worker:
         raise UserError(
-            f"hardware.device={device} with gpus_per_worker=0: the workers would train on CPUs, planned and billed as "
-            f"{device}; set gpus_per_worker=1, or hardware.device=cpu"
+            f"hardware.device={device} with gpus_per_worker=0: the workers would train on CPUs but be planned and "
+            f"billed as {device}; set gpus_per_worker=1, or hardware.device=cpu"
         )
     size, shards = options.sequence_parallel, options.secondary_shards
     if size > 1 and not options.packing:
@@ -207,7 +207,7 @@ def check_heads(options: TrainOptions, of: ModelShape) -> None:
     if of.heads % size:
         raise UserError(
             f"sequence_parallel={size}: the {of.heads} attention heads of {options.model} are not divisible by it; "
-            f"possible are {', '.join(str(n) for n in range(1, of.heads + 1) if of.heads % n == 0)}"
+            f"use one of {', '.join(str(n) for n in range(1, of.heads + 1) if of.heads % n == 0)}"
         )
 
 
@@ -228,7 +228,7 @@ def shape(ref: str) -> ModelShape:
     if ref and file.is_file():
         return shape_from_config(configuration(file), ref)
     models.check(ref)
-    raise UserError(f"model {ref!r}: its shape is not known here; known are {', '.join(KNOWN)}, and any folder")
+    raise UserError(f"model {ref!r}: its shape is not known here; use {', '.join(KNOWN)}, or any folder")
 
 
 def configuration(file: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def check(options: TrainOptions) -> None:
     wrong = _complaint(options, fewest)
     if wrong is not None:
         possible = ", ".join(map(str, sizes(options)))
-        raise UserError(f"min_workers={fewest} cannot share the training equally; possible are {possible}")
+        raise UserError(f"min_workers={fewest} cannot share the training equally; use one of {possible}")
 
 
 def _complaint(options: TrainOptions, workers: int) -> str | None:

@@ -72,7 +72,8 @@ def check(ref: str) -> None:
         name = ref.removeprefix(PREFIX)
         if name not in EMBEDDED:
             raise UserError(
-                f"unknown embedded model {ref!r}: there are {', '.join(PREFIX + name for name in EMBEDDED)}"
+                f"unknown embedded model {ref!r}: the embedded models are "
+                f"{', '.join(PREFIX + name for name in EMBEDDED)}"
             )
         _package_folder(EMBEDDED[name])
         return

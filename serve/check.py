@@ -30,7 +30,7 @@ def check(path: Path) -> list[str]:
     lines: list[str] = []
     for application in file.applications:
         if application.import_path != _BUILDER:
-            raise UserError(f"{path}: import_path={application.import_path!r}: applications here are {_BUILDER}")
+            raise UserError(f"{path}: import_path={application.import_path!r}: must be {_BUILDER}")
         lines += _application(f"{path}: {application.name}.args", application.args)
     if not lines:
         raise UserError(f"{path}: applications=[]: give at least one, with import_path: {_BUILDER}")

@@ -120,8 +120,8 @@ class AppOptions(Config):
             for name, most in bounds.items():
                 if effort.min_tokens is not None and most is not None and effort.min_tokens > most:
                     raise ValueError(
-                        f"efforts.{level}.min_tokens={effort.min_tokens} is above {name}={most}; lower the one or "
-                        "raise the other"
+                        f"efforts.{level}.min_tokens={effort.min_tokens} is above {name}={most}; lower one or raise "
+                        "the other"
                     )
         return self
 

@@ -78,7 +78,7 @@ class Message(BaseModel):
     def _check_parts(cls, content: Any) -> Any:
         """Before the parts themselves are, and by the one rule that is broken, not by all that a content can be."""
         if isinstance(content, list) and len(parts := cast(list[Any], content)) > MAX_PARTS:
-            raise ValueError(f"has {len(parts)} parts, and at most {MAX_PARTS} are read; join them")
+            raise ValueError(f"has {len(parts)} parts, and at most {MAX_PARTS} are allowed; join them")
         return content
 
     def plain(self) -> events.Message:

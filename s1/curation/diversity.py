@@ -121,7 +121,7 @@ def run_of(method: str) -> Run:
         raise UserError(f"method={method!r}: methods are {', '.join(METHODS)}, or module:function of your own")
     found: Any = extensions.load(method)
     if not callable(found):
-        raise UserError(f"{method!r} must be a function of the pool and the number of rows that gives indices")
+        raise UserError(f"{method!r} must be a function of the pool and the number of rows that returns indices")
     return cast(Run, found)
 
 

@@ -39,5 +39,5 @@ def records(hub: Hub) -> Iterator[Record]:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"data set {where!r} (split {hub.split!r}) cannot be read: {reason}; check its name, the connection and "
-            "HF_TOKEN, or give files of your own: --source files, of a benchmark NAME=PATH"
+            "HF_TOKEN, or use your own files: --source files, or NAME=PATH for a benchmark"
         ) from error

@@ -87,7 +87,7 @@ def _function(reference: str) -> Callable[[], Iterable[Any]]:
     """The function of `module:function`, which takes nothing and gives rows."""
     found = extensions.load(reference)
     if not inspect.isfunction(found) or inspect.iscoroutinefunction(found) or not _takes_nothing(found):
-        raise UserError(f"{reference!r} must be a function without arguments that gives rows, one dict after another")
+        raise UserError(f"{reference!r} must be a function without arguments that returns rows, each a dict")
     return found
 
 
@@ -111,7 +111,7 @@ def find(reference: str) -> tuple[pafs.FileSystem, list[str]]:
     try:
         names = _glob(fs, path) if _GLOB & set(path) else _listed(fs, path)
     except OSError as error:
-        raise UserError(f"{reference}: cannot be opened ({error}); check the path and its rights") from error
+        raise UserError(f"{reference}: cannot be opened ({error}); check the path and its permissions") from error
     if names is None:
         raise UserError(f"{reference}: no such file or folder; give a file, a folder or a glob")
     known = [name for name in names if _format(name)]

@@ -120,7 +120,7 @@ def api_key(settings: Service, name: str) -> SecretStr | None:
     if bad is not None:
         raise UserError(
             f"{name}.api_key_env={settings.api_key_env!r}: character {bad} of {len(key)} of this environment variable "
-            "is a space, a line break or no ASCII (a typographic quote?), which no key has; export it anew"
+            "is a space, a line break or not ASCII (a typographic quote?), which no key contains; export it again"
         )
     return SecretStr(key)
 

@@ -95,4 +95,4 @@ def shape_from_config(config: Mapping[str, Any], where: str) -> ModelShape:
             qk_norm=kind == "qwen3",
         )
     except KeyError as error:
-        raise UserError(f"{where}: config.json has no {error}; give the whole configuration of a model") from error
+        raise UserError(f"{where}: config.json has no {error}; give the complete configuration of a model") from error

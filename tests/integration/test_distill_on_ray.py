@@ -315,7 +315,7 @@ def test_requests_that_keep_failing_stop_the_job_and_only_they_are_asked_again(r
     collect_texts(tmp_path, [f"question {number}" for number in range(10)])
     healthy = False
     with teaching(lambda text, _: completion("hm", "7") if healthy or text[-1] != "3" else refusal(503)) as server:
-        with pytest.raises(UserError, match=r"1 of 10 requests failed again and again \(HTTP 503: not now\)"):
+        with pytest.raises(UserError, match=r"1 of 10 requests failed repeatedly \(HTTP 503: not now\)"):
             execute(distill.JOB, endpoint(server.base_url), str(tmp_path))
         allowed = execute(distill.JOB, endpoint(server.base_url, max_lost=0.1), str(tmp_path))
         assert (allowed.rows_out, allowed.dropped) == (9, {"transient": 1})

@@ -15,7 +15,7 @@ from s1 import schema
 from s1.artifacts import Artifact, Manifest
 
 COMMANDS = {
-    "publish": (["jobs.publish", "--repo", "me/mine"], "'me/mine': the hub does not take it ("),
+    "publish": (["jobs.publish", "--repo", "me/mine"], "'me/mine': the hub refused it ("),
     "collect": (["jobs.collect", "--source", "hub", "--hub.name", "me/mine"], "data set 'me/mine' (split 'train')"),
     "train": (["jobs.train", "--model", "me/mine"], "model 'me/mine' is not in the hub's cache and cannot be downl"),
 }

@@ -141,7 +141,7 @@ def test_a_repository_that_cannot_be_one_is_said_first(tmp_path: Path):
 def test_a_hub_that_does_not_take_it_is_one_line_and_nothing_is_committed(tmp_path: Path, monkeypatch):
     put(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="the hub does not take it"):
+    with pytest.raises(UserError, match="the hub refused it"):
         execute(JOB, PublishOptions(repo="me/mine"), str(tmp_path))
     assert Artifact(str(tmp_path / "published")).manifest() is None
 

@@ -19,7 +19,7 @@ def test_a_local_folder_is_itself(tmp_path: Path):
 @pytest.mark.parametrize(
     ("ref", "says"),
     [
-        ("embedded:gpt-5", "there are embedded:smollm2-135m-instruct"),
+        ("embedded:gpt-5", "the embedded models are embedded:smollm2-135m-instruct"),
         ("./nowhere", "no such folder"),
         ("nowhere", "not a hub id"),
         ("", "not a hub id"),

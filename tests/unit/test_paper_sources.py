@@ -185,5 +185,5 @@ def test_a_sampled_source_gives_as_many_as_the_paper_had(tmp_path, monkeypatch):
 
 
 def test_an_unknown_source_is_said_before_anything_is_read(tmp_path):
-    with pytest.raises(UserError, match="'MMLU' is none of the paper's"):
+    with pytest.raises(UserError, match="'MMLU' is not one of the paper's"):
         execute(JOB, CollectOptions(source="paper", sources=("MMLU",)), str(tmp_path))

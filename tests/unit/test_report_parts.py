@@ -75,10 +75,10 @@ def test_the_running_mean_of_the_last_values():
         ({"paper": ("AIME26",)}, "the paper has points of AIME24"),
         ({"compare": ("nowhere",)}, "nowhere holds no generations"),
         ({"lm_eval": ("nowhere",)}, "no such file or folder"),
-        ({"compare": ("a/laptop", "b/laptop")}, "b/laptop is called 'laptop'.*say NAME=b/laptop"),
+        ({"compare": ("a/laptop", "b/laptop")}, "b/laptop is called 'laptop'.*use NAME=b/laptop"),
         ({"compare": ("old=a",), "lm_eval": ("old=b",)}, "b is called 'old'"),
         ({"compare": ("tuned=a",)}, "a is called 'tuned'"),
-        ({"compare": ("runs/base",)}, "say NAME=runs/base"),
+        ({"compare": ("runs/base",)}, "use NAME=runs/base"),
     ],
 )
 def test_what_cannot_be_shown_is_said_first(options: dict[str, Any], message: str):

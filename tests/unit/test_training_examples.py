@@ -104,7 +104,7 @@ SMOL = "embedded:smollm2-135m-instruct"
         ({"packing": True, "attention": "eager"}, "would let a sequence see the one before it: .*; use attention=sdpa"),
         ({"sequence_parallel": 3}, "divides packed sequences; add --packing"),
         ({"packing": True, "sequence_parallel": 2}, "workers=1 is not divisible by sequence_parallel=2"),
-        ({"packing": True, "sequence_parallel": 2, "workers": 2}, "the 9 attention heads .* possible are 1, 3, 9"),
+        ({"packing": True, "sequence_parallel": 2, "workers": 2}, "the 9 attention heads .* use one of 1, 3, 9"),
         ({"secondary_shards": 2, "workers": 2}, "secondary_shards=2 needs zero_stage=3, not 1"),
         ({"min_workers": 2}, "min_workers=2 is more than workers=1"),
         ({"attention": "flash_attention_3"}, "needs GPUs and bf16, not gpus_per_worker=0 and .*; take sdpa"),
@@ -125,11 +125,11 @@ SMOL = "embedded:smollm2-135m-instruct"
         ),
         (
             {"workers": 16, "min_workers": 3},
-            "min_workers=3 cannot share the training equally; possible are 1, 2, 4, 8, 16$",
+            "min_workers=3 cannot share the training equally; use one of 1, 2, 4, 8, 16$",
         ),
         (
             {"packing": True, "sequence_parallel": 3, "workers": 12, "batch_size": 12, "min_workers": 2},
-            "min_workers=2 cannot share the training equally; possible are 3, 6, 9, 12$",
+            "min_workers=2 cannot share the training equally; use one of 3, 6, 9, 12$",
         ),
         (
             {"packing": True, "sequence_parallel": 3, "workers": 15, "batch_size": 12},
@@ -162,7 +162,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
     ],
 )
 def test_models_that_may_mix_the_sequences_of_a_pack_are_refused(config):
-    with pytest.raises(UserError, match="packing is proven for full attention"):
+    with pytest.raises(UserError, match="packing is tested for full attention"):
         check_packable("model", config)
     check_packable("model", {"model_type": "qwen2", "layer_types": ["full_attention"] * 2, "use_sliding_window": False})
 
