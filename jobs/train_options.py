@@ -162,7 +162,7 @@ def _check_packing(options: TrainOptions) -> None:
     """Refuse what would let the sequences of a pack see each other."""
     if options.attention == "eager":
         raise UserError(
-            "packing with attention=eager would let a sequence see the one before it: only torch's own kernels are called "
+            "packing with attention=eager would let a sequence see the one before it: only torch's attention is called "
             "once per sequence; use attention=sdpa"
         )
     file = Path(options.model).expanduser() / "config.json"
