@@ -7,20 +7,23 @@ overrides one value. A mistake ends in one line on stderr and exit code 2, befor
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from jobs import termination
-from s1.config import Config, ConfigT, preset_names, read_preset, validate
+from s1.config import Config, ConfigT, plain_rule, preset_names, read_preset, validate
 from s1.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "laptop"
+# What a preset may hold beside `run_dir` and `extends`: the jobs that have options of their own.
+SECTIONS = ("collect", "distill", "featurize", "select", "train", "evaluate", "report", "publish", "plan")
 
 _BOX = re.compile(r"[─│╭╮╰╯]|-{8,}")
 # Of one field, or (`whole`) of several together.
@@ -29,6 +32,7 @@ _VIOLATION = re.compile(
     r"(?:Value error, (?P<whole>.+?)|(?P<key>\S+) (?:Value error, )?(?P<rule>.+?)) "
     r"\[type=.*?input_value=(?P<value>.+?), "
 )
+_UNKNOWN = "Unrecognized options:"
 Result = TypeVar("Result")
 
 
@@ -67,6 +71,7 @@ def parse(
 
     preset, rest = _take_preset(argv)
     sections = read_preset(PRESETS, preset)
+    _check_sections(preset, sections)
     default = validate(cls, {**fill(sections), "preset": preset}, f"preset {preset!r}")
     complaints = io.StringIO()
     try:
@@ -74,7 +79,7 @@ def parse(
             parsed = tyro.cli(cls, args=rest, default=default, prog=prog, description=description)
     except SystemExit as exit_:
         if exit_.code:
-            raise UserError(_one_line(complaints.getvalue(), prog, lambda *key: _option(cls, rest, *key))) from None
+            raise UserError(_one_line(complaints.getvalue(), prog, cls, rest)) from None
         raise
     except ValueError as error:
         raise UserError(f"{' '.join(str(error).split())}; see {prog} --help") from error
@@ -85,6 +90,15 @@ def parse(
 def presets() -> list[str]:
     """Names that `--preset` takes."""
     return preset_names(PRESETS)
+
+
+def _check_sections(preset: str, sections: Mapping[str, Any]) -> None:
+    """UserError for a section that no job reads: what it says would be ignored."""
+    for name in sections:
+        if name not in ("run_dir", *SECTIONS):
+            near = difflib.get_close_matches(str(name), SECTIONS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"preset {preset!r}: unknown section {name!r}: sections are {', '.join(SECTIONS)}{hint}")
 
 
 def _take_preset(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -100,16 +114,24 @@ def _take_preset(argv: Sequence[str]) -> tuple[str, list[str]]:
             index += 1
             preset = args[index]
         else:
-            raise UserError(f"--preset needs a name: {', '.join(presets())}")
+            raise UserError(f"--preset needs a name ({', '.join(presets())}) or the path of a YAML file")
         index += 1
     return preset, rest
+
+
+def flags(args: Sequence[str]) -> set[str]:
+    """The options that a command line gives, by their names in the configuration: `train.batch_size`."""
+    return {
+        argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        for argument in args
+        if argument.startswith("--")
+    }
 
 
 def _option(cls: type[Config], args: Sequence[str], model: str, key: str) -> str:
     """The whole name of the option `key` of the group that `model` describes, as the command line has it."""
     places = [f"{place}.{key}" for place in _places(cls, model)]
-    flags = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in args}
-    given = [place for place in places if place in flags]
+    given = [place for place in places if place in flags(args)]
     return (given or places or [key])[0]
 
 
@@ -122,24 +144,58 @@ def _places(cls: type[Config], model: str) -> Iterator[str]:
                 yield from (f"{name}.{place}" for place in _places(kind, model))
 
 
-def _one_line(box: str, prog: str, option: Callable[[str, str], str]) -> str:
-    """tyro's message box, several lines in a frame, as one line. `option`: class and field to the option's name."""
+def _one_line(box: str, prog: str, cls: type[Config], args: Sequence[str]) -> str:
+    """tyro's message box about `args`, several lines in a frame, as one line."""
     lines = [line.strip() for line in _BOX.sub("", box).splitlines()]
     lines = [line for line in lines if line]
-    body = lines[1:] if len(lines) > 1 and not lines[0].startswith(("Error", "Unrecognized options:")) else lines
+    body = lines[1:] if len(lines) > 1 and not lines[0].startswith(("Error", _UNKNOWN)) else lines
     text: list[str] = []
     for line in body:
         if line.startswith(("Argument helptext", "For full helptext", "Arguments similar", "Perhaps you meant")):
             break
         text.append(line)
-    hint = next((lines[i + 1] for i, line in enumerate(lines[:-1]) if line.startswith("Perhaps you meant")), "")
-    tail = f"; did you mean {hint}?" if hint else f"; see {prog} --help"
-    found = _VIOLATION.search(" ".join(text))
+    tail = f"; see {prog} --help"
+    said = " ".join(text)
+    if said.startswith(_UNKNOWN):
+        unknown = said.removeprefix(_UNKNOWN).split(",")[0].strip()
+        meant = " or ".join(_meant(cls, unknown))
+        return f"unknown option {unknown}" + (f"; did you mean {meant}?" if meant else tail)
+    found = _VIOLATION.search(said)
     if found is None:
-        return " ".join(text) + tail
+        return said + tail
     if found["whole"]:
         return found["whole"] + tail
-    return f"{option(found['model'], found['key'])}={found['value']}: {found['rule']}{tail}"
+    key = re.sub(r"\.\d+\b", "", found["key"])  # of a list: which of its values is wrong stands behind it
+    return f"{_option(cls, args, found['model'], key)}={found['value']}: {plain_rule(found['rule'])}{tail}"
+
+
+def _meant(cls: type[Config], unknown: str) -> list[str]:
+    """The options of `cls` that `unknown` may stand for: those with the same last part, else the nearest."""
+    name = unknown.partition("=")[0].removeprefix("--").replace("_", "-")
+    options = sorted(_options(cls), key=lambda option: (option.count("."), option))
+    last = name.rpartition(".")[2]
+    for part in (last, last.removeprefix("no-")):
+        same = [option for option in options if option.rpartition(".")[2] == part]
+        if same:
+            same = difflib.get_close_matches(name, same, n=1, cutoff=0.8) or same
+            negated = "" if part == last else "no-"
+            return ["--" + ".".join([*option.split(".")[:-1], negated + part]) for option in same[:3]]
+    parts = [option.rpartition(".")[2] for option in options]
+    near = difflib.get_close_matches(name, options, n=1) or [
+        options[parts.index(part)] for part in difflib.get_close_matches(last, parts, n=1)
+    ]
+    return [f"--{option}" for option in near]
+
+
+def _options(cls: type[Config]) -> Iterator[str]:
+    """The names of all options of `cls` as they stand on a command line, without the dashes before them."""
+    for name, field in cls.model_fields.items():
+        kind = field.annotation
+        flag = name.replace("_", "-")
+        if isinstance(kind, type) and issubclass(kind, Config):
+            yield from (f"{flag}.{option}" for option in _options(kind))
+        else:
+            yield flag
 
 
 def show(config: Config) -> str:

@@ -46,7 +46,8 @@ class FeaturizeOptions(Config):
     """What is measured, and with which models."""
 
     student: str = Field(
-        default="embedded:smollm2-135m-instruct", description="Model whose tokenizer counts a trace's tokens."
+        default="embedded:smollm2-135m-instruct",
+        description="Model whose tokenizer counts a trace's tokens; left out: the one that is trained, train.model.",
     )
     solver: SolverOptions = Field(default=SolverOptions(), description="Models that attempt the questions.")
     embedder: EmbedderOptions = Field(default=EmbedderOptions(), description="Encoder of the questions.")
@@ -330,6 +331,12 @@ def touched_items(features: Mapping[str, Row], most: int = 50) -> dict[str, dict
     return {name: dict(count.most_common(most)) for name, count in counts.items()}
 
 
+def trained_model(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The student of a preset that names only the model to train."""
+    model = sections.get("train", {}).get("model")
+    return {} if model is None else {"student": model}
+
+
 JOB = Job(
     name="featurize",
     summary=(__doc__ or "").strip(),
@@ -341,6 +348,7 @@ JOB = Job(
     describe=describe,
     needs=lambda options: ("traces", "questions") if options.judge.enabled else ("traces",),
     outside=lambda options: [records.state(path) for path in options.test_sets],
+    linked=trained_model,
 )
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from jobs.evaluation_options import EvaluateOptions
 from jobs.featurize import FeaturizeOptions
 from jobs.ray_session import joins_cluster, ray_session, run_folder
 from jobs.report import ReportOptions
-from jobs.runner import Job, JobFlags, execute, plan, render_plan, up_to_date
+from jobs.runner import Job, JobFlags, execute, plan, render_plan, section, up_to_date
 from jobs.select import SelectOptions
 from jobs.train import TrainOptions
 from s1.artifacts import Artifact, Manifest, join
@@ -61,11 +61,17 @@ class PipelineOptions(JobFlags):
 
 def check(options: PipelineOptions) -> None:
     """Everything that can be known before anything starts: each stage by itself, then what they ask of each other."""
-    for job, stage in options.stages():
+    # The model to train is the student of featurize, too: what is wrong with it is told of train.
+    for job, stage in sorted(options.stages(), key=lambda each: each[0] is not train.JOB):
         try:
             job.check(stage)
         except UserError as error:
             raise UserError(f"{job.name}: {error}") from error
+    if options.featurize.student != options.train.model:
+        raise UserError(
+            f"featurize.student={options.featurize.student!r}: its tokenizer would count the traces that "
+            f"train.model={options.train.model!r} learns from; leave featurize.student out, or name the same model"
+        )
     if options.collect.num_test == 0 and not options.evaluate.benchmarks:
         raise UserError(
             "collect.num_test=0 leaves no unseen question to evaluate on; give at least 1, or evaluate.benchmarks"
@@ -131,10 +137,14 @@ def parse(argv: Sequence[str]) -> PipelineOptions:
         description=str(__doc__),
         fill=lambda sections: {
             "run_dir": sections["run_dir"],
-            **{job.name: sections.get(job.name, {}) for job in STAGES},
+            **{job.name: section(job, sections) for job in STAGES},
         },
     )
-    return options.model_copy(update={"run_dir": run_folder(options.run_dir)})
+    given = cli.flags(argv)
+    featurize_options = options.featurize
+    if "train.model" in given and "featurize.student" not in given:
+        featurize_options = featurize_options.model_copy(update={"student": options.train.model})
+    return options.model_copy(update={"run_dir": run_folder(options.run_dir), "featurize": featurize_options})
 
 
 def main(argv: Sequence[str]) -> None:

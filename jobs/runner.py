@@ -31,7 +31,11 @@ OptionsT = TypeVar("OptionsT", bound=Config)
 class RunFlags(Config):
     """Flags of every command about a run."""
 
-    preset: str = Field("laptop", description=f"Values of all options that are not given: {', '.join(cli.presets())}.")
+    preset: str = Field(
+        "laptop",
+        description=f"Values of all options that are not given: {', '.join(cli.presets())}, or a YAML file of your own "
+        "(docs/configuration.md).",
+    )
     run_dir: str = Field(
         "runs/laptop", description="Folder or URI (s3://…, gs://…) that holds the tables of this run, one folder each."
     )
@@ -80,6 +84,7 @@ class Job(Generic[OptionsT]):
     describe: Callable[[OptionsT, Mapping[str, Manifest | None]], Sequence[str]] = lambda *_: ()
     outside: Callable[[OptionsT], object] = lambda _: None  # state of files outside the run folder, as JSON
     needs: Callable[[OptionsT], tuple[str, ...]] | None = None  # the inputs that these very options need; else all
+    linked: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}  # options that other sections of a preset give
     how: tuple[str, ...] = ()  # options that change how the job runs, not what it writes: no part of its identity
 
 
@@ -223,12 +228,17 @@ def command(job: Job[OptionsT], argv: Sequence[str] | None = None) -> None:
     cli.main(lambda: _command(job, arguments))
 
 
+def section(job: Job[Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preset says about the options of `job`."""
+    return {**job.linked(sections), **sections.get(job.name, {})}
+
+
 def parse(job: Job[OptionsT], argv: Sequence[str]) -> tuple[OptionsT, JobFlags]:
     """The options of a job and the flags of every job that a command line asks for. UserError for a mistake in it."""
     flags_and_options = create_model(f"{job.name.title()}Command", __base__=(job.options, JobFlags))
 
     def fill(sections: dict[str, Any]) -> dict[str, Any]:
-        return {**sections.get(job.name, {}), "run_dir": sections["run_dir"]}
+        return {**section(job, sections), "run_dir": sections["run_dir"]}
 
     parsed = cli.parse(flags_and_options, argv, prog=f"python -m jobs.{job.name}", description=job.summary, fill=fill)
     flags = JobFlags(**{name: getattr(parsed, name) for name in JobFlags.model_fields})

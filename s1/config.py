@@ -1,6 +1,7 @@
 """The base of every configuration, and the presets that fill it in.
 
-A preset is a YAML file with one section per job. Keys that no configuration knows are errors, not typos that pass.
+A preset is a YAML file with one section per job, which may extend another one. Keys that no configuration knows are
+errors, not typos that pass.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +23,7 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+EXTENDS = "extends"  # key of a preset: the one that it adds to
 
 
 def preset_names(folder: Path) -> list[str]:
@@ -30,25 +32,84 @@ def preset_names(folder: Path) -> list[str]:
 
 
 def read_preset(folder: Path, name: str) -> dict[str, Any]:
-    """The sections of preset `name`, unvalidated.
+    """`run_dir` and the sections of preset `name`, unvalidated.
 
-    Raises UserError for a name that is not there and for a file that is not a mapping of sections.
+    `name` is a preset in `folder`, or a path: it ends in .yaml or .yml, or has a slash. What the preset `extends` (a
+    name, or a path relative to its file) is read first; then mappings are merged key by key, and every other value
+    replaces the one before. `run_dir` is not inherited, since two presets would overwrite each other's tables; by
+    default it is runs/NAME.
+
+    Raises UserError for a preset that is not there, extends itself, or is not a mapping of sections.
     """
-    import yaml
+    path = _preset_path(folder, name, Path())
+    sections = _extended(folder, path, (path,))
+    return {"run_dir": f"runs/{path.stem}", **sections}
 
+
+def _preset_path(folder: Path, name: str, beside: Path) -> Path:
+    """The file of preset `name`; a relative path starts at `beside`."""
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        path = beside / Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(
+                f"preset {str(path)!r}: no such file; under `ray job submit` it has to lie in the --working-dir"
+            )
+        return path
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = preset_names(folder)
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else ", or the path of a YAML file"
         raise UserError(f"unknown preset {name!r}: presets are {', '.join(known)}{hint}")
+    return path
+
+
+def _extended(folder: Path, path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    """The sections of the file `path` over those of what it extends; `chain`: the files that led here, it included."""
+    sections = _read(path)
+    base = sections.pop(EXTENDS, None)
+    if base is None:
+        return sections
+    if not isinstance(base, str):
+        raise UserError(f"preset {str(path)!r}: {EXTENDS}={base!r} must be the name of a preset or the path of a file")
     try:
-        sections = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"preset {name!r} is not readable YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(sections, dict):
-        raise UserError(f"preset {name!r} must be a mapping of sections, not {type(sections).__name__}")
+        below = _preset_path(folder, base, path.parent)
+    except UserError as error:
+        raise UserError(f"preset {str(path)!r}: {EXTENDS}: {error}") from error
+    if below.resolve() in [file.resolve() for file in chain]:
+        circle = " -> ".join(str(file) for file in (*chain, below))
+        raise UserError(f"preset {str(path)!r}: {EXTENDS}={base!r} leads back to itself ({circle}); remove one of them")
+    inherited = _extended(folder, below, (*chain, below))
+    inherited.pop("run_dir", None)
+    return _merged(inherited, sections)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The mapping that the file holds; an empty section is one without options."""
+    import yaml
+
+    try:
+        found = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"preset {str(path)!r} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"preset {str(path)!r} must be a mapping of sections, not {type(found).__name__}")
+    sections = {name: {} if values is None else values for name, values in found.items()}
+    for name, values in sections.items():
+        if name not in ("run_dir", EXTENDS) and not isinstance(values, dict):
+            raise UserError(f"preset {str(path)!r}: {name}={values!r} must be a section: options, one a line")
     return sections
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`; where both have a mapping, the two are merged."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merged(cast(dict[str, Any], below), cast(dict[str, Any], value))
+        merged[key] = value
+    return merged
 
 
 def validate(cls: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
@@ -62,8 +123,16 @@ def validate(cls: type[ConfigT], values: Mapping[str, Any], where: str) -> Confi
 def one_line(error: ValidationError) -> str:
     """The first violation of a pydantic error as `key=value: rule`, and how many more there are."""
     first, *rest = error.errors(include_url=False)
-    key = ".".join(str(part) for part in first["loc"]) or "configuration"
-    rule = first["msg"].removeprefix("Value error, ")
+    # Which value of a list is wrong stands behind it.
+    key = ".".join(part for part in first["loc"] if isinstance(part, str)) or "configuration"
+    rule = plain_rule(first["msg"])
     more = f" (and {len(rest)} more)" if rest else ""
     value = "" if first["type"] == "missing" or isinstance(first["input"], dict | BaseModel) else f"={first['input']!r}"
     return f"{key}{value}: {rule}{more}"
+
+
+def plain_rule(message: str) -> str:
+    """Pydantic's words for a rule as ours: what a value must be."""
+    if message == "Extra inputs are not permitted":
+        return "there is no such option"
+    return message.removeprefix("Value error, ").replace("Input should", "must")

@@ -36,7 +36,7 @@ def test_help_of_a_job_names_the_presets():
     done = ask("select", "--help")
     assert done.returncode == 0
     words = " ".join(done.stdout.replace("│", " ").split())
-    assert f"--preset STR Values of all options that are not given: {', '.join(cli.presets())}." in words
+    assert f"--preset STR Values of all options that are not given: {', '.join(cli.presets())}, or a YAML file" in words
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_help_of_a_job_names_the_presets():
     [
         (["selct"], "error: unknown job 'selct': jobs are "),
         (["select", "--size", "many"], "error: Error parsing --size: "),
-        (["select", "--preset", "lap"], "error: unknown preset 'lap': presets are laptop, s1, s1.1"),
+        (["select", "--preset", "lap"], "error: unknown preset 'lap': presets are laptop, one-gpu, one-node, s1, s1.1"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], says: str):

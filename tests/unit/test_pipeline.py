@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli, pipeline
+from jobs import cli, featurize, pipeline, runner
 from jobs.pipeline import STAGES, check_writable, main, result
 from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
@@ -36,6 +36,8 @@ def mistake(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--evaluate.budgets", "4", "9999"], "budget 9999 is above natural_max_tokens"),
         (["--evaluate.endpoint", "http://127.0.0.1:9/v1"], "evaluate: endpoint http://127.0.0.1:9/v1: nothing answers"),
         (["--collect.num-test", "0"], "collect.num_test=0 leaves no unseen question"),
+        (["--featurize.student", "Qwen/Qwen2.5-7B-Instruct"], "featurize.student='Qwen/Qwen2.5-7B-Instruct': its"),
+        (["--train.model", "me/a", "--featurize.student", "me/b"], "train.model='me/a' learns from; leave"),
     ],
 )
 def test_a_mistake_of_any_stage_is_said_before_the_first_one_runs(
@@ -83,6 +85,14 @@ def test_a_benchmark_that_the_hub_does_not_give_is_said_before_anything_runs(
     main([*argv, "--dry-run"])  # asks nobody
 
 
+def test_the_trained_model_counts_the_tokens_unless_another_is_named():
+    for argv in (["--preset", "s1"], ["--train.model", "me/mine"], ["--train.model=me/mine"]):
+        options = parsed(argv)
+        assert options.featurize.student == options.train.model
+    assert runner.parse(featurize.JOB, ["--preset", "s1"])[0].student == "Qwen/Qwen2.5-32B-Instruct"
+    assert runner.parse(featurize.JOB, ["--preset", "s1", "--student", "me/mine"])[0].student == "me/mine"
+
+
 def test_checking_leaves_nothing_behind(tmp_path: Path):
     check_writable(str(tmp_path / "run"))
     assert list((tmp_path / "run").iterdir()) == []
@@ -98,7 +108,7 @@ def test_a_dry_run_prints_every_plan_and_writes_nothing(tmp_path: Path, capsys: 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("preset", ["laptop", "s1", "s1.1"])
+@pytest.mark.parametrize("preset", cli.presets())
 def test_every_preset_has_a_plan(preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     main(["--preset", preset, "--run-dir", str(tmp_path), "--dry-run"])
     assert f"writes: {tmp_path}/report" in capsys.readouterr().out

@@ -129,8 +129,11 @@ def test_a_job_that_failed_is_not_in_the_way(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--preset", "labtop"], "unknown preset 'labtop': presets are laptop, s1, s1.1; did you mean 'laptop'?"),
-        (["--siz", "3"], "Unrecognized options: --siz"),
+        (
+            ["--preset", "labtop"],
+            "unknown preset 'labtop': presets are laptop, one-gpu, one-node, s1, s1.1; did you mean 'laptop'?",
+        ),
+        (["--siz", "3"], "unknown option --siz"),
         (["--size", "x"], "--size"),
     ],
 )
