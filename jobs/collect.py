@@ -205,6 +205,16 @@ def outside(options: CollectOptions) -> object:
     return records.state(options.source) if extensions.is_reference(options.source) else None
 
 
+def on_hub(options: CollectOptions) -> Sequence[data_sets.Hub]:
+    """The data set of source hub; of the paper's sources one part of each data set."""
+    if options.source == "hub":
+        return [options.hub]
+    if options.source != "paper":
+        return []
+    parts = [part for source in _paper(options) for part in (*source.parts, source.leave_out, source.only) if part]
+    return list({part.name: part for part in reversed(parts)}.values())
+
+
 JOB = Job(
     name="collect",
     summary=(__doc__ or "").strip(),
@@ -215,6 +225,7 @@ JOB = Job(
     check=check,
     describe=describe,
     outside=outside,
+    on_hub=on_hub,
 )
 
 if __name__ == "__main__":

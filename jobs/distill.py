@@ -31,6 +31,7 @@ from s1 import extensions, schema
 from s1.artifacts import Manifest, Staging, join
 from s1.errors import UserError
 from s1.sources import records
+from s1.sources.hub import Hub
 from s1.teachers import registry, service
 from s1.teachers.ledger import Ledger, request_key
 from s1.teachers.protocol import HANDED_ON, Question, Status
@@ -265,6 +266,11 @@ def outside(options: DistillOptions) -> object:
     return [recorded, code] if code else recorded
 
 
+def on_hub(options: DistillOptions) -> Sequence[Hub]:
+    """The recorded traces, when they lie on the hub."""
+    return records.on_hub([options.recorded.path]) if "recorded" in registry.chosen(options) else ()
+
+
 JOB = Job(
     name="distill",
     summary=(__doc__ or "").strip(),
@@ -275,6 +281,7 @@ JOB = Job(
     check=check,
     describe=describe,
     outside=outside,
+    on_hub=on_hub,
 )
 
 if __name__ == "__main__":

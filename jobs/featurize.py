@@ -348,6 +348,7 @@ JOB = Job(
     describe=describe,
     needs=lambda options: ("traces", "questions") if options.judge.enabled else ("traces",),
     outside=lambda options: [records.state(path) for path in options.test_sets],
+    on_hub=lambda options: records.on_hub(options.test_sets),
     linked=trained_model,
 )
 

@@ -31,6 +31,7 @@ from s1.config import Config
 from s1.errors import UserError
 from s1.evaluation.report.page import seconds
 from s1.evaluation.summary import align, short_table
+from s1.sources import hub as data_sets
 
 STAGES: tuple[Job[Any], ...] = (
     collect.JOB,
@@ -78,6 +79,31 @@ def check(options: PipelineOptions) -> None:
         )
 
 
+def check_hub(options: PipelineOptions) -> None:
+    """Whether the hub gives every data set that the stages still to run will read. UserError with the stage's name.
+
+    The first row of each is read, since nothing less shows that a name, a split and a token are right.
+    """
+    checked = set[data_sets.Hub]()
+    stages = list(options.stages())
+    current = [not options.force and up_to_date(plan(*stage, options.run_dir)) is not None for stage in stages]
+    for number, (job, stage) in enumerate(stages):
+        if all(current[: number + 1]):
+            continue
+        for hub in job.on_hub(stage):
+            if hub in checked:
+                continue
+            if not checked:
+                print("asking the hub for the data sets", file=sys.stderr)
+            checked.add(hub)
+            try:
+                data_sets.check(hub)
+            except UserError as error:
+                raise UserError(f"{job.name}: {error}") from error
+        if job is evaluate.JOB:
+            evaluate.check_hub(options.evaluate)
+
+
 def check_writable(run_dir: str) -> None:
     """Raise UserError when nothing can be written under `run_dir`; makes the folder."""
     folder = Artifact(run_dir)
@@ -111,12 +137,6 @@ def run(options: PipelineOptions) -> list[Manifest]:
             print(f"[{number}/{len(STAGES)}] {job.name}", file=sys.stderr)
             manifests.append(execute(job, stage, options.run_dir, force=options.force))
     return manifests
-
-
-def _evaluated(options: PipelineOptions) -> bool:
-    """Whether everything up to the evaluation is up to date."""
-    needed = [(job, stage) for job, stage in options.stages() if job is not report.JOB]
-    return not options.force and all(up_to_date(plan(job, stage, options.run_dir)) for job, stage in needed)
 
 
 def result(manifests: Sequence[Manifest]) -> str:
@@ -155,8 +175,7 @@ def main(argv: Sequence[str]) -> None:
         print("\n\n".join(render_plan(plan(job, stage, options.run_dir)) for job, stage in options.stages()))
         return
     check_writable(options.run_dir)
-    if not _evaluated(options):
-        evaluate.check_hub(options.evaluate)
+    check_hub(options)
     manifests = run(options)
     print(f"\n{result(manifests)}\n\n{join(Artifact(options.run_dir).path, 'report', 'report.html')}")
 

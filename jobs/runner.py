@@ -24,6 +24,7 @@ from s1.artifacts import Artifact, Manifest, Staging, join
 from s1.config import Config
 from s1.errors import DISK_FULL, UserError
 from s1.hashing import fingerprint
+from s1.sources.hub import Hub
 
 OptionsT = TypeVar("OptionsT", bound=Config)
 
@@ -83,6 +84,7 @@ class Job(Generic[OptionsT]):
     check: Callable[[OptionsT], None] = lambda _: None  # raises UserError; touches files, never Ray
     describe: Callable[[OptionsT, Mapping[str, Manifest | None]], Sequence[str]] = lambda *_: ()
     outside: Callable[[OptionsT], object] = lambda _: None  # state of files outside the run folder, as JSON
+    on_hub: Callable[[OptionsT], Sequence[Hub]] = lambda _: ()  # data sets of the hub that it reads
     needs: Callable[[OptionsT], tuple[str, ...]] | None = None  # the inputs that these very options need; else all
     linked: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}  # options that other sections of a preset give
     how: tuple[str, ...] = ()  # options that change how the job runs, not what it writes: no part of its identity

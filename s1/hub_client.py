@@ -13,3 +13,17 @@ def failures() -> tuple[type[Exception], ...]:
     from huggingface_hub.utils import httpx
 
     return OSError, HFValidationError, httpx.HTTPError, httpx.InvalidURL
+
+
+def page(data_set: str) -> str:
+    """Where a reader finds the data set and, when it is gated, gives the consent."""
+    from huggingface_hub.constants import ENDPOINT
+
+    return f"{ENDPOINT}/datasets/{data_set}"
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE keeps the client from asking."""
+    from huggingface_hub.constants import is_offline_mode
+
+    return is_offline_mode()

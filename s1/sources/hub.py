@@ -36,8 +36,22 @@ def records(hub: Hub) -> Iterator[Record]:
         for row, values in enumerate(rows, start=1):
             yield Record(f"hub:{where}", row, cast(dict[str, Any], values))
     except (DatasetsError, ValueError, *hub_client.failures()) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"data set {where!r} (split {hub.split!r}) cannot be read: {reason}; check its name, the connection and "
-            "HF_TOKEN, or use your own files: --source files, or NAME=PATH for a benchmark"
-        ) from error
+        raise UserError(f"data set {where!r} (split {hub.split!r}) cannot be read: {_why(hub, error)}") from error
+
+
+def check(hub: Hub) -> None:
+    """UserError when the hub does not give the first row of the data set."""
+    for _ in records(hub):
+        return
+
+
+def _why(hub: Hub, error: Exception) -> str:
+    """The reason in one line, and what to do about it."""
+    reason = str(error).strip().partition("\n")[0].removesuffix(".")
+    if "gated" in reason.lower():
+        return (
+            f"its owner asks for your consent; give it at {hub_client.page(hub.name)} and set HF_TOKEN to a token of "
+            "that account (docs/cluster.md: how a submitted job gets it)"
+        )
+    first = "unset HF_HUB_OFFLINE" if hub_client.is_offline() else "check its name, the connection and HF_TOKEN"
+    return f"{reason}; {first}, or use your own files: --source files, or NAME=PATH for a benchmark"

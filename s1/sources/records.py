@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, NoReturn, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -28,6 +28,9 @@ import pyarrow.parquet as pq
 from s1 import extensions
 from s1.artifacts import resolve
 from s1.errors import UserError
+
+if TYPE_CHECKING:
+    from s1.sources.hub import Hub
 
 HUB = "hub:"
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -67,12 +70,24 @@ def read(reference: str, on_fault: Fault = stop) -> Iterator[Record]:
     if reference.startswith(HUB):
         from s1.sources import hub
 
-        name, _, split = reference.removeprefix(HUB).partition(":")
-        folders = name.split("/")
-        config = folders.pop() if len(folders) == 3 and folders[0] else None
-        return hub.records(hub.Hub(name="/".join(folders), config=config, split=split or "train"))
+        return hub.records(_data_set(reference))
     fs, paths = find(reference)
     return (record for path in paths for record in _read_file(fs, path, on_fault))
+
+
+def on_hub(references: Iterable[str]) -> tuple[Hub, ...]:
+    """Those of `references` that are data sets of the hub."""
+    return tuple(_data_set(reference) for reference in references if reference.startswith(HUB))
+
+
+def _data_set(reference: str) -> Hub:
+    """The data set that `hub:owner/name[/config][:split]` names."""
+    from s1.sources import hub
+
+    name, _, split = reference.removeprefix(HUB).partition(":")
+    folders = name.split("/")
+    config = folders.pop() if len(folders) == 3 and folders[0] else None
+    return hub.Hub(name="/".join(folders), config=config, split=split or "train")
 
 
 def check(reference: str) -> None:

@@ -114,8 +114,11 @@ def test_every_preset_has_a_plan(preset: str, tmp_path: Path, capsys: pytest.Cap
     assert f"writes: {tmp_path}/report" in capsys.readouterr().out
 
 
-def test_stages_that_are_up_to_date_start_no_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    argv = ["--run-dir", str(tmp_path)]
+@pytest.mark.parametrize("more", [[], ["--featurize.test-sets", "hub:me/mine", "--evaluate.benchmarks", "aime24"]])
+def test_stages_that_are_up_to_date_start_no_ray_and_ask_no_hub(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["--run-dir", str(tmp_path), *more]
     options = parsed(argv)
     for job, stage in options.stages():
         planned = pipeline.plan(job, stage, str(tmp_path))
