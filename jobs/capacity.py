@@ -33,10 +33,15 @@ class Demand:
     gpus: float = 0
     together: int = 1
 
-    def __str__(self) -> str:
+    @property
+    def needs(self) -> str:
+        """What all workers take, by the groups that lie on one node."""
         cpus, gpus = self.cpus * self.together, self.gpus * self.together
         each = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
-        return f"{self.stage}.{self.option}={self.count} needs {self.count // self.together} x ({each} on one node)"
+        return f"{self.count // self.together} x ({each} on one node)"
+
+    def __str__(self) -> str:
+        return f"{self.stage}.{self.option}={self.count} needs {self.needs}"
 
 
 @dataclass(frozen=True)

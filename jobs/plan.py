@@ -17,11 +17,11 @@ from typing import Any
 
 from pydantic import Field
 
-from jobs import cli
-from jobs.runner import RunFlags, plan
+from jobs import capacity, cli
+from jobs.runner import RunFlags, plan, section
 from jobs.select import SelectOptions
 from jobs.train_options import TrainOptions, check, shape
-from jobs.train_plan import Data, lack, report, verdict
+from jobs.train_plan import Data, lack, link_warning, report, verdict
 from s1 import schema
 from s1.artifacts import Artifact, join
 from s1.config import Config, validate
@@ -126,7 +126,7 @@ def training(options: TrainOptions, lengths: Lengths) -> dict[str, Any]:
 
 
 def _verdict(found: dict[str, Any]) -> str:
-    memory = verdict({**found, "fits": found["memory_fits"]})
+    memory = verdict({**found, "fits": found["memory_fits"]}, prefix="train.")
     if found["refused"] is None:
         return memory
     how = "will" if found["refused_surely"] else "will probably"
@@ -150,6 +150,7 @@ def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[tuple[
         f"  workers: {found['workers']} x {found['hardware']} in {found['nodes']} node(s), ZeRO-{options.zero_stage}",
         *_memory_lines(found),
         *_time_lines(found),
+        *_warnings(found),
         f"  verdict: {_verdict(found)}",
     ]
     return "\n".join(lines)
@@ -196,38 +197,25 @@ def _time_lines(found: dict[str, Any]) -> list[str]:
         f"  checkpoint: {found['checkpoint_gib']:.1f} GiB, written in {found['checkpoint_seconds']:.0f} s; all of them "
         f"lengthen the training by {found['saving_seconds']:.0f} s",
         *evaluation,
-        f"  time: {found['hours'] * 60:.1f} min, {prices}",
+        f"  time: {found['hours'] * 60:.1f} min, {prices}; training only, solver and evaluation are not counted",
     ]
 
 
+def _warnings(found: dict[str, Any]) -> list[str]:
+    line = link_warning({**found, "fits": found["memory_fits"]}, prefix="train.")
+    return [] if line is None else [f"  warning: {line}"]
+
+
 def stage_notes(options: PlanCommand, sections: dict[str, Any]) -> list[tuple[str, Sequence[str]]]:
-    """Every job of the pipeline with its own description of what it would do."""
+    """Every job of the pipeline with its own description of what it would do, and the workers that it asks for."""
     from jobs.pipeline import STAGES
 
     notes: list[tuple[str, Sequence[str]]] = []
     for job in STAGES:
-        stage = options.train if job.name == "train" else validate(job.options, sections.get(job.name, {}), job.name)
-        notes.append((job.name, [*plan(job, stage, options.run_dir).notes, *workers(stage.model_dump())]))
+        stage = options.train if job.name == "train" else validate(job.options, section(job, sections), job.name)
+        asked = [f"{demand.option}: {demand.needs}" for demand in capacity.of_stages([(job.name, stage)])]
+        notes.append((job.name, [*plan(job, stage, options.run_dir).notes, *asked]))
     return notes
-
-
-def workers(values: dict[str, Any], name: str = "") -> list[str]:
-    """Who works for a job, from its options: pools of workers and replicas of an engine, with what each takes."""
-    found: list[str] = []
-    if "num_workers" in values:
-        each = [
-            f"{values[key]:g} {unit}" for key, unit in (("num_cpus", "CPU"), ("num_gpus", "GPU")) if values.get(key)
-        ]
-        found.append(f"{name}: {values['num_workers']} worker(s){', each ' + ', '.join(each) if each else ''}")
-    engine = values.get("engine")
-    if "num_replicas" in values and isinstance(engine, dict):
-        gpus = engine.get("tensor_parallel_size", 1) if engine.get("device") == "gpu" else 0
-        takes = f"{gpus} GPU" if gpus else "no GPU"
-        found.append(f"serving: {values['num_replicas']} replica(s) of each model, each {takes}")
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found += workers(value, key)
-    return found
 
 
 def main(argv: Sequence[str]) -> None:

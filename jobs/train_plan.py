@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 from jobs import train_sizes
@@ -47,11 +47,31 @@ def report(options: TrainOptions, data: Data, of: ModelShape) -> dict[str, Any]:
         "fewer_workers": fewer,
         "change": None if fits else cheapest_change(options, data, of),
         "lora": None if fits or options.lora_rank else with_lora(options, data, of),
+        "less_communication": less_communication(options, data, of) if fits and waits_for_links(found) else None,
     }
 
 
-def verdict(found: Mapping[str, Any]) -> str:
-    """One line: fits with how much room, or the cheapest change that makes it fit."""
+def waits_for_links(found: Mapping[str, Any]) -> bool:
+    """Whether communication takes more than half of a step."""
+    return found["time_shares"]["communication"] > 0.5
+
+
+def link_warning(found: Mapping[str, Any], prefix: str = "") -> str | None:
+    """One line about steps that wait for communication, with the cheapest remedy; `prefix` as in `verdict`."""
+    if not waits_for_links(found):
+        return None
+    line = f"communication takes {found['time_shares']['communication']:.0%} of a step"
+    remedy = found["less_communication"]
+    if remedy is not None:
+        return f"{line}; the cheapest remedy: {_described(remedy, prefix)}"
+    return f"{line}; no option helps enough: take faster links or fewer nodes" if found["fits"] else line
+
+
+def verdict(found: Mapping[str, Any], prefix: str = "") -> str:
+    """One line: fits with how much room, or the cheapest change that makes it fit.
+
+    `prefix` stands before the names of options where the command has those of other jobs too: `train.`.
+    """
     if found["fits"]:
         return f"fits, {found['margin_gib']:.1f} GiB to spare"
     fewer = found["fewer_workers"]
@@ -63,9 +83,11 @@ def verdict(found: Mapping[str, Any]) -> str:
     line = f"{missed}; " + (
         f"no change of memory options is enough: take {larger} or a smaller model"
         if change is None
-        else f"the cheapest change: {_described(change)}"
+        else f"the cheapest change: {_described(change, prefix)}"
     )
-    return line if lora is None else f"{line}; or train other mathematics, updates only (LoRA): {_described(lora)}"
+    if lora is None:
+        return line
+    return f"{line}; or train other mathematics, updates only (LoRA): {_described(lora, prefix)}"
 
 
 def lack(needs: Mapping[str, Any]) -> str:
@@ -76,14 +98,14 @@ def lack(needs: Mapping[str, Any]) -> str:
     return f"{most:.1f} of {needs['host_limit_gib']:.1f} GiB of a node's own memory"
 
 
-def _described(change: Mapping[str, Any]) -> str:
-    options = " ".join(_flag(name, value) for name, value in change["options"].items())
+def _described(change: Mapping[str, Any], prefix: str) -> str:
+    options = " ".join(_flag(name, value, prefix) for name, value in change["options"].items())
     return f"{options} ({change['peak_gib']:.1f} GiB, {change['hours'] * 60:.0f} min)"
 
 
-def _flag(name: str, value: object) -> str:
+def _flag(name: str, value: object, prefix: str) -> str:
     flag = name.replace("_", "-")
-    return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
+    return f"--{prefix}{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{prefix}{flag} {value}"
 
 
 def elastic_sizes(options: TrainOptions) -> list[int]:
@@ -127,12 +149,53 @@ def _cheapest(options: TrainOptions, always: Changes, data: Data, of: ModelShape
             enough.append(changes)
     if not enough:
         return None
-    costs = [(changes, _cost(base.model_copy(update=changes), few, of)) for changes in enough]
-    changes, _ = min(costs, key=lambda entry: (round(entry[1].usd, 2), round(entry[1].seconds), len(entry[0])))
-    changed = base.model_copy(update=changes)
+    return _told(options, min(({**always, **changes} for changes in enough), key=_by_cost(options, few, of)), data, of)
+
+
+def less_communication(options: TrainOptions, data: Data, of: ModelShape) -> Changes | None:
+    """The cheapest change, of one option or two, with which communication takes at most half of a step, or None.
+
+    It leaves the mathematics as they are, has room to spare, and passes the checks of the options.
+    """
+    few = replace(data, lengths=_thinned(data.lengths))
+    per_node = options.hardware.resolved().per_node
+    kinds: dict[str, list[Any]] = {
+        "workers": [per_node] if options.workers > per_node else [],
+        "zero_stage": [1, 2],
+        "secondary_shards": [2, 4, 8],
+        "sequence_parallel": [1, 2, 4, 8],
+        "packing": [True],
+        "micro_batch_tokens": [2 * (options.micro_batch_tokens or options.block_size)],
+        "activation_checkpointing": [True],
+    }
+    single = [{name: value} for name, values in kinds.items() for value in values if value != getattr(options, name)]
+    pairs = [{**one, **two} for one, two in combinations(single, 2) if one.keys() != two.keys()]
+    enough = [changes for changes in (*single, *pairs) if _is_quieter(options.model_copy(update=changes), few, of)]
+    return _told(options, min(enough, key=_by_cost(options, few, of)), data, of) if enough else None
+
+
+def _is_quieter(options: TrainOptions, data: Data, of: ModelShape) -> bool:
+    if not (_allowed(options) and _has_room(options, data, of)):
+        return False
+    return not waits_for_links(planner.report(_training(options, data, of)))
+
+
+def _by_cost(options: TrainOptions, data: Data, of: ModelShape) -> Callable[[Changes], tuple[float, int, int]]:
+    """Order of changes: dollars, seconds, number of options."""
+
+    def key(changes: Changes) -> tuple[float, int, int]:
+        needed = _cost(options.model_copy(update=changes), data, of)
+        return round(needed.usd, 2), round(needed.seconds), len(changes)
+
+    return key
+
+
+def _told(options: TrainOptions, changes: Changes, data: Data, of: ModelShape) -> Changes:
+    """The change with what the training then needs."""
+    changed = options.model_copy(update=changes)
     needed = _cost(changed, data, of)
     return {
-        "options": {**always, **changes},
+        "options": changes,
         "peak_gib": round(_peak_gib(changed, data, of), 2),
         "hours": round(needed.seconds / 3600, 3),
         "usd": round(needed.usd, 2),

@@ -117,7 +117,12 @@ def test_the_papers_runs_are_planned_as_one_object(preset, steps, tokens, worker
     assert found["hours"] < {"s1": 0.25, "s1.1": 0.7}[preset]
     stages = ["collect", "distill", "featurize", "select", "train", "evaluate", "report"]
     assert list(found["stages"]) == stages
-    assert "serving: 1 replica(s) of each model, each 8 GPU" in found["stages"]["evaluate"]
+    assert "serve.num_replicas: 2 x (8 CPU and 8 GPU on one node)" in found["stages"]["evaluate"]
+    assert found["stages"]["featurize"][1:] == [
+        "grader_workers: 16 x (2 CPU on one node)",
+        "solver.num_workers: 8 x (4 CPU and 2 GPU on one node)",
+        "embedder.num_workers: 4 x (4 CPU and 1 GPU on one node)",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -133,9 +138,33 @@ def test_the_text_names_stages_memory_and_verdict_and_starts_nothing(tmp_path):
     assert "train: 8 workers" in text
     assert "315 of batch 16, 16 of them warm-up" in text
     assert "of 79.1 GiB" in text and "straggling" in text
-    assert "verdict: does not fit" in text and "the cheapest change: --activation-checkpointing" in text
+    assert "verdict: does not fit" in text and "the cheapest change: --train.activation-checkpointing" in text
     assert "host memory of a node: 61.0 GiB at load" in text and "checkpoint: 427.2 GiB, written in" in text
     assert "disk of the run folder: 854.4 GiB" in text and "spot instances at $3.00" in text
+
+
+def test_steps_that_wait_for_their_links_are_told_with_the_cheapest_remedy(tmp_path, capsys):
+    argv = ["--preset", "s1", "--train.hardware.node-gbit-per-s", "100"]
+    slow = planned(argv, tmp_path, capsys)
+    assert slow["fits"] and slow["time_shares"]["communication"] > 0.5
+    remedy = slow["less_communication"]
+    flags = [
+        word for name, value in remedy["options"].items() for word in (f"--train.{name.replace('_', '-')}", str(value))
+    ]
+    mended = planned([*argv, *flags], tmp_path, capsys)
+    assert mended["fits"] and mended["time_shares"]["communication"] <= 0.5
+    assert mended["usd"] == remedy["usd"] < slow["usd"] / 10
+    plan.main([*argv, "--run-dir", str(tmp_path)])
+    text = capsys.readouterr().out
+    warned = f"  warning: communication takes 96% of a step; the cheapest remedy: {' '.join(flags)} ("
+    assert text.count(warned) == 1
+    assert "; training only, solver and evaluation are not counted\n" in text
+
+    plan.main(["--preset", "s1", "--run-dir", str(tmp_path)])
+    assert "warning" not in capsys.readouterr().out
+    none = [*argv, "--train.no-packing", "--train.sequence-parallel", "1", "--train.activation-checkpointing"]
+    plan.main([*none, "--run-dir", str(tmp_path)])
+    assert "of a step; no option helps enough: take faster links or fewer nodes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
