@@ -16,6 +16,7 @@ from s1.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+CONFIGURATION = ROOT / "docs" / "configuration.md"
 FILES = sorted(path for path in ROOT.glob("cluster/**/*") if path.suffix == ".yaml")
 _BLOCK = re.compile(r"^ *```\w*\n(.*?)^ *```$|((?:^ {4}\S.*\n)+)", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
@@ -47,6 +48,12 @@ def commands(path: Path) -> Iterator[list[str]]:
             while words and words[0] in _KNOWN and len(words) > 1:
                 yield words
                 words = words[words.index("--") + 1 :] if "--" in words else []
+
+
+def preset_of_ones_own() -> str:
+    """The file mine.yaml as the configuration page has it."""
+    (text,) = re.findall(r"^```yaml\n# mine\.yaml\n(.*?)^```$", CONFIGURATION.read_text(), re.MULTILINE | re.DOTALL)
+    return text
 
 
 # Every command once, with the first page that has it.
@@ -119,7 +126,9 @@ def check(words: list[str], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [pytest.param(list(its), id=f"{PLACES[its]}: {' '.join(its)}") for its in PLACES])
-def test_a_command_of_the_docs_is_accepted(words: list[str], tmp_path: Path):
+def test_a_command_of_the_docs_is_accepted(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "mine.yaml").write_text(preset_of_ones_own())
+    monkeypatch.chdir(tmp_path)
     check(words, tmp_path)
 
 
@@ -172,3 +181,25 @@ def test_the_dollars_of_the_cloud_page_are_what_the_plan_prints(tmp_path: Path, 
         plan.main([*arguments.split(), "--run-dir", str(tmp_path)])
         (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  time: ")]
         assert f" {minutes}," in line and dollars in line
+
+
+def test_the_trainings_of_the_gpu_page_take_what_the_plan_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = re.findall(
+        r"^\| .* \| `python -m jobs\.plan (.*)` \| ([\d.]+ of [\d.]+ GiB) \| ([\d.]+ min) \| (\$[\d.]+) \|$",
+        (ROOT / "docs" / "gpu.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) == 5
+    for arguments, memory, minutes, dollars in rows:
+        plan.main([*arguments.split(), "--run-dir", str(tmp_path)])
+        text = capsys.readouterr().out
+        assert f"together {memory}" in text and f"  time: {minutes}, {dollars} " in text
+
+
+def test_the_preset_of_the_configuration_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(preset_of_ones_own())
+    options = pipeline.parse(["--preset", "mine.yaml"])
+    pipeline.check(options)
+    assert (options.select.size, options.train.epochs, options.evaluate.budgets) == (100, 2, (8, 32))
+    assert options.train.hardware.memory_gib == 12  # of the laptop
