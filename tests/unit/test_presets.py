@@ -14,7 +14,7 @@ from s1.errors import UserError
 MACHINES = {
     "laptop": Nodes(1, 2),
     "one-gpu": Nodes(1, 8, 1),
-    "one-node": Nodes(1, 96, 8),
+    "one-node": Nodes(1, 64, 8),
     "s1": Nodes(2, 96, 8),
     "s1.1": Nodes(2, 96, 8),
 }
