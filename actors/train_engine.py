@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,6 +68,12 @@ class TrainTask:
     save_steps: int
     save_in_background: bool
     threads: int
+
+    @classmethod
+    def of(cls, options: object, **given: Any) -> TrainTask:
+        """The task with the values `given`; every other field is the attribute of `options` that has its name."""
+        rest = {field.name: getattr(options, field.name) for field in fields(cls) if field.name not in given}
+        return cls(**rest, **given)
 
 
 def build(task: TrainTask, *, universal: bool) -> Any:

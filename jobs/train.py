@@ -124,24 +124,8 @@ def _task(
     from actors.train_engine import TrainTask
 
     steps = schedule.num_steps(examples.num_rows, options.batch_size, options.epochs, options.max_steps)
-    same = (
-        *("model", "batch_size", "micro_batch_size", "micro_batch_tokens", "block_size", "packing", "seed"),
-        *("sequence_parallel", "secondary_shards", "lora_rank", "learning_rate", "weight_decay", "max_grad_norm"),
-        *(
-            "zero_stage",
-            "attention",
-            "activation_checkpointing",
-            "recompute_above_tokens",
-            "offload_activations",
-            "loss_chunk_tokens",
-            "spike_factor",
-            "save_steps",
-            "save_in_background",
-        ),
-        *("samples", "sample_tokens"),
-    )
-    return TrainTask(
-        **{name: getattr(options, name) for name in same},
+    return TrainTask.of(
+        options,
         precision=options.number_type,
         shape=of,
         examples=_store(examples, context, "examples"),

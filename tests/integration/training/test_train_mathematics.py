@@ -107,9 +107,8 @@ def options_of(folder: Path, model: str = MODEL["model"], **more: Any) -> TrainO
 
 def task_of(options: TrainOptions, folder: Path, export_folder: str = "") -> TrainTask:
     steps = schedule.num_steps(22, options.batch_size, options.epochs)
-    same = TrainTask.__dataclass_fields__.keys() & TrainOptions.model_fields.keys() - {"held_out"}
-    return TrainTask(
-        **{name: getattr(options, name) for name in same},
+    return TrainTask.of(
+        options,
         shape=known_shape(options.model),
         examples=str(folder / "examples"),
         held_out=None,
