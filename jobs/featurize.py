@@ -331,12 +331,6 @@ def touched_items(features: Mapping[str, Row], most: int = 50) -> dict[str, dict
     return {name: dict(count.most_common(most)) for name, count in counts.items()}
 
 
-def trained_model(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """The student of a preset that names only the model to train."""
-    model = sections.get("train", {}).get("model")
-    return {} if model is None else {"student": model}
-
-
 JOB = Job(
     name="featurize",
     summary=(__doc__ or "").strip(),
@@ -349,7 +343,8 @@ JOB = Job(
     needs=lambda options: ("traces", "questions") if options.judge.enabled else ("traces",),
     outside=lambda options: [records.state(path) for path in options.test_sets],
     on_hub=lambda options: records.on_hub(options.test_sets),
-    linked=trained_model,
+    # The model that is trained is the student, unless a preset names another.
+    linked=lambda sections: {"student": model} if (model := sections.get("train", {}).get("model")) else {},
 )
 
 if __name__ == "__main__":
