@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt
 
 from jobs.runner import Context, Job, Outcome, command
 from s1 import schema
-from s1.artifacts import Artifact, Manifest, join
+from s1.artifacts import MANIFEST, Artifact, Manifest, join
 from s1.config import Config
 from s1.errors import UserError
 from s1.evaluation import lm_eval, paper
@@ -159,7 +159,7 @@ def _write_tables(context: Context, metrics: Mapping[str, Any]) -> None:
 def _export(context: Context, rows: list[dict[str, Any]]) -> None:
     """Everything that was graded as sample files of lm-eval. Their names hold a date: the evaluation's own."""
     manifest = context.inputs["generations"]
-    info: Any = manifest.fs.get_file_info(join(manifest.path, "manifest.json"))
+    info: Any = manifest.fs.get_file_info(join(manifest.path, MANIFEST))
     date = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime((info.mtime_ns or 0) / 1e9))
     for name, content in lm_eval.samples(rows, date):
         context.staging.write_bytes(f"lm-eval/{name}", content.encode())

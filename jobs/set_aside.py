@@ -6,7 +6,7 @@ import sys
 
 from s1.artifacts import Staging
 
-FILE = "set_aside.txt"
+FILE = "_set_aside.txt"
 _MAX_LINES = 10_000  # of that file
 
 

@@ -1,8 +1,9 @@
 """An artifact: a directory of Parquet files (or of model files) and a manifest, committed as a whole.
 
-Local paths and every `pyarrow.fs` URI (s3://, gs://) behave alike. Files are written into a staging folder whose name
-starts with an underscore, which Parquet readers ignore; `commit` moves them into place and writes `manifest.json` last.
-An artifact without a manifest does not exist for any reader, so half-written output is never read.
+Local paths and every `pyarrow.fs` URI (s3://, gs://) behave alike. Files are written into a staging folder; `commit`
+moves them into place and writes the manifest last. An artifact without a manifest does not exist for any reader of this
+project, so half-written output is never read. Parquet readers skip names with a leading underscore: the staging folder,
+the manifest and every other file of a table that is not Parquet have one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 from s1 import schema as schemas
 from s1.errors import UserError
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class Staging:
         )
         written = replace(manifest, files=tuple(names))
         content = json.dumps(asdict(written), indent=2, ensure_ascii=False, default=str).encode()
-        temporary = join(artifact.path, f"_{MANIFEST}.{uuid.uuid4().hex[:8]}")
+        temporary = join(artifact.path, f"{MANIFEST}.{uuid.uuid4().hex[:8]}")
         # Before anything of the old artifact goes: a disk that is full is noticed here at the latest.
         with self.fs.open_output_stream(temporary) as sink:
             sink.write(content)

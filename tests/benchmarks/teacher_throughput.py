@@ -137,7 +137,7 @@ def ours(num_questions: int, seed: int) -> dict[str, Any]:
         while not lost or lost[-1]:
             again = ["--force"] if lost else []
             subprocess.run([sys.executable, "-m", "jobs.distill", *run, *arguments, *again], check=True)
-            manifest = json.loads((Path(folder) / "run" / "traces" / "manifest.json").read_text())
+            manifest = json.loads((Path(folder) / "run" / "traces" / "_manifest.json").read_text())
             lost.append(num_questions - manifest["rows_out"])
         return service.result("jobs.distill", num_questions, lost, server)
 

@@ -92,7 +92,7 @@ def lose_the_driver(ray: Cluster, job: str, run_dir: Path) -> None:
     for driver in drivers:
         driver.kill()
     assert ray.wait(job, BOUND_S) == "FAILED"
-    assert not (run_dir / "generations" / "manifest.json").exists()
+    assert not (run_dir / "generations" / "_manifest.json").exists()
 
 
 def lose_a_node_and_end(ray: Cluster, job: str, run_dir: Path) -> str:
@@ -110,7 +110,7 @@ def lose_a_node_and_end(ray: Cluster, job: str, run_dir: Path) -> str:
 def lose_node(ray: Cluster, job: str, output: Path, *words: str) -> None:
     """Kill the node of the worker whose name holds `words`, before its stage has written `output`."""
     worker, *_ = until(lambda: ray.processes("ray::", *words), ray, job)
-    assert not (output / "manifest.json").exists()
+    assert not (output / "_manifest.json").exists()
     ray.lose_node_of(worker)
 
 
@@ -138,7 +138,7 @@ def answers(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def manifests(run_dir: Path) -> dict[str, str]:
-    return {path.parent.name: path.read_text() for path in sorted(run_dir.glob("*/manifest.json"))}
+    return {path.parent.name: path.read_text() for path in sorted(run_dir.glob("*/_manifest.json"))}
 
 
 def check_report(run_dir: Path, kept: list[dict[str, Any]]) -> None:
@@ -148,7 +148,7 @@ def check_report(run_dir: Path, kept: list[dict[str, Any]]) -> None:
     rows = generations.to_pylist()
     assert {name: sum(row["model"] == name for row in rows) for name in NUM_ANSWERS} == NUM_ANSWERS
     assert kept and {timed(row) for row in kept} <= {timed(row) for row in rows}
-    trained = json.loads((run_dir / "checkpoint" / "manifest.json").read_text())
+    trained = json.loads((run_dir / "checkpoint" / "_manifest.json").read_text())
     assert trained["facts"]["steps"] == STEPS
     curve = json.loads((run_dir / "checkpoint" / trained["facts"]["loss_curve"]).read_text())
     assert [record["step"] for record in curve] == list(range(1, STEPS + 1))

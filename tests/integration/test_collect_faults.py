@@ -29,7 +29,7 @@ def set_aside(tmp_path, name: str, content: bytes, **options: object) -> tuple[l
     values = {"source": "files", "path": str(path), "on_fault": "set_aside", **options}
     manifest = execute(JOB, CollectOptions.model_validate(values), str(tmp_path / "run"))
     table = Artifact(str(tmp_path / "run" / "questions"))
-    lines = (tmp_path / "run" / "questions" / "set_aside.txt").read_text().splitlines()
+    lines = (tmp_path / "run" / "questions" / "_set_aside.txt").read_text().splitlines()
     assert all(line.startswith(str(path)) for line in lines)
     questions = table.read(schema.QUESTIONS, columns=["question"])["question"].to_pylist()
     assert manifest.rows_in == len(questions) + manifest.dropped["set aside"] + manifest.dropped["duplicate"]

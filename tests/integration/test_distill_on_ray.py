@@ -170,11 +170,11 @@ def test_recorded_traces_that_cannot_be_used_are_set_aside_and_counted(ray, tmp_
     manifest = execute(distill.JOB, options, str(run_dir))
     assert {row["question"]: row["thinking"] for row in traces(run_dir)} == {"One?": "first", "Two?": "second"}
     assert manifest.dropped == {"declined": 1} and manifest.facts["recorded_set_aside"] == 3
-    listed = (run_dir / "traces" / "set_aside.txt").read_text().splitlines()
+    listed = (run_dir / "traces" / "_set_aside.txt").read_text().splitlines()
     starts = [f"{path}: row 1: not JSON", f"{path}: row 3: no attempt", f"{path}: row 6: no question"]
     assert len(listed) == 3 and all(map(str.startswith, listed, starts))
     said = capsys.readouterr().err
-    assert "1 row(s) repeat a question" in said and "distill: 3 rows set aside, listed in set_aside.txt: " in said
+    assert "1 row(s) repeat a question" in said and "distill: 3 rows set aside, listed in _set_aside.txt: " in said
 
 
 def test_what_the_first_teacher_declines_goes_to_the_second(ray, tmp_path):

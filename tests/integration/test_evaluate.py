@@ -117,7 +117,7 @@ def test_an_endpoint_that_fails_half_way_keeps_what_is_finished(run_dir: Path):
         wanted = options(server, concurrency=1, num_questions=3)
         with pytest.raises(UserError, match="answered 400"):
             execute(JOB, wanted, str(run_dir))
-        assert not (run_dir / "generations" / "manifest.json").exists()
+        assert not (run_dir / "generations" / "_manifest.json").exists()
         execute(JOB, wanted, str(run_dir))
         assert len(server.bodies) == 24 + 1
     assert len(table(run_dir)) == 24

@@ -163,7 +163,7 @@ def test_a_repository_of_the_hub_gets_the_same_files(tmp_path: Path):
     assert [row["attempt"] for row in rows] == ["Answer: 4", "Answer: 5"]
     manifest = Artifact(str(folder)).manifest()
     assert manifest is not None and manifest.facts["url"] == f"{server.origin}/datasets/me/mine"
-    assert "hf_none" not in (folder / "manifest.json").read_text()
+    assert "hf_none" not in (folder / "_manifest.json").read_text()
 
 
 def _data_files(folder: Path) -> list[str]:

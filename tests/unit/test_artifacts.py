@@ -1,7 +1,10 @@
+import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.set_aside import SetAside
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
@@ -25,6 +28,25 @@ def test_what_was_committed_is_read_back_in_order(tmp_path):
     assert artifact.read(schema.QUESTIONS, columns=["question"]).column_names == ["question"]
 
 
+def test_any_parquet_reader_opens_the_folder_of_a_table(tmp_path):
+    folder = str(tmp_path / "questions")
+    aside = SetAside()
+    aside.add("questions.jsonl:3: no question")
+    with Artifact(folder).staging() as staging:
+        staging.write_table(questions("a", "b"), "part-00000.parquet")
+        staging.write_table(questions("c"), "part-00001.parquet")
+        aside.tell("collect", staging)
+        staging.commit(manifest(3))
+    with Artifact(folder).staging() as staging:  # another attempt, half-way
+        staging.write_table(questions("d"))
+        for table in (
+            pq.read_table(folder),
+            ds.dataset(folder).to_table(),
+            pa.Table.from_pandas(pd.read_parquet(folder)),
+        ):
+            assert table["question"].to_pylist() == ["a", "b", "c"]
+
+
 def test_half_written_output_is_not_there_for_any_reader(tmp_path):
     artifact = Artifact(str(tmp_path / "questions"))
     with artifact.staging() as staging:
@@ -36,7 +58,10 @@ def test_half_written_output_is_not_there_for_any_reader(tmp_path):
     with artifact.staging() as staging:
         staging.write_table(questions("b"))
         staging.commit(manifest(1))
-    assert [path.name for path in sorted((tmp_path / "questions").iterdir())] == ["manifest.json", "part-00000.parquet"]
+    assert [path.name for path in sorted((tmp_path / "questions").iterdir())] == [
+        "_manifest.json",
+        "part-00000.parquet",
+    ]
 
 
 def test_a_second_commit_replaces_the_first_whole(tmp_path):

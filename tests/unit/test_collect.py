@@ -129,7 +129,7 @@ def test_a_bad_file_is_one_line_with_file_and_row_and_exit_code_2(tmp_path, caps
     assert exit_.value.code == 2
     assert message in err and str(path) in err
     assert err.count("\n") == 1
-    assert not (tmp_path / "run" / "questions" / "manifest.json").exists()
+    assert not (tmp_path / "run" / "questions" / "_manifest.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     before |= wait_for(lambda: committed(Path(disturbed)) - before, process, log)
     process.kill()
     process.wait()
-    assert not (Path(disturbed) / "checkpoint" / "manifest.json").exists()
+    assert not (Path(disturbed) / "checkpoint" / "_manifest.json").exists()
 
     # The machine that comes next has room for one worker only.
     execute(JOB, options.model_copy(update={"workers": 1}), disturbed)
