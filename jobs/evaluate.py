@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import sys
 from collections import Counter
@@ -18,21 +19,22 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from jobs import capacity
-from jobs.evaluation_options import BASE, TUNED, ConditionalOptions, EvaluateOptions, ParallelOptions
+from jobs.evaluation_options import BASE, HOW, TUNED, ConditionalOptions, EvaluateOptions, ParallelOptions
+from jobs.leftovers import name_leftovers
 from jobs.progress import Progress
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from jobs.served import served
-from s1 import schema
+from s1 import extensions, schema
 from s1.artifacts import Manifest
 from s1.errors import UserError
 from s1.evaluation import benchmarks
 from s1.evaluation.client import Endpoint, connected, served_models, server_facts
 from s1.evaluation.engine import OVERFLOW, as_they_come
 from s1.evaluation.journal import Journal
-from s1.evaluation.methods import Response, pluggable, respond
+from s1.evaluation.methods import Response, respond
 from s1.evaluation.questions import choose, verdict
-from s1.evaluation.settings import NATURAL, Plan
+from s1.evaluation.settings import NATURAL, BestOf, Plan, Tree
 from s1.evaluation.summary import summarise
 from s1.evaluation.tasks import Sweep, Task, key_of
 from s1.hashing import fingerprint
@@ -51,6 +53,7 @@ def run(options: EvaluateOptions, context: Context) -> Outcome:
             "num_test or set evaluate's domains"
         )
     sweep = _sweep(options, chosen.questions)
+    name_leftovers("evaluate", context.scratch)
     with Journal(context.scratch) as journal:
         left = sweep.tasks(frozenset(map(key_of, journal.rows)))
         engine = _engine(options)
@@ -142,8 +145,8 @@ class _Recorder:
             print(f"evaluate: {model} has not ended its thinking once in {cap} tokens", file=sys.stderr)
             return
         raise UserError(
-            f"{model} filled its context {NEVER_ENDS} times without ending its thinking; bound it with "
-            "natural_max_tokens, or check that it was trained with this template; what is finished is kept"
+            f"{model} filled its context {NEVER_ENDS} times without ending its thinking; check that it was trained "
+            "with this template, or bound it with natural_max_tokens, which asks every question anew"
         )
 
 
@@ -270,10 +273,30 @@ def check_hub(options: EvaluateOptions) -> None:
             raise UserError(f"evaluate: {error}") from error
 
 
+def _code(plan: Plan | None) -> dict[str, str]:
+    """The functions that a plan asks, `module:function`, by what they are for."""
+    match plan:
+        case BestOf():
+            return {"scorer": plan.scorer}
+        case Tree():
+            return {"reward": plan.reward}
+        case _:
+            return {}
+
+
 def _check_plan(plan: Plan | None) -> None:
-    for name in ("scorer", "reward"):
-        if reference := getattr(plan, name, None):
-            pluggable(reference)
+    for name, reference in _code(plan).items():
+        if not inspect.iscoroutinefunction(extensions.load(reference)):
+            raise UserError(f"{name}={reference!r} is no async function; give module:function of one")
+
+
+def outside(options: EvaluateOptions) -> object:
+    """State of the benchmarks' files, and of the code of scorers and rewards."""
+    code = {reference for setting in options.settings for reference in _code(setting.plan).values()}
+    return [
+        [benchmarks.state(text) for text in options.benchmarks],
+        {reference: extensions.state(reference) for reference in code},
+    ]
 
 
 def describe(options: EvaluateOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
@@ -299,7 +322,8 @@ JOB = Job(
     check=check,
     describe=describe,
     needs=needs,
-    outside=lambda options: [benchmarks.state(text) for text in options.benchmarks],
+    outside=outside,
+    how=HOW,
 )
 
 if __name__ == "__main__":

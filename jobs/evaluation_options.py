@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from s1.config import Config
+from s1.config import Config, under
 from s1.evaluation import settings
 from s1.evaluation.questions import Prices
 from s1.evaluation.settings import BestOf, Setting, Tree, Vote
@@ -12,6 +12,16 @@ from s1.sources.mapping import Fields
 from serve.engine import EngineOptions
 
 BASE, TUNED = "base", "tuned"
+# Options that change how is asked, not what: an evaluation that is not finished goes on under other ones. How many
+# answers are decoded at a time follows from them and from chance, so that of two runs with the same options not all
+# answers need be the same either; all that decides with what they are computed, `serve.engine.threads` and
+# `max_num_seqs` included, is none of them. A price counts for what is asked from then on: an answer has the cost that
+# it had when it was asked.
+HOW = (
+    *("concurrency", "timeout_s", "api_key_env", "usd_per_million_input", "usd_per_million_output"),
+    *under("serve", ("num_replicas", "num_cpus", "max_ongoing_requests", "startup_timeout_s")),
+    *under("serve.engine", ("kv_cache_gib", "gpu_memory_utilization")),
+)
 
 
 class ServeOptions(Config):

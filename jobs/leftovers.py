@@ -1,4 +1,7 @@
-"""What runs that were never finished have left in a run folder: checkpoints of a large model fill a disk."""
+"""What runs that were never finished have left in a run folder.
+
+Checkpoints of a large model fill a disk, and answers of an evaluation may have been paid for.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,13 @@ def name_leftovers(job: str, scratch: str) -> None:
             and folder.base_name != own
         ):
             files = fs.get_file_info(pafs.FileSelector(folder.path, recursive=True, allow_not_found=True))
-            gib = sum(file.size or 0 for file in files) / 2**30
+            size = sum(file.size or 0 for file in files)
             print(
-                f"{job}: {folder.path} holds {gib:.1f} GiB of a run with other options or data that was not finished; "
-                "remove it if you do not mean to go on with that one",
+                f"{job}: {folder.path} holds {_readable(size)} of a run with other options or data that was not "
+                "finished; remove it if you do not mean to go on with that one",
                 file=sys.stderr,
             )
+
+
+def _readable(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**29 else f"{num_bytes / 2**20:.1f} MiB"

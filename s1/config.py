@@ -7,7 +7,7 @@ errors, not typos that pass.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,6 +24,11 @@ class Config(BaseModel):
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 EXTENDS = "extends"  # key of a preset: the one that it adds to
+
+
+def under(section: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Dotted names of options that lie in a section of a configuration: `pool`, (`num_cpus`,) -> `pool.num_cpus`."""
+    return tuple(f"{section}.{name}" for name in names)
 
 
 def preset_names(folder: Path) -> list[str]:

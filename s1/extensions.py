@@ -1,4 +1,4 @@
-"""What users bring beside the project: a source, a teacher, a selection method or a benchmark, named `module:name`.
+"""What users bring beside the project: a source, a teacher, a selection method, a benchmark, a scorer; `module:name`.
 
 The module is found where Python finds it: in the folder that a job is started from, which is what `ray job submit
 --working-dir .` takes along to every node, or among what is installed. `docs/extending.md` has an example of each.
@@ -29,7 +29,9 @@ def is_reference(text: str) -> bool:
 
 
 def load(reference: str) -> Any:
-    """What `module:name` names. UserError when there is no such module or no such name in it."""
+    """What `module:name` names. UserError when it reads otherwise, or when there is no such module or name in it."""
+    if not is_reference(reference):
+        raise UserError(f"{reference!r} cannot be loaded; give module:name")
     module, _, name = reference.partition(":")
     try:
         found = importlib.import_module(module)

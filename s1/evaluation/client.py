@@ -127,7 +127,7 @@ async def _ask(client: httpx.AsyncClient, endpoint: Endpoint, request: Request) 
         except httpx.TimeoutException as error:
             raise UserError(
                 f"{request.model} gave no answer to {request.key} within the time limit ({error!r}); raise timeout_s "
-                "or lower the budgets; what is finished is kept"
+                "and run the same command again, what is finished is kept; or lower the budgets, which starts over"
             ) from error
         except httpx.TransportError as error:
             if attempt == ATTEMPTS:

@@ -7,13 +7,11 @@ What was asked for in vain is paid for all the same: `Response.spent` holds ever
 from __future__ import annotations
 
 import asyncio
-import importlib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from s1.errors import UserError
+from s1 import extensions
 from s1.evaluation.engine import OVERFLOW, Answer, Engine, Request, derived_seed
 from s1.evaluation.settings import BestOf, Plan, Rejection, Tree, Vote
 from s1.evaluation.voting import majority
@@ -108,20 +106,8 @@ async def respond(engine: Engine, request: Request, plan: Plan | None) -> Respon
 
             return await majority_voting(engine, request, count=plan.count, same=equivalent)
         case BestOf():
-            return await best_of_n(engine, request, count=plan.count, scorer=pluggable(plan.scorer))
+            return await best_of_n(engine, request, count=plan.count, scorer=extensions.load(plan.scorer))
         case Tree():
             from s1.evaluation.tree import tree_search
 
-            return await tree_search(engine, request, plan, reward=pluggable(plan.reward))
-
-
-def pluggable(reference: str) -> Any:
-    """The function that `module:function` names. UserError when there is none."""
-    module, colon, name = reference.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name) if colon else None
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{reference!r} cannot be loaded ({error}); give an importable module:function") from error
-    if not inspect.iscoroutinefunction(found):
-        raise UserError(f"{reference!r} is no async function; give module:function of one")
-    return found
+            return await tree_search(engine, request, plan, reward=extensions.load(plan.reward))

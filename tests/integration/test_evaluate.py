@@ -124,6 +124,40 @@ def test_an_endpoint_that_fails_half_way_keeps_what_is_finished(run_dir: Path):
     assert not list((run_dir / "_scratch").iterdir())
 
 
+def test_another_time_limit_or_concurrency_goes_on_with_what_is_finished(run_dir: Path, capsys):
+    with serving() as server:
+        server.refuse_at = 10
+        with pytest.raises(UserError, match="answered 400"):
+            execute(JOB, options(server, concurrency=1, num_questions=3), str(run_dir))
+        server.refuse_at = 15  # of all that come
+        with pytest.raises(UserError, match="answered 400"):
+            execute(JOB, options(server, concurrency=1, num_questions=3, budgets=(4,)), str(run_dir))
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "not finished" in line]
+        assert line.startswith(f"evaluate: {run_dir}/_scratch/evaluate-") and "0.0 MiB of a run with other" in line
+        asked = len(server.bodies)
+        more = {"concurrency": 2, "timeout_s": 7200.0, "usd_per_million_output": 1.0, "api_key_env": "ANOTHER"}
+        execute(JOB, options(server, num_questions=3, **more), str(run_dir))
+        assert len(server.bodies) - asked == 24 - 9
+        execute(JOB, options(server, num_questions=3), str(run_dir))  # up to date
+        assert len(server.bodies) - asked == 24 - 9
+    assert len(table(run_dir)) == 24
+
+
+def test_the_code_of_a_scorer_counts_as_an_input(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    scorer = tmp_path / "my_scorer_of_evaluate.py"
+    scorer.write_text("async def good(question, answer): return 1.0\n")
+    with serving() as server:
+        best = {"best_of": (2,), "scorer": "my_scorer_of_evaluate:good"}
+        wanted = options(server, models=("tuned",), num_questions=1, budgets=(), waits=(), parallel=best)
+        for asked in (3, 3):
+            execute(JOB, wanted, str(run_dir))
+            assert len(server.bodies) == asked
+        scorer.write_text("async def good(question, answer): return 2.0\n")
+        execute(JOB, wanted, str(run_dir))
+    assert len(server.bodies) == 6
+
+
 def test_a_killed_run_goes_on_without_asking_again(run_dir: Path):
     with serving(budget_forcing=FORCED) as server:
         server.hold_after = 40
@@ -317,6 +351,8 @@ def test_a_server_of_ours_tells_what_it_runs_with(run_dir: Path):
         (["--parallel.tree", "4", "--parallel.reward", "a:b"], "set offline"),
         (["--parallel.best-of", "4", "--parallel.scorer", "nowhere:score"], "'nowhere:score' cannot be loaded"),
         (["--parallel.best-of", "4", "--parallel.scorer", "json:dumps"], "no async function"),
+        (["--parallel.best-of", "4", "--parallel.scorer", "json"], "'json' cannot be loaded; give module:name"),
+        (["--parallel.best-of", "4", "--parallel.scorer", "json:dump_"], "json has no 'dump_'; did you mean 'dump"),
         (["--conditional.models", "gpt"], "conditional.models='gpt' is none of models"),
         (["--parallel.models", "gpt"], "parallel.models='gpt' is none of models"),
         (["--offline", "--endpoint", "http://x/v1"], "contradict each other"),

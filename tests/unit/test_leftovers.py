@@ -11,3 +11,10 @@ def test_other_unfinished_runs_are_named_with_their_size(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"train: {scratch}/train-other holds 0.5 GiB of a run") and "remove it" in line
     assert (scratch / "train-other" / "workers" / "shard").exists()
+
+
+def test_answers_are_small(tmp_path, capsys):
+    (tmp_path / "evaluate-other").mkdir()
+    (tmp_path / "evaluate-other" / "answers.jsonl").write_bytes(bytes(3 * 2**20))
+    name_leftovers("evaluate", str(tmp_path / "evaluate-mine"))
+    assert "evaluate-other holds 3.0 MiB of a run" in capsys.readouterr().err
