@@ -10,6 +10,10 @@ from pydantic import Field, PositiveInt
 from s1 import models
 from s1.config import Config
 
+# Options that change how encoders run, not what they give. `batch_rows` decides how questions are padded, `num_gpus` on
+# what they are encoded: the rounding differs.
+HOW = ("num_workers", "num_cpus")
+
 
 class EmbedderOptions(Config):
     """Which encoder, and how it runs."""

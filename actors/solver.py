@@ -19,6 +19,10 @@ from s1.template import Template
 _CPU_KV_CACHE_GIB = 1.0
 _SHARED_GPU = 0.9  # of a GPU's memory that solvers which share it use together
 
+# Options that change how solvers run, not what they answer. What decides how many attempts are decoded at a time, or on
+# what, is none of them: the rounding differs, and a greedy answer may.
+HOW = ("num_workers", "num_cpus")
+
 
 class SolverOptions(Config):
     """Which models attempt the questions, and how they run."""

@@ -264,7 +264,7 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(
                 f"ablate needs the {name} of a run, but {options.run_dir} holds none; run python -m jobs.pipeline first"
             )
-    if options.force or not all(up_to_date(plan(job, stage, options.run_dir)) for job, stage in asked):
+    if options.force or not all(up_to_date(job, stage, options.run_dir) for job, stage in asked):
         evaluate.check_hub(options.evaluate)
     found = run(options)
     write(options, found)

@@ -18,7 +18,7 @@ from actors import rate_limiter
 from actors.teacher_pool import QUESTION_COLUMNS, Pool, stream
 from jobs.progress import Progress
 from jobs.teacher_watch import Watch
-from s1.config import Config
+from s1.config import Config, under
 from s1.errors import UserError
 from s1.teachers import registry, service
 from s1.teachers.ledger import Ledger, request_key
@@ -28,6 +28,8 @@ from s1.teachers.registry import TeacherOptions
 
 Value = TypeVar("Value")
 Prompt = Callable[[int], str]  # number of the request, from 1 -> what is asked
+# Options that change how is asked, not what is read; the last two may end the asking, they leave no reply out.
+HOW = (*under("openai", service.HOW), "pool", "max_unread", "max_usd")
 PART_CHARS = 64_000_000  # of the prompts that are held, and handed to the workers, at once
 _ANSWERED = frozenset({Status.OK, Status.MALFORMED})  # a model that does not think is no fault here
 

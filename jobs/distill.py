@@ -25,10 +25,11 @@ from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from jobs.set_aside import SetAside
 from jobs.spool import POSITION, Spool
-from jobs.tally import Tally
+from jobs.tally import LOST, Tally
 from jobs.teacher_watch import Watch
 from s1 import extensions, schema
 from s1.artifacts import Manifest, Staging, join
+from s1.config import under
 from s1.errors import UserError
 from s1.sources import records
 from s1.sources.hub import Hub
@@ -39,6 +40,9 @@ from s1.teachers.recorded import num_repeated
 from s1.teachers.registry import TeacherOptions, TeacherSpec
 
 ROWS_PER_FILE = 10_000
+# Options that change how teachers are asked, not what they answer; what the bounds left out, `suffices` looks at. The
+# ledger is none of them: another one may hold other answers. Nor is the engine of vllm, which may round differently.
+HOW = ("pool", "max_usd", "max_lost", *under("openai", service.HOW), *under("gemini", service.HOW))
 
 
 class DistillOptions(TeacherOptions):
@@ -271,6 +275,15 @@ def on_hub(options: DistillOptions) -> Sequence[Hub]:
     return records.on_hub([options.recorded.path]) if "recorded" in registry.chosen(options) else ()
 
 
+def suffices(options: DistillOptions, made: Manifest) -> bool:
+    """Whether a table that was made under other bounds does under these.
+
+    One that lacks traces, which another run may get, does under the same cap alone, and when so many may be missing.
+    """
+    num_lost = sum(made.dropped.get(status, 0) for status in LOST)
+    return not num_lost or (num_lost <= options.max_lost * made.rows_in and made.config["max_usd"] == options.max_usd)
+
+
 JOB = Job(
     name="distill",
     summary=(__doc__ or "").strip(),
@@ -282,6 +295,8 @@ JOB = Job(
     describe=describe,
     outside=outside,
     on_hub=on_hub,
+    how=HOW,
+    suffices=suffices,
 )
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
+from actors import embedder, solver
 from actors.embedder import Embedder, EmbedderOptions
 from actors.grader import CONTAMINATED, TestItems, TraceGrader, grade_attempts, ruled_out
 from actors.solver import Solver, SolverOptions
@@ -30,7 +31,7 @@ from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from s1 import models, schema
 from s1.artifacts import Artifact, Manifest, join
-from s1.config import Config
+from s1.config import Config, under
 from s1.curation.difficulty import solved
 from s1.errors import UserError
 from s1.sources import mapping, records
@@ -40,6 +41,10 @@ ROWS_PER_FILE = 4_096
 TEXT_COLUMNS = ["question_id", "question", "answer", "source", "metadata", "thinking", "attempt", "finish_reason"]
 SOLVER_COLUMNS = ["question_id", "question", "answer", "source", "metadata"]
 Row = dict[str, Any]
+HOW = (
+    *("grader_workers", "grader_cpus", *under("solver", solver.HOW), *under("embedder", embedder.HOW)),
+    *(*under("judge", asking.HOW), *under("domains.llm", asking.HOW)),
+)
 
 
 class FeaturizeOptions(Config):
@@ -345,6 +350,7 @@ JOB = Job(
     on_hub=lambda options: records.on_hub(options.test_sets),
     # The model that is trained is the student, unless a preset names another.
     linked=lambda sections: {"student": model} if (model := sections.get("train", {}).get("model")) else {},
+    how=HOW,
 )
 
 if __name__ == "__main__":

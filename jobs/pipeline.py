@@ -86,7 +86,7 @@ def check_hub(options: PipelineOptions) -> None:
     """
     checked = set[data_sets.Hub]()
     stages = list(options.stages())
-    current = [not options.force and up_to_date(plan(*stage, options.run_dir)) is not None for stage in stages]
+    current = [not options.force and up_to_date(*stage, options.run_dir) is not None for stage in stages]
     for number, (job, stage) in enumerate(stages):
         if all(current[: number + 1]):
             continue
@@ -127,7 +127,7 @@ def run(options: PipelineOptions) -> list[Manifest]:
             # Collecting needs no Ray: a bad row of the user's files is told before one is started for this run. A
             # cluster that is there already is asked even before that whether it can give what the stages need.
             may_start = job is not collect.JOB or joins_cluster()
-            needed = may_start and (options.force or up_to_date(plan(job, stage, options.run_dir)) is None)
+            needed = may_start and (options.force or up_to_date(job, stage, options.run_dir) is None)
             if waiting and needed:
                 print("joining the cluster" if joins_cluster() else "starting Ray", file=sys.stderr)
                 # What a later stage will never get is told before the first one has cost anything.

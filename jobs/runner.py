@@ -6,6 +6,7 @@ plan is pure; `--dry-run` prints it. A job whose output carries a manifest with 
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import time
@@ -87,7 +88,11 @@ class Job(Generic[OptionsT]):
     on_hub: Callable[[OptionsT], Sequence[Hub]] = lambda _: ()  # data sets of the hub that it reads
     needs: Callable[[OptionsT], tuple[str, ...]] | None = None  # the inputs that these very options need; else all
     linked: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}  # options that other sections of a preset give
-    how: tuple[str, ...] = ()  # options that change how the job runs, not what it writes: no part of its identity
+    # Dotted names of options, or of sections of them, that change how the job runs and not what it writes: no part of
+    # its identity, so that another value goes on from what is finished.
+    how: tuple[str, ...] = ()
+    # Whether a finished output does under these options, which may differ from its own in `how`.
+    suffices: Callable[[OptionsT, Manifest], bool] = lambda *_: True
 
 
 @dataclass(frozen=True)
@@ -110,18 +115,35 @@ def plan(job: Job[OptionsT], options: OptionsT, run_dir: str) -> Plan:
     manifests = {name: Artifact(uri).manifest() for name, uri in inputs.items()}
     prints = {name: manifest.fingerprint if manifest else None for name, manifest in manifests.items()}
     config = options.model_dump(mode="json")
-    what = {name: value for name, value in config.items() if name not in job.how}
-    identity = fingerprint(
-        {"job": job.name, "config": what, "inputs": prints, "code": __version__, "outside": job.outside(options)}
-    )
+    # What was made again under the same fingerprint, of a teacher that first lacked some traces, differs in its rows.
+    read = {name: found and [found.fingerprint, found.rows_out] for name, found in manifests.items()}
+    own = identity(job, config, read, job.outside(options))
     notes = tuple(job.describe(options, manifests))
-    return Plan(job.name, join(run_dir, job.output), inputs, prints, config, identity, notes)
+    return Plan(job.name, join(run_dir, job.output), inputs, prints, config, own, notes)
 
 
-def up_to_date(planned: Plan) -> Manifest | None:
-    """The manifest of the output when it is what `planned` would write, else None."""
+def identity(job: Job[Any], config: Mapping[str, Any], inputs: object, outside: object) -> str:
+    """The fingerprint of what `job` would write. KeyError when a name in `job.how` is no option of `config`."""
+    what = copy.deepcopy(dict(config))
+    for name in job.how:
+        *sections, option = name.split(".")
+        section = what
+        for each in sections:
+            section = section[each]
+        del section[option]
+    return fingerprint({"job": job.name, "config": what, "inputs": inputs, "code": __version__, "outside": outside})
+
+
+def up_to_date(job: Job[OptionsT], options: OptionsT, run_dir: str) -> Manifest | None:
+    """The manifest of the output when it is what `job` would write now, else None."""
+    return _found(job, options, plan(job, options, run_dir))
+
+
+def _found(job: Job[OptionsT], options: OptionsT, planned: Plan) -> Manifest | None:
     found = Artifact(planned.output).manifest()
-    return found if found is not None and found.fingerprint == planned.fingerprint else None
+    if found is None or found.fingerprint != planned.fingerprint or not job.suffices(options, found):
+        return None
+    return found
 
 
 def execute(job: Job[OptionsT], options: OptionsT, run_dir: str, *, force: bool = False) -> Manifest:
@@ -134,20 +156,17 @@ def execute(job: Job[OptionsT], options: OptionsT, run_dir: str, *, force: bool 
             f"{job.name} needs the {missing[0]} of this run, but {planned.inputs[missing[0]]} holds none; "
             "run the job that writes it, or python -m jobs.pipeline"
         )
-    if not force and (found := _found(job, planned)) is not None:
-        return found
+    if not force and (found := _found(job, options, planned)) is not None:
+        return _said(job, planned, found)
     lock = join(run_dir, "_scratch", f"{job.output.replace('/', '-')}.lock")
     with _space_is_left(planned.output), alone(lock, planned.output):
         # Whoever had the lock may have made it.
-        made = None if force else _found(job, planned)
-        return _make(job, options, planned, run_dir) if made is None else made
+        made = None if force else _found(job, options, planned)
+        return _make(job, options, planned, run_dir) if made is None else _said(job, planned, made)
 
 
-def _found(job: Job[Any], planned: Plan) -> Manifest | None:
-    """What is there already, if it is up to date, said in a line."""
-    found = up_to_date(planned)
-    if found is not None:
-        print(f"{job.name}: up to date ({found.rows_out} rows in {planned.output})", file=sys.stderr)
+def _said(job: Job[Any], planned: Plan, found: Manifest) -> Manifest:
+    print(f"{job.name}: up to date ({found.rows_out} rows in {planned.output})", file=sys.stderr)
     return found
 
 

@@ -306,6 +306,7 @@ JOB = Job(
     run=run,
     check=check,
     describe=describe,
+    how=("shard_cpus",),  # facility location picks others on another number of shards
     outside=lambda options: extensions.state(options.method) if extensions.is_reference(options.method) else None,
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 from jobs.spool import Spool
 from s1.teachers.protocol import PASSING, Status, without_ids
 
-_LOST = frozenset({*PASSING, Status.UNASKED})  # may still be had in another run
+LOST = frozenset({*PASSING, Status.UNASKED})  # may still be had in another run
 _NUM_REASONS = 3
 
 
@@ -44,7 +44,7 @@ class Tally:
     @property
     def num_lost(self) -> int:
         """Questions that another run may still get a trace for."""
-        return sum(self.counts[status] for status in _LOST)
+        return sum(self.counts[status] for status in LOST)
 
     @property
     def lost_share(self) -> str:
@@ -83,7 +83,7 @@ class Tally:
     def main_loss(self) -> str:
         """The most frequent detail of the losses."""
         lost: Counter[str] = Counter()
-        for status in _LOST:
+        for status in LOST:
             lost.update(self._details.get(status, {}))
         return self._examples[lost.most_common(1)[0][0]]
 

@@ -26,6 +26,13 @@ _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.Pr
 _TRANSIENT_CODES = frozenset({408, 409, 425, 499})
 _DETAIL_CHARS = 300
 
+# Options of a service that shape no answer: where it is, how long it may take, what it costs. The ledger, whose keys
+# have none of them, gives the same answer for another value (`identity` of every service).
+HOW = (
+    *("base_url", "api_key_env", "timeout_s", "retry", "limits"),
+    *("usd_per_million_input", "usd_per_million_output", "expected_input_tokens", "expected_output_tokens"),
+)
+
 
 class Service(Config):
     """A model behind an interface that costs money."""

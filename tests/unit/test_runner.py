@@ -1,5 +1,6 @@
 import os
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -11,8 +12,15 @@ from s1.config import Config
 from s1.errors import UserError
 
 
+class Pool(Config):
+    workers: int = 1
+    seed: int = 0
+
+
 class Options(Config):
     size: int = 2
+    at_least: int = 0
+    pool: Pool = Pool()
 
 
 calls: list[int] = []
@@ -46,6 +54,30 @@ def test_other_options_or_other_inputs_run_again(tmp_path):
     execute(FIRST, Options(size=4), str(tmp_path))
     execute(SECOND, Options(), str(tmp_path))
     assert calls == [3, 2, 4, 2]
+
+
+HOW = replace(FIRST, how=("pool.workers", "at_least"), suffices=lambda options, made: made.rows_out >= options.at_least)
+
+
+def test_options_that_say_how_a_job_runs_run_nothing_again(tmp_path):
+    run_dir = str(tmp_path)
+    for pool in (Pool(), Pool(workers=4), Pool(seed=1), Pool(workers=4)):
+        execute(HOW, Options(pool=pool), run_dir)
+        execute(SECOND, Options(size=9), run_dir)
+    assert calls == [2, 9, 2, 9, 2, 9]  # the third changes the seed, the fourth changes it back
+
+
+def test_an_output_that_does_not_suffice_is_made_again_and_what_is_made_of_it_when_its_rows_differ(tmp_path):
+    sizes = iter((2, 2, 3))
+
+    def write(options: Options, context: Context) -> Outcome:
+        return write_questions(Options(size=next(sizes)), context)
+
+    job = replace(HOW, run=write)
+    for at_least in (0, 2, 3, 3, 1):
+        execute(job, Options(at_least=at_least), str(tmp_path))
+        execute(SECOND, Options(size=9), str(tmp_path))
+    assert calls == [2, 9, 2, 3, 9]
 
 
 def test_a_missing_input_says_what_to_run(tmp_path):
