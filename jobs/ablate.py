@@ -33,7 +33,7 @@ from s1.evaluation import paper
 from s1.evaluation.report.compare import significance
 from s1.evaluation.report.numbers import MEASURED, as_csv, as_markdown, measured
 from s1.evaluation.settings import NATURAL
-from s1.evaluation.summary import align, percent, signed, verdicts
+from s1.evaluation.summary import UNKNOWN, align, percent, signed, verdicts
 
 FOLDER = "ablations"
 SELECTION = "selection"
@@ -230,9 +230,8 @@ def short_table(found: Sequence[Mapping[str, Any]]) -> str:
         name = row["variant"] if row["benchmark"] == "all" else f"{row['variant']}, {row['benchmark']}"
         known = row["low_pct"] is not None
         interval = f"{signed(row['low_pct'])} to {signed(row['high_pct'])}{' *' if row['significant'] else ''}"
-        difference = signed(row["difference_pct"]) if known else ""
-        cells = (row["num_examples"], row["num_questions"], percent(row["accuracy_pct"]), difference)
-        lines.append([name, *map(str, cells), interval if known else ""])
+        cells = (row["num_examples"], row["num_questions"], percent(row["accuracy_pct"]), signed(row["difference_pct"]))
+        lines.append([name, *map(str, cells), interval if known else UNKNOWN])
     return align(lines)
 
 

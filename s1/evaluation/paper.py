@@ -62,7 +62,9 @@ class Row:
     @property
     def scaling(self) -> float:
         runs = self.scaling_runs
-        return metrics.scaling([self.thinking_tokens[run] for run in runs], [self.accuracy_pct[run] for run in runs])
+        slope = metrics.scaling([self.thinking_tokens[run] for run in runs], [self.accuracy_pct[run] for run in runs])
+        assert slope is not None, "no row has runs of one compute alone"
+        return slope
 
     @property
     def performance_pct(self) -> float:

@@ -34,15 +34,17 @@ _COLUMNS = (
     "ended_by",
 )
 
+UNKNOWN = "\u2013"  # an en dash: what people see of a number that is not known, or not defined
+
 
 def summarise(generations: pa.Table, resamples: int = RESAMPLES) -> dict[str, dict[str, Any]]:
     """Per model: `natural`, `points` (one per budget), `wait`, `methods`, and the three metrics of budget forcing.
 
     - Rows without a verdict (no reference answer) count for tokens and Control, not for accuracy.
-    - `control_pct` is the percentage of all responses under a cap whose thinking tokens stay within it; 100.0 when
+    - `control_pct` is the percentage of all responses under a cap whose thinking tokens stay within it; None when
       nothing was capped. Of the other methods it is the percentage that keep to what was asked.
     - `scaling` is the mean slope over all pairs of budgets, in percentage points per doubling of the mean thinking
-      tokens, 0 without such a pair; budgets that brought no thinking at all have no logarithm and are left out.
+      tokens, None without such a pair; budgets that brought no thinking at all have no logarithm and are left out.
     - `performance_pct` is the best accuracy of all settings.
     - Every interval is 95%, of the paired bootstrap over the questions.
     """
@@ -94,7 +96,7 @@ def _model_summary(by_setting: Mapping[str, list[Row]], resamples: int) -> dict[
 
 
 _NO_METHOD: dict[str, Any] = {
-    "control_pct": 100.0,
+    "control_pct": None,
     "control_interval_pct": None,
     "scaling": None,
     "scaling_interval": None,
@@ -153,13 +155,12 @@ def _method(method: str, runs: list[dict[str, Any]], within: list[bool] | None, 
     curve = [run for run in graded if method != BUDGET_FORCING or not (run["num_ignore"] or run["setting"] == NATURAL)]
     slope = [run for run in curve if run["mean_thinking_tokens"] > 0]
     tokens, accuracy = ([run[name] for run in slope] for name in ("mean_thinking_tokens", "accuracy_pct"))
-    scaling = metrics.scaling(tokens, accuracy)
-    names = [run["setting"] for run in slope]
+    scaling, names = metrics.scaling(tokens, accuracy), [run["setting"] for run in slope]
     return {
-        "control_pct": _round(_percentage(within)) if within else 100.0 if method == BUDGET_FORCING else None,
+        "control_pct": _round(_percentage(within)) if within else None,
         "control_interval_pct": _rounded(sheet.control(method)) if within else None,
-        "scaling": _round(scaling) if curve and (len(curve) > 1 or method == BUDGET_FORCING) else None,
-        "scaling_interval": _rounded(sheet.scaling(names)) if len(names) > 1 else None,
+        "scaling": _round(scaling),
+        "scaling_interval": None if scaling is None else _rounded(sheet.scaling(names)),
         "performance_pct": metrics.performance([run["accuracy_pct"] for run in graded]) if graded else None,
         "performance_interval_pct": (
             _rounded(sheet.performance([run["setting"] for run in graded])) if graded else None
@@ -352,8 +353,8 @@ def align(lines: Sequence[Sequence[str]]) -> str:
 
 
 def percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}%"
+    return UNKNOWN if value is None else f"{value:.1f}%"
 
 
 def signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.1f}"
+    return UNKNOWN if value is None else f"{value:+.1f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from s1.evaluation.engine import Request, derived_seed
@@ -29,10 +29,12 @@ class Task:
     def row(self, response: Response, correct: bool | None, prices: Prices) -> dict[str, Any]:
         """What becomes of it: a row of GENERATIONS."""
         model, _, _, sample = self.key
+        # A plain endpoint was told of no cap: there is none to keep to.
+        setting = replace(self.setting, max_thinking_tokens=None) if self.request.plain else self.setting
         return generation(
             self.question,
             model,
-            self.setting,
+            setting,
             response,
             correct,
             sample=sample,

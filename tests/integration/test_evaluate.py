@@ -15,11 +15,14 @@ from chat_server import FORCED, Server, serving
 from jobs import pipeline
 from jobs.evaluate import JOB, NEVER_ENDS
 from jobs.evaluation_options import EvaluateOptions, ServeOptions
+from jobs.report import JOB as REPORT
+from jobs.report import ReportOptions
 from jobs.runner import command, execute
 from jobs.served import application, starting
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
+from s1.evaluation.summary import UNKNOWN
 from serve.engine import EngineOptions
 from serve.measured import measured_with
 
@@ -292,6 +295,20 @@ def test_a_strict_endpoint_gets_openai_s_protocol_and_nothing_else(run_dir: Path
         execute(JOB, wanted, str(run_dir))
     assert {key for body in server.bodies for key in body} == {"model", "messages", "temperature"}
     assert {row["setting"] for row in table(run_dir)} == {"natural", "tokens_8"}
+
+
+def test_of_an_endpoint_that_was_told_of_no_cap_control_is_not_known(run_dir: Path):
+    with serving() as server:
+        wanted = options(server, plain=True, num_questions=2, models=("tuned",), natural_max_tokens=64)
+        manifest = execute(JOB, wanted, str(run_dir))
+    assert {"max_tokens"} < {key for body in server.bodies for key in body}, "the completion is bounded all the same"
+    tuned = manifest.facts["summary"]["tuned"]
+    assert tuned["control_pct"] is tuned["scaling"] is None
+    report = run_dir / "report"
+    execute(REPORT, ReportOptions(only_results=True), str(run_dir))
+    assert json.loads((report / "metrics.json").read_text())["models"]["tuned"]["control_pct"] is None
+    assert f"<td>budget forcing</td><td>tuned</td><td>{UNKNOWN}</td>" in (report / "report.html").read_text()
+    assert f"| budget_forcing | {UNKNOWN} |" in (report / "methods.md").read_text()
 
 
 def test_samples_are_seeded_and_told_apart(run_dir: Path):

@@ -109,7 +109,8 @@ def test_the_first_paragraph_says_what_was_found(report: Path):
         "Of 14 questions, 5 were selected with their traces to train on.",
         "Left to end its thinking itself, the tuned model answers 75.0% of 8 unseen questions (95% interval "
         "38 to 100%), the base model 12.5%.",
-        "Held to 4 thinking tokens it answers 12.5%, held to 16 it answers 75.0%: +31.2 points for every doubling.",
+        "With a budget of 4 it thinks 4.0 tokens on average and gets 12.5% right; with one of 16 it thinks 16.0 tokens "
+        "on average and gets 75.0% right: +31.2 points per doubling between the two.",
         "Told once to go on where it would have stopped, it thinks 40 tokens instead of 30 and answers 62.5%.",
     )
     assert sentences[1] in (report / "report.html").read_text()

@@ -12,6 +12,7 @@ from jobs.select import SelectOptions
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.config import Config
+from s1.evaluation.summary import UNKNOWN
 
 
 def test_the_selection_comes_first_and_once():
@@ -90,6 +91,7 @@ def test_differences_carry_their_significance():
     assert found[1]["difference_pct"] == pytest.approx(-100 / 3, abs=1e-3)
     assert found[1]["low_pct"] < -100 / 3 < found[1]["high_pct"] < 0
     text = short_table(found).splitlines()
+    assert text[1].split()[-2:] == [UNKNOWN] * 2, "the selection has no difference to itself"
     assert text[2].split()[:4] == ["random", "100", "60", "50.0%"] and text[2].endswith("*")
 
 

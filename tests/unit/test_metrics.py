@@ -28,7 +28,8 @@ def test_control_counts_the_runs_inside_the_limits():
 
 
 def test_equal_compute_has_no_slope():
-    assert scaling([8, 8], [10, 50]) == 0
+    assert scaling([8, 8], [10, 50]) is None
+    assert scaling([8], [10]) is scaling([], []) is None
     assert scaling([8, 16], [10, 50]) == 40
 
 

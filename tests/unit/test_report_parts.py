@@ -9,9 +9,12 @@ from report_cases import generations
 from jobs.report import JOB, ReportOptions
 from s1.artifacts import Manifest
 from s1.errors import UserError
+from s1.evaluation import metrics
 from s1.evaluation.questions import choose
 from s1.evaluation.report import figures, numbers
+from s1.evaluation.report.abstract import abstract
 from s1.evaluation.report.transcripts import transcripts
+from s1.evaluation.summary import UNKNOWN
 
 
 def test_the_funnel_takes_the_reasons_off_one_by_one():
@@ -54,6 +57,34 @@ def test_questions_of_every_domain_are_asked_in_turn():
     assert chosen == choose(rows[::-1], {"a", "b"}, 4)
     assert chosen.dropped == {"other domains": 5, "over num_questions": 6}
     assert len(choose(rows, None, None).questions) == 15
+
+
+def test_the_first_paragraph_does_not_take_scaling_for_the_slope_between_its_two_budgets():
+    """A mean over all pairs may lie far from what two of them show: one pair that hardly differs outweighs the rest."""
+    runs = [(4, 4.0, 0.0), (16, 16.0, 5.0), (32, 32.0, 10.0), (48, 34.0, 20.0)]
+    points = [
+        {"budget": budget, "mean_thinking_tokens": tokens, "accuracy_pct": accuracy}
+        for budget, tokens, accuracy in runs
+    ]
+    scaling = metrics.scaling([tokens for _, tokens, _ in runs], [accuracy for *_, accuracy in runs])
+    assert scaling is not None and round(scaling, 1) == 24.2
+    model = {"natural": None, "points": points, "wait": [], "scaling": scaling, "methods": {}}
+    assert abstract({"models": {"m": model}, "stages": {}, "gain": None}, "m") == (
+        "With a budget of 4 it thinks 4.0 tokens on average and gets 0.0% right; with one of 48 it thinks 34.0 tokens "
+        "on average and gets 20.0% right: +6.5 points per doubling between the two.",
+        "Scaling, the mean slope over all pairs of budgets, is +24.2 points per doubling.",
+    )
+    idle = [point | {"mean_thinking_tokens": 0.0} for point in points]
+    (sentence,) = abstract(
+        {"models": {"m": model | {"points": idle, "scaling": None}}, "stages": {}, "gain": None}, "m"
+    )
+    assert "doubling" not in sentence and "None" not in sentence
+
+
+def test_a_table_shows_a_dash_for_what_is_not_known():
+    rows = [{"control_pct": None, "scaling": 0.0}]
+    assert numbers.as_markdown(rows, ["control_pct", "scaling"]).splitlines()[-1] == f"| {UNKNOWN} | 0.0 |"
+    assert numbers.as_csv(rows, ["control_pct", "scaling"]).splitlines()[-1] == ",0.0"
 
 
 def test_the_map_is_the_same_for_the_same_points():

@@ -5,7 +5,7 @@ import pytest
 
 from s1 import schema
 from s1.evaluation.bootstrap import wilson
-from s1.evaluation.summary import by_benchmark, compared, gain, run_label, short_table, summarise
+from s1.evaluation.summary import UNKNOWN, by_benchmark, compared, gain, run_label, short_table, summarise
 
 
 def rows(
@@ -68,10 +68,17 @@ def test_without_a_reference_there_is_no_accuracy_but_still_tokens():
     assert (numbers["scaling"], numbers["performance_pct"], numbers["control_pct"]) == (None, None, 100)
 
 
-def test_a_budget_that_brought_no_thinking_has_no_slope():
-    numbers = summary(rows("base", "max_0", 0, [True], [0]), rows("base", "max_4", 4, [True], [4]))["base"]
-    assert numbers["scaling"] == 0
-    assert summary(rows("base", "max_4", 4, [True], [0]))["base"]["scaling"] == 0
+@pytest.mark.parametrize("tokens", [(0, 4), (0, 0), (4, 4)])
+def test_scaling_is_not_defined_without_two_budgets_that_differ_in_thinking(tokens: tuple[int, int]):
+    numbers = summary(*(rows("base", f"max_{at}", 8 + at, [True], [count]) for at, count in enumerate(tokens)))["base"]
+    assert numbers["scaling"] is numbers["scaling_interval"] is None
+    assert numbers["methods"]["budget_forcing"]["scaling"] is None
+
+
+def test_control_is_not_defined_when_nothing_was_capped():
+    numbers = summary(rows("base", "natural", None, [True], [9]))["base"]
+    assert numbers["control_pct"] is numbers["control_interval_pct"] is None
+    assert numbers["methods"]["budget_forcing"]["control_pct"] is None
 
 
 def test_the_gain_counts_the_questions_of_both_models():
@@ -103,10 +110,10 @@ def test_the_table_for_the_terminal():
     )
     assert text.splitlines() == [
         "                base   tuned",
-        "max 4 tokens       -    0.0%",
+        f"max 4 tokens       {UNKNOWN}    0.0%",
         "natural end     0.0%  100.0%",
         "control       100.0%  100.0%",
-        "scaling            -    +0.0",
+        f"scaling            {UNKNOWN}       {UNKNOWN}",
         "performance     0.0%  100.0%",
     ]
 

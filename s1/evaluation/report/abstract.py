@@ -1,23 +1,25 @@
-"""What a run has found, in a few sentences: the report's first paragraph. Every number is one of `metrics.json`."""
+"""What a run has found, in a few sentences: the report's first paragraph. Every number follows from `metrics.json`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from s1.evaluation import metrics
 from s1.evaluation.settings import BUDGET_FORCING
 from s1.evaluation.summary import percent, signed
 
 OURS = ("tuned", "base")
+_AXES = ("mean_thinking_tokens", "accuracy_pct")
 
 
-def abstract(metrics: Mapping[str, Any], main: str) -> tuple[str, ...]:
-    """Sentences about `main`, the model that the run is about; see `numbers.metrics`."""
-    models = metrics["models"]
+def abstract(found: Mapping[str, Any], main: str) -> tuple[str, ...]:
+    """Sentences about `main`, the model that the run is about, from what `numbers.metrics` has `found`."""
+    models = found["models"]
     numbers = models[main]
     return (
-        *_data(metrics["stages"]),
-        *_natural(main, models, metrics["gain"]),
+        *_data(found["stages"]),
+        *_natural(main, models, found["gain"]),
         *_budgets(numbers),
         *_waits(numbers),
         *_control(numbers["methods"]),
@@ -54,10 +56,19 @@ def _budgets(numbers: Mapping[str, Any]) -> Iterator[str]:
     if len(points) < 2:
         return
     least, most = points[0], points[-1]
-    yield (
-        f"Held to {least['budget']:,} thinking tokens it answers {percent(least['accuracy_pct'])}, held to "
-        f"{most['budget']:,} it answers {percent(most['accuracy_pct'])}: {signed(numbers['scaling'])} points for every "
-        "doubling."
+    sentence = f"With a budget of {_held(least)}; with one of {_held(most)}"
+    if 0 < least["mean_thinking_tokens"] < most["mean_thinking_tokens"]:
+        slope = metrics.scaling(*([point[name] for point in (least, most)] for name in _AXES))
+        sentence += f": {signed(slope)} points per doubling between the two"
+    yield f"{sentence}."
+    if numbers["scaling"] is not None and len(points) > 2:
+        yield f"Scaling, the mean slope over all pairs of budgets, is {signed(numbers['scaling'])} points per doubling."
+
+
+def _held(point: Mapping[str, Any]) -> str:
+    return (
+        f"{point['budget']:,} it thinks {point['mean_thinking_tokens']:,.1f} tokens on average and gets "
+        f"{percent(point['accuracy_pct'])} right"
     )
 
 
@@ -78,7 +89,7 @@ def _control(methods: Mapping[str, Any]) -> Iterator[str]:
     forced = methods.get(BUDGET_FORCING)
     words = [method["control_pct"] for name, method in methods.items() if name.endswith("_conditional")]
     words = [control for control in words if control is not None]
-    if forced is None or not words:
+    if forced is None or forced["control_pct"] is None or not words:
         return
     share = percent(words[0]) if len(words) == 1 else f"{percent(min(words))} to {percent(max(words))}"
     yield (

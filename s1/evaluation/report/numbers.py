@@ -10,7 +10,7 @@ from typing import Any
 from s1.artifacts import Manifest
 from s1.evaluation import paper
 from s1.evaluation.settings import NATURAL
-from s1.evaluation.summary import run_label
+from s1.evaluation.summary import UNKNOWN, run_label
 
 NOT_PICKED = "not_picked"  # what the selection leaves is what it is for, not a fault that was taken out
 
@@ -279,7 +279,9 @@ def as_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 
 def as_markdown(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """The same as a Markdown table."""
+    """The same as a Markdown table; what is not known is a dash."""
     lines = [list(columns), ["---"] * len(columns)]
-    lines += [["" if row[name] is None else f"{row[name]}".replace("|", "\\|") for name in columns] for row in rows]
+    lines += [
+        [UNKNOWN if row[name] is None else f"{row[name]}".replace("|", "\\|") for name in columns] for row in rows
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
