@@ -30,10 +30,11 @@ from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config
 from s1.errors import UserError
 from s1.evaluation import paper
+from s1.evaluation.display import UNKNOWN, align, percent, signed
 from s1.evaluation.report.compare import significance
 from s1.evaluation.report.numbers import MEASURED, as_csv, as_markdown, measured
 from s1.evaluation.settings import NATURAL
-from s1.evaluation.summary import UNKNOWN, align, percent, signed, verdicts
+from s1.evaluation.summary import verdicts
 
 FOLDER = "ablations"
 SELECTION = "selection"

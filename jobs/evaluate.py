@@ -34,7 +34,7 @@ from s1.evaluation.engine import OVERFLOW, as_they_come
 from s1.evaluation.journal import Journal
 from s1.evaluation.methods import Response, respond
 from s1.evaluation.questions import choose, verdict
-from s1.evaluation.settings import NATURAL, BestOf, Plan, Tree
+from s1.evaluation.settings import DIRECT, NATURAL, BestOf, Plan, Tree
 from s1.evaluation.summary import summarise
 from s1.evaluation.tasks import Sweep, Task, key_of
 from s1.hashing import fingerprint
@@ -83,7 +83,7 @@ def _sweep(options: EvaluateOptions, questions: Sequence[Mapping[str, Any]]) -> 
         samples=options.samples,
         seed=options.seed,
         plain=options.plain,
-        only_models={name: part.models for name, part in parts},
+        only_models={DIRECT: options.direct_models, **{name: part.models for name, part in parts}},
         only_questions={name: part.num_questions for name, part in parts if part.num_questions is not None},
     )
 

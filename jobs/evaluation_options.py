@@ -37,6 +37,15 @@ class ServeOptions(Config):
     )
 
 
+class DirectOptions(Config):
+    """The model as it is, in its own chat format and without thinking: the baseline of the paper's table 1."""
+
+    models: tuple[str, ...] = Field((BASE,), description="Ask these models so; those that `models` leaves out are not.")
+    max_tokens: PositiveInt | None = Field(
+        None, description="Cap of the whole answer, its explanation included; by default the context is the bound."
+    )
+
+
 class ConditionalOptions(Config):
     """Control by words: the question says how long to think (paper, appendix D)."""
 
@@ -155,6 +164,9 @@ class EvaluateOptions(Config):
     ignore_strs: tuple[str, ...] = Field(
         (settings.WAIT,), description="Texts that replace an ignored end of the thinking, one setting each."
     )
+    direct: DirectOptions = Field(
+        DirectOptions.model_validate({}), description="A model in its own chat format, without thinking."
+    )
     conditional: ConditionalOptions = Field(
         ConditionalOptions.model_validate({}), description="Control by words instead of by force."
     )
@@ -191,11 +203,17 @@ class EvaluateOptions(Config):
         guard = self.natural_max_tokens
         budgets, waits = ((), ()) if self.plain else (self.budgets, self.waits)
         found = (
+            *((settings.direct(self.direct.max_tokens),) if self.direct_models else ()),
             *self.parallel.settings(guard),
             *self.conditional.settings(guard),
             *settings.forced(budgets, waits, guard, self.ignore_strs),
         )
         return tuple(sorted(found, key=lambda setting: setting.name != settings.NATURAL))
+
+    @property
+    def direct_models(self) -> tuple[str, ...]:
+        """The models that are asked without thinking; of a plain endpoint none: its natural end is just that."""
+        return () if self.plain else tuple(name for name in self.models if name in self.direct.models)
 
     @model_validator(mode="after")
     def _settings_make_sense(self) -> EvaluateOptions:
@@ -224,8 +242,10 @@ class EvaluateOptions(Config):
                 f"parallel.tree={self.parallel.tree} goes on from pieces of thinking, which no endpoint does; "
                 "set offline"
             )
-        for name, part in (("conditional", self.conditional), ("parallel", self.parallel)):
-            unknown = sorted(set(part.models) - set(self.models))
+        parts = {"direct": self.direct, "conditional": self.conditional, "parallel": self.parallel}
+        for name, part in parts.items():
+            left_out = {BASE} if name == "direct" else set[str]()
+            unknown = sorted(set(part.models) - set(self.models) - left_out)
             if unknown:
                 raise ValueError(f"{name}.models={unknown[0]!r} is none of models; name it there too")
         return self

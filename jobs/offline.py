@@ -19,7 +19,7 @@ from s1.evaluation.engine import Answer, Request, Segment, overflowed
 from s1.evaluation.methods import Response, respond
 from s1.evaluation.tasks import Task
 from s1.forcing import BudgetPolicy, compile_policy
-from s1.forcing.machine import ended_by
+from s1.forcing.machine import ended_by, finish_reason
 from s1.forcing.transcript import Transcript
 from serve.engine import EngineOptions
 
@@ -56,10 +56,12 @@ class OfflineEngine:
 
         template, engine = await self._loaded()
         started = time.monotonic()
-        prompt = template.render_messages([{"role": "user", "content": request.question}])
+        message = {"role": "user", "content": request.question}
+        prompt = template.render_messages([message], enable_thinking=request.enable_thinking)
+        asked = {_POLICY.get(name, name): value for name, value in request.budget_forcing.items()}
         try:
             program = compile_policy(
-                BudgetPolicy(**{_POLICY.get(name, name): value for name, value in request.budget_forcing.items()}),
+                BudgetPolicy(**asked, enable_thinking=request.enable_thinking),
                 template,
                 prompt_tokens=len(prompt) + len(thought := template.plain(request.thinking)),
                 context_tokens=engine.context_tokens,
@@ -80,7 +82,7 @@ class OfflineEngine:
             thinking_tokens=state.thinking_tokens,
             forced_tokens=state.forced_tokens,
             answer_tokens=state.answer_tokens,
-            ended_by=ended_by(program, state),
+            ended_by=ended_by(program, state) or ("length" if finish_reason(state) == "length" else None),
             segments=_joined(transcript),
             latency_s=round(time.monotonic() - started, 4),
             prompt_tokens=len(prompt),

@@ -29,8 +29,8 @@ from jobs.train import TrainOptions
 from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config
 from s1.errors import UserError
+from s1.evaluation.display import align, short_table
 from s1.evaluation.report.page import seconds
-from s1.evaluation.summary import align, short_table
 from s1.sources import hub as data_sets
 
 STAGES: tuple[Job[Any], ...] = (

@@ -198,7 +198,8 @@ CAPTIONS = {
     "loss": ("Training loss", "Cross-entropy of thinking and answer, in nats per token."),
     "scaling": (
         "Accuracy over thinking tokens",
-        "Every point is one setting: a budget, the natural end, or a forced “Wait”. Bars are 95% intervals.",
+        "Every point is one setting: a budget, the natural end, a forced “Wait”, or no thinking (own chat format). "
+        "Bars are 95% intervals.",
     ),
     "parallel": (
         "Sequential against parallel",

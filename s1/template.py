@@ -4,6 +4,7 @@ Two styles of thinking. `s1` is the paper's (section 4.1): ChatML turns named th
 opens a turn ends the thinking. `think-tags` is what R1 and Qwen3 write. Laws, tested as properties:
 
 - the prompt is a prefix of the example, and equals the model's own chat template plus the opening of the thinking;
+- without thinking the prompt is the model's own chat template, and no delimiter ends it;
 - `parse` inverts `render_example`;
 - text of a user, a teacher or a data set never produces a control token: it is tokenised as plain text.
 """
@@ -41,7 +42,7 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> Any: ...
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool, **variables: Any
     ) -> Any: ...
 
 
@@ -185,13 +186,19 @@ class Template:
         known = [token for token in ids if token < self.num_tokens]
         return self.tokenizer.decode(known, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def render_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Prompt ids of a conversation (role, content), up to and including the opening of the thinking."""
+    def render_messages(self, messages: Sequence[Mapping[str, str]], *, enable_thinking: bool = True) -> list[int]:
+        """Prompt ids of a conversation (role, content), up to and including the opening of the thinking.
+
+        Without `enable_thinking` they end with the opening of the assistant's turn, as the model's own chat template
+        writes it; a template that knows a variable of this name is told.
+        """
         marks = [f"\ue000{index}\ue001" for index in range(len(messages))]
         marked = [{"role": m["role"], "content": mark} for m, mark in zip(messages, marks, strict=True)]
-        text = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+        variables = {} if enable_thinking else {"enable_thinking": False}
+        text = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True, **variables)
         assert isinstance(text, str)
-        if not text.endswith(self.delimiters.thinking_open):
+        text = text.removesuffix(self.delimiters.thinking_open)  # some templates open the thinking themselves
+        if enable_thinking:
             text += self.delimiters.thinking_open
         contents = {mark: message["content"] for mark, message in zip(marks, messages, strict=True)}
         ids: list[int] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from s1.config import Config
 from s1.errors import UserError
@@ -27,6 +27,9 @@ Texts = Annotated[list[NonEmptyText], Field(min_length=1, max_length=MAX_STRINGS
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Ignores = Annotated[int, Field(ge=0, le=MAX_IGNORE)]
+
+
+_THINKING = "enable_thinking"
 
 
 class Strict(BaseModel):
@@ -58,27 +61,44 @@ class Reasoning(Strict):
     effort: str | None = Field(None, description="A level of effort, like reasoning_effort.")
     max_tokens: Count | None = Field(None, description="Cap on the thinking.")
     exclude: bool = Field(False, description="Think, but leave the thinking out of the response.")
-    enabled: bool = Field(True, description="false: answer at once.")
+    enabled: bool = Field(True, description="false: no thinking, as chat_template_kwargs.enable_thinking.")
 
 
 class Thinking(Strict):
     """Anthropic's object."""
 
-    type: Literal["enabled", "disabled"]
+    type: Literal["enabled", "disabled"] = Field(
+        description="disabled: no thinking, as chat_template_kwargs.enable_thinking."
+    )
     budget_tokens: Count | None = Field(None, description="Cap on the thinking.")
 
 
+class ChatTemplateKwargs(Strict):
+    """vLLM's object, with the one variable of a chat template that is known here, by Qwen3's name."""
+
+    enable_thinking: bool = Field(
+        True, description="false: no thinking; the model answers in its own chat format, and nothing is forced."
+    )
+
+
 class Effort(Config):
-    """What a level of effort means: fields of `budget_forcing`. Those that are left out are free."""
+    """What a level of effort means: fields of `budget_forcing`, or no thinking. What is left out is free."""
 
     max_tokens: Count | None = Field(None, description="Cap on the thinking, in tokens.")
     min_tokens: Count | None = Field(None, description="An end before this many tokens is ignored.")
     num_ignore: Ignores | None = Field(None, description="How many ends are ignored.")
+    enable_thinking: bool = Field(True, description="false: no thinking, as chat_template_kwargs.enable_thinking.")
+
+    @model_validator(mode="after")
+    def _check_thinking(self) -> Effort:
+        if not self.enable_thinking and (self.max_tokens or self.min_tokens or self.num_ignore):
+            raise ValueError("enable_thinking=false leaves no thinking to bound; leave out the other fields")
+        return self
 
 
 # OpenAI's levels. Up to `high` the caps are those of the paper's scaling curve (figure 1).
 EFFORTS: dict[str, Effort] = {
-    name: Effort(max_tokens=tokens, min_tokens=None, num_ignore=None)
+    name: Effort(max_tokens=tokens, min_tokens=None, num_ignore=None, enable_thinking=tokens > 0)
     for name, tokens in {
         "none": 0,
         "minimal": 512,
@@ -98,6 +118,7 @@ class BudgetFields(Strict):
     reasoning_effort: str | None = Field(None, description="A level whose budget the server defines.")
     reasoning: Reasoning | None = Field(None, description="OpenRouter's object.")
     thinking: Thinking | None = Field(None, description="Anthropic's object.")
+    chat_template_kwargs: ChatTemplateKwargs | None = Field(None, description="vLLM's object: whether to think at all.")
     budget_forcing: BudgetForcing | None = Field(None, description="Everything that can be set, by our names.")
 
 
@@ -110,7 +131,7 @@ class Contradiction(UserError):
 
 
 class _Claim(NamedTuple):
-    """`field` of budget_forcing has to be `value`, says what the client wrote under the name `param`."""
+    """`field` of budget_forcing, or enable_thinking, has to be `value`: so the client wrote under the name `param`."""
 
     field: str
     value: Any
@@ -131,10 +152,12 @@ def policy(request: BudgetFields, efforts: Mapping[str, Effort], bound: tuple[st
             raise Contradiction(
                 f"{other.said} and {claim.said} contradict each other; send one of them", param=claim.param
             )
-    _check_enabled(request, claims)
+    _check_thinking(claims)
     _check_minimum(claims, bound)
     _check_grace(claims)
-    forcing = BudgetForcing.model_validate({claim.field: claim.value for claim in claims.values()})
+    said = {claim.field: claim.value for claim in claims.values()}
+    enable_thinking = said.pop(_THINKING, True)
+    forcing = BudgetForcing.model_validate(said)
     return BudgetPolicy(
         max_thinking_tokens=forcing.max_tokens,
         min_thinking_tokens=forcing.min_tokens,
@@ -144,6 +167,7 @@ def policy(request: BudgetFields, efforts: Mapping[str, Effort], bound: tuple[st
         max_answer_tokens=forcing.max_answer_tokens,
         before_end=forcing.before_end,
         grace_tokens=forcing.grace_tokens,
+        enable_thinking=enable_thinking,
     )
 
 
@@ -152,15 +176,17 @@ def _claims(request: BudgetFields, efforts: Mapping[str, Effort]) -> Iterator[_C
     if request.reasoning_effort is not None:
         yield from _of_effort("reasoning_effort", request.reasoning_effort, efforts)
     if (reasoning := request.reasoning) is not None:
-        if not reasoning.enabled:
-            yield _Claim("max_tokens", 0, "reasoning.enabled", "reasoning.enabled=false")
+        if "enabled" in reasoning.model_fields_set:
+            yield from _switch("reasoning.enabled", reasoning.enabled, str(reasoning.enabled).lower())
         if reasoning.effort is not None:
             yield from _of_effort("reasoning.effort", reasoning.effort, efforts)
         yield from _plain("reasoning.max_tokens", reasoning.max_tokens)
     if (thinking := request.thinking) is not None:
-        if thinking.type == "disabled":
-            yield _Claim("max_tokens", 0, "thinking.type", "thinking.type=disabled")
+        yield from _switch("thinking.type", thinking.type == "enabled", thinking.type)
         yield from _plain("thinking.budget_tokens", thinking.budget_tokens)
+    if (variables := request.chat_template_kwargs) is not None and variables.model_fields_set:
+        on = variables.enable_thinking
+        yield from _switch(f"chat_template_kwargs.{_THINKING}", on, str(on).lower())
     if (forcing := request.budget_forcing) is not None:
         for name in sorted(forcing.model_fields_set):
             if (value := getattr(forcing, name)) is not None:
@@ -172,23 +198,37 @@ def _plain(param: str, cap: int | None) -> Iterator[_Claim]:
         yield _Claim("max_tokens", cap, param, f"{param}={cap}")
 
 
+def _switch(param: str, on: bool, value: str) -> Iterator[_Claim]:
+    """Thinking is switched on, or off: then a cap of 0 is all that can be said of it as well."""
+    yield _Claim(_THINKING, on, param, f"{param}={value}")
+    if not on:
+        yield _Claim("max_tokens", 0, param, f"{param}={value}")
+
+
 def _of_effort(param: str, level: str, efforts: Mapping[str, Effort]) -> Iterator[_Claim]:
     if level not in efforts:
         raise Contradiction(f"{param}={level!r} is not a level here; there are {', '.join(efforts)}", param)
-    for name, value in efforts[level].model_dump(exclude_none=True).items():
+    effort = efforts[level]
+    if not effort.enable_thinking:
+        yield from _switch(param, False, level)
+        return
+    for name, value in effort.model_dump(exclude_none=True, exclude={_THINKING}).items():
         yield _Claim(name, value, param, f"{param}={level} ({name}={value})")
 
 
-def _check_enabled(request: BudgetFields, claims: Mapping[str, _Claim]) -> None:
-    """Thinking that is switched on by one field is not switched off by another."""
-    cap = claims.get("max_tokens")
-    if cap is None or cap.value > 0:
+def _check_thinking(claims: Mapping[str, _Claim]) -> None:
+    """Thinking that is switched on is not capped at 0, and none that is switched off is asked to be longer."""
+    switch = claims.get(_THINKING)
+    if switch is None:
         return
-    if request.thinking is not None and request.thinking.type == "enabled":
-        raise Contradiction(f"thinking.type=enabled and {cap.said} contradict each other; send one of them", cap.param)
-    reasoning = request.reasoning
-    if reasoning is not None and reasoning.enabled and "enabled" in reasoning.model_fields_set:
-        raise Contradiction(f"reasoning.enabled=true and {cap.said} contradict each other; send one of them", cap.param)
+    cap = claims.get("max_tokens")
+    wrong = [cap] if switch.value and cap is not None and cap.value == 0 else []
+    if not switch.value:
+        wrong = [claims[name] for name in ("min_tokens", "num_ignore") if name in claims and claims[name].value]
+    if wrong:
+        raise Contradiction(
+            f"{switch.said} and {wrong[0].said} contradict each other; send one of them", param=wrong[0].param
+        )
 
 
 def _check_minimum(claims: Mapping[str, _Claim], bound: tuple[str, int | None]) -> None:

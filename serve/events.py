@@ -50,7 +50,7 @@ class Report:
     completion_tokens: int
     rounds: int  # ends that were ignored
     max_tokens: int | None  # the cap as it was kept; below the request's when it had to be reduced
-    ended_by: str  # natural | budget | context | length
+    ended_by: str | None  # natural | budget | context | length; None: there was to be no thinking
     unmet: str | None  # why the thinking is shorter than the minimum
     finish_reason: str
 

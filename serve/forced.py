@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from s1.errors import UserError
 from s1.forcing import Program, compile_policy
-from s1.forcing.machine import State, ended_by, finish_reason, unmet
+from s1.forcing.machine import State, ended_by, finish_reason, start, unmet
 from s1.forcing.transcript import Delta, Span, Transcript
 from s1.template import Template
 from serve.engine import EngineOptions, Sampling, VllmEngine
@@ -88,7 +88,7 @@ class ForcedEngine:
 
     async def _events(self, request: Generation) -> AsyncGenerator[Event, None]:
         try:
-            prompt = await self.renderer.render(request.messages)
+            prompt = await self.renderer.render(request.messages, enable_thinking=request.policy.enable_thinking)
             program = compile_policy(
                 request.policy,
                 self.template,
@@ -110,7 +110,7 @@ class ForcedEngine:
     ) -> AsyncGenerator[Event, None]:
         sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
         transcript, stop = Transcript(self.template), StopStrings(request.stop)
-        state = State()
+        state = start(program)
         run = self.engine.run(program, prompt, sampling, choice, owner=request.owner)
         async with aclosing(run) as steps:
             async for step in steps:

@@ -59,8 +59,9 @@ class Metrics:
         self.thinking.labels(model).inc(report.thinking_tokens)
         self.forced.labels(model).inc(report.forced_tokens)
         self.answer.labels(model).inc(report.answer_tokens)
-        self.length.labels(model).observe(report.thinking_tokens)
-        self.ends.labels(model, report.ended_by).inc()
+        if report.ended_by is not None:  # of a completion that was not to think there is nothing to tell
+            self.length.labels(model).observe(report.thinking_tokens)
+            self.ends.labels(model, report.ended_by).inc()
         self.ignored.labels(model).inc(report.rounds)
         if report.unmet is not None:
             self.unmet.labels(model, report.unmet).inc()

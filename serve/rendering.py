@@ -20,10 +20,14 @@ class Renderer:
         # One thread: renderings at the same time would only take the interpreter from each other, and from the streams.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="render")
 
-    async def render(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the prompt. UserError when the messages do not fit the context or the model's chat template."""
+    async def render(self, messages: Sequence[Message], *, enable_thinking: bool = True) -> list[int]:
+        """Ids of the prompt, as `Template.render_messages` has them.
+
+        UserError when the messages do not fit the context or the model's chat template.
+        """
         self._check_size(messages)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._render, messages)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._render, messages, enable_thinking)
 
     def _check_size(self, messages: Sequence[Message]) -> None:
         """Refuse what cannot fit whatever the tokenizer makes of it: it would keep everybody waiting."""
@@ -35,11 +39,12 @@ class Renderer:
                 f"of {self._context_tokens} tokens can hold; shorten it"
             )
 
-    def _render(self, messages: Sequence[Message]) -> list[int]:
+    def _render(self, messages: Sequence[Message], enable_thinking: bool) -> list[int]:
         from jinja2 import TemplateError
 
         try:
-            return self._template.render_messages([{"role": m.role, "content": m.content} for m in messages])
+            plain = [{"role": m.role, "content": m.content} for m in messages]
+            return self._template.render_messages(plain, enable_thinking=enable_thinking)
         except TemplateError as error:
             raise UserError(f"the model's chat template refuses these messages: {error}") from error
 

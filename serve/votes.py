@@ -32,7 +32,7 @@ def best(choices: Sequence[Choice]) -> int:
 
     def rank(index: int) -> tuple[bool, bool, int]:
         choice = choices[index]
-        ended = choice.report.ended_by == "natural" and choice.report.finish_reason == "stop"
+        ended = choice.report.ended_by in ("natural", None) and choice.report.finish_reason == "stop"
         return not ended, not choice.content.strip(), choice.report.thinking_tokens
 
     return min(range(len(choices)), key=rank)

@@ -16,8 +16,9 @@ SCRIPTS = st.lists(st.sampled_from([0, 1, 2, 5, 6, 6, 7, 9]), max_size=60)
 
 @st.composite
 def programs(draw, delimiters=DELIMITERS):
-    cap = draw(st.none() | st.integers(0, 30))
-    minimum = draw(st.integers(0, 20 if cap is None else cap))
+    enable_thinking = draw(st.sampled_from([True, True, True, False]))
+    cap = draw(st.none() | st.integers(0, 30)) if enable_thinking else None
+    minimum = draw(st.integers(0, 20 if cap is None else cap)) if enable_thinking else 0
     return Program(
         delimiter=draw(delimiters),
         answer_open=(OPEN,),
@@ -28,11 +29,12 @@ def programs(draw, delimiters=DELIMITERS):
         answer_prefix=draw(st.sampled_from([(), (PREFIX, PREFIX)])),
         max_thinking=cap,
         min_thinking=minimum,
-        num_ignore=draw(st.integers(0, 4)),
+        num_ignore=draw(st.integers(0, 4)) if enable_thinking else 0,
         max_answer=draw(st.none() | st.integers(1, 8)),
         room=draw(st.integers(1, 80)),
         cut_by="budget",
         room_by="context",
         breaks=BREAKS,
         grace=0 if cap is None else draw(st.integers(0, cap)),
+        enable_thinking=enable_thinking,
     )

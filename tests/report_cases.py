@@ -29,7 +29,7 @@ def commit(
         staging.commit(Manifest(job, f"of-{job}", {"seed": 1}, {}, "0", rows_in, rows_out, seconds=1.5, **more))
 
 
-def generation(model: str, setting: str, number: int, correct: bool, tokens: int, budget: int, waits: int = 0):
+def generation(model: str, setting: str, number: int, correct: bool, tokens: int, budget: int | None, waits: int = 0):
     return {
         "question_id": f"t{number}",
         "question": f"What is {number} + {number}? {NASTY}",
@@ -37,7 +37,7 @@ def generation(model: str, setting: str, number: int, correct: bool, tokens: int
         "source": "gym",
         "domain": "sums",
         "model": model,
-        "method": "budget_forcing",
+        "method": "direct" if setting == "direct" else "budget_forcing",
         "setting": setting,
         "sample": 0,
         "num_tries": 1,
@@ -58,7 +58,7 @@ def generation(model: str, setting: str, number: int, correct: bool, tokens: int
 
 
 def generations() -> pa.Table:
-    rows = []
+    rows = [generation("base", "direct", number, number < 2, 0, None) for number in range(8)]
     for model, skill in (("base", 1), ("tuned", 6)):
         for number in range(8):
             rows.append(generation(model, "natural", number, number < skill, 30, 64))
@@ -101,7 +101,7 @@ def write_run(tmp_path: Path) -> Path:
         "evaluate",
         generations(),
         8,
-        rows_out=64,
+        rows_out=72,
         facts={"num_questions": 8, "engine": engine},
     )
     return tmp_path

@@ -54,6 +54,7 @@ class Request:
     seed: int | None = None
     plain: bool = False  # nothing beyond OpenAI's protocol
     thinking: str = ""  # goes on from it; its tokens are not counted again
+    enable_thinking: bool = True  # False: the model's own chat format, all of the completion is the answer
 
     def body(self) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -61,8 +62,10 @@ class Request:
             "messages": [{"role": "user", "content": self.question}],
             "temperature": self.temperature,
         }
-        forcing = None if self.plain else self.budget_forcing
+        forcing = None if self.plain or not self.enable_thinking else self.budget_forcing
         more = {"budget_forcing": forcing, "max_tokens": self.max_tokens, "seed": self.seed}
+        if not self.enable_thinking:
+            more["chat_template_kwargs"] = {"enable_thinking": False}
         return body | {name: value for name, value in more.items() if value is not None}
 
 

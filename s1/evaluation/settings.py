@@ -11,6 +11,7 @@ NATURAL = "natural"
 WAIT = "Wait"
 
 Method = Literal[
+    "direct",
     "budget_forcing",
     "token_conditional",
     "token_conditional_forced",
@@ -24,6 +25,7 @@ Method = Literal[
     "tree_search",
 ]
 BUDGET_FORCING: Method = "budget_forcing"
+DIRECT: Method = "direct"  # also the name of its one setting
 CONDITIONAL: dict[str, tuple[Method, Method]] = {  # kind -> in words, and with forcing
     "tokens": ("token_conditional", "token_conditional_forced"),
     "steps": ("step_conditional", "step_conditional_forced"),
@@ -71,7 +73,7 @@ Plan = Rejection | Vote | BestOf | Tree
 class Setting:
     """One way to ask every question."""
 
-    name: str  # natural | max_16 | wait_1 | tokens_16 | …
+    name: str  # direct | natural | max_16 | wait_1 | tokens_16 | …
     max_thinking_tokens: int | None  # what is enforced; None: nothing but the context ends the thinking
     num_ignore: int = 0  # how many ends of the thinking are replaced
     ignore_str: str = WAIT  # by what
@@ -82,6 +84,8 @@ class Setting:
     min_thinking_tokens: int = 0  # what is enforced
     temperature: float | None = None  # None: that of the evaluation
     plan: Plan | None = None  # None: one response
+    enable_thinking: bool = True  # False: in the model's own chat format
+    max_completion_tokens: int | None = None  # without thinking; None: the context is the bound
 
     def budget_forcing(self, final_answer_prefix: str | None) -> dict[str, Any]:
         """The `budget_forcing` object of the request; keys that are not set keep the server's default."""
@@ -98,6 +102,11 @@ class Setting:
 
     def prompt(self, question: str) -> str:
         return question if self.instruction is None else f"{question}\n\n{self.instruction}"
+
+
+def direct(max_completion_tokens: int | None) -> Setting:
+    """The model as it is, in its own chat format: no delimiter, nothing forced. What others are to be compared with."""
+    return Setting(DIRECT, None, method=DIRECT, enable_thinking=False, max_completion_tokens=max_completion_tokens)
 
 
 def forced(

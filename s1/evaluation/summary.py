@@ -11,7 +11,7 @@ import pyarrow as pa
 from s1.evaluation import metrics, voting
 from s1.evaluation.bootstrap import RESAMPLES, difference, interval
 from s1.evaluation.engine import OVERFLOW
-from s1.evaluation.settings import BUDGET_FORCING, LONG, NATURAL, SHORT
+from s1.evaluation.settings import BUDGET_FORCING, DIRECT, LONG, NATURAL, SHORT
 from s1.evaluation.sheet import Row, Sheet
 
 _COLUMNS = (
@@ -34,18 +34,17 @@ _COLUMNS = (
     "ended_by",
 )
 
-UNKNOWN = "\u2013"  # an en dash: what people see of a number that is not known, or not defined
-
 
 def summarise(generations: pa.Table, resamples: int = RESAMPLES) -> dict[str, dict[str, Any]]:
-    """Per model: `natural`, `points` (one per budget), `wait`, `methods`, and the three metrics of budget forcing.
+    """Per model: `direct`, `natural`, `points` (one per budget), `wait`, `methods`, and budget forcing's three metrics.
 
+    - `direct` is the model in its own chat format, without thinking: no method, but what methods are compared with.
     - Rows without a verdict (no reference answer) count for tokens and Control, not for accuracy.
     - `control_pct` is the percentage of all responses under a cap whose thinking tokens stay within it; None when
       nothing was capped. Of the other methods it is the percentage that keep to what was asked.
     - `scaling` is the mean slope over all pairs of budgets, in percentage points per doubling of the mean thinking
       tokens, None without such a pair; budgets that brought no thinking at all have no logarithm and are left out.
-    - `performance_pct` is the best accuracy of all settings.
+    - `performance_pct` is the best accuracy of all settings of budget forcing.
     - Every interval is 95%, of the paired bootstrap over the questions.
     """
     by_model: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
@@ -84,12 +83,14 @@ def _model_summary(by_setting: Mapping[str, list[Row]], resamples: int) -> dict[
     runs = {name: _run(name, rows, sheet) for name, rows in by_setting.items()}
     of_method: dict[str, list[str]] = defaultdict(list)
     for name, rows in by_setting.items():
-        of_method[rows[0]["method"]].append(name)
+        if name != DIRECT:
+            of_method[rows[0]["method"]].append(name)
     methods = {
         method: _method(method, [runs[name] for name in names], within.get(method), sheet)
         for method, names in of_method.items()
     }
     return _forced_runs([runs[name] for name in of_method[BUDGET_FORCING]]) | {
+        "direct": runs.get(DIRECT),
         **{name: methods.get(BUDGET_FORCING, _NO_METHOD)[name] for name in _NO_METHOD},
         "methods": {name: method | _lead(name, within, sheet) for name, method in methods.items()},
     }
@@ -249,12 +250,14 @@ def _by_domain(rows: list[Row]) -> dict[str, float | None]:
 
 
 def gain(generations: pa.Table, model: str = "tuned", beside: str = "base") -> dict[str, Any] | None:
-    """How many percentage points `model` is better than `beside` at the natural end, on the questions of both.
+    """How many percentage points `model` at its natural end is better than `beside`, on the questions of both.
 
-    With its 95% paired-bootstrap interval; None when the two have no graded question in common.
+    `beside` is asked in its own chat format, at its natural end where it was not asked so (`beside_setting`). With the
+    95% paired-bootstrap interval; None when the two have no graded question in common.
     """
-    found = verdicts(generations)
-    return compared(model, found.get(model, {}), beside, found.get(beside, {}))
+    right, direct = verdicts(generations), verdicts(generations, DIRECT).get(beside)
+    found = compared(model, right.get(model, {}), beside, right.get(beside, {}) if direct is None else direct)
+    return found and found | {"beside_setting": NATURAL if direct is None else DIRECT}
 
 
 def verdicts(generations: pa.Table, setting: str = NATURAL) -> dict[str, dict[str, float]]:
@@ -308,53 +311,3 @@ def _round(value: float | None) -> float | None:
 def _rounded(bounds: tuple[float, float]) -> list[float] | None:
     """An interval for JSON; None where resampling gave none."""
     return None if bounds[0] != bounds[0] else [round(bound, 3) for bound in bounds]
-
-
-def short_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """The summary as a few lines for a terminal: one row per setting, one column per model."""
-    models = list(summary)
-    runs = {model: named_runs(numbers) for model, numbers in summary.items()}
-    names = list(dict.fromkeys(name for named in runs.values() for name in named))
-    lines = [["", *models]]
-    lines += [[name, *(percent(runs[model].get(name, {}).get("accuracy_pct")) for model in models)] for name in names]
-    lines.append(["control", *(percent(summary[model]["control_pct"]) for model in models)])
-    lines.append(["scaling", *(signed(summary[model]["scaling"]) for model in models)])
-    lines.append(["performance", *(percent(summary[model]["performance_pct"]) for model in models)])
-    others = dict.fromkeys(name for model in models for name in summary[model]["methods"] if name != BUDGET_FORCING)
-    for name in others:
-        controls = (summary[model]["methods"].get(name, {}).get("control_pct") for model in models)
-        lines.append([f"control, {name.replace('_', ' ')}", *map(percent, controls)])
-    return align(lines)
-
-
-def named_runs(numbers: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What is shown of one model, in order: budgets from small to large, the natural end, the strings, the rest."""
-    named = {f"max {point['budget']} tokens": point for point in numbers["points"]}
-    if numbers["natural"]:
-        named["natural end"] = numbers["natural"]
-    named |= {run_label(run["setting"]): run for run in numbers["wait"]}
-    return named | {run_label(run["setting"]): run for method in numbers["methods"].values() for run in method["runs"]}
-
-
-def run_label(setting: str) -> str:
-    """A setting for people: `wait_2` is Wait x2, `tokens_16_forced` is tokens 16 forced."""
-    name, _, count = setting.rpartition("_")
-    words = f"{name.capitalize()} x{count}" if name == "wait" and count.isdigit() else setting
-    return words.replace("_", " ")
-
-
-def align(lines: Sequence[Sequence[str]]) -> str:
-    """A table as text: the first column to the left, the others to the right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    )
-
-
-def percent(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.1f}%"
-
-
-def signed(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:+.1f}"

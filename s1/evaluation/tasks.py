@@ -84,13 +84,17 @@ class Sweep:
 
     def _task(self, model: str, setting: Setting, question: Row, sample: int) -> Task:
         key = (model, setting.name, question["question_id"], sample)
-        forcing = setting.budget_forcing(self.final_answer_prefix)
-        forcing["max_answer_tokens"] = self.max_answer_tokens
-        cap = setting.max_thinking_tokens
-        bound = None if cap is None else cap + FORCED_END_TOKENS + self.max_answer_tokens
+        if setting.enable_thinking:
+            forcing = {**setting.budget_forcing(self.final_answer_prefix), "max_answer_tokens": self.max_answer_tokens}
+            cap = setting.max_thinking_tokens
+            bound = None if cap is None else cap + FORCED_END_TOKENS + self.max_answer_tokens
+        else:
+            forcing, bound = {}, setting.max_completion_tokens
         temperature = self.temperature if setting.temperature is None else setting.temperature
         # The same numbers for every model and setting: what differs between them is not luck.
         seed = derived_seed(self.seed, question["question_id"], sample) if temperature else None
         text = setting.prompt(question["question"])
-        request = Request(key, model, text, bound, forcing, temperature, seed, self.plain)
+        request = Request(
+            key, model, text, bound, forcing, temperature, seed, self.plain, enable_thinking=setting.enable_thinking
+        )
         return Task(key, setting, question, request)

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from s1.forcing.machine import Done, Force, Sample, State, action, advance, horizon, thought
+from s1.forcing.machine import Done, Force, Sample, action, advance, horizon, start, thought
 from s1.forcing.policy import Program
 
 FORCED_LOGIT = 1e8
@@ -80,8 +80,8 @@ class Row:
 
     def __init__(self, program: Program, output: list[int], drawing: Drawing, marks: Replacements) -> None:
         self.program, self.output, self.drawing, self._marks = program, output, drawing, marks
-        self.todo: Force | Sample | Done = action(program, State())
-        self._state, self._seen = State(), 0
+        self._state, self._seen = start(program), 0
+        self.todo: Force | Sample | Done = action(program, self._state)
         self._is_new = True  # nobody has looked yet
         self._wake = 0  # that many tokens change what is to be done
         self._replaced: int | None = None  # position of the last token that was put in place of an end

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from s1.errors import UserError
 from s1.forcing.breaks import Breaks
-from s1.forcing.machine import Done, Force, State, Token, action, advance, closed
+from s1.forcing.machine import Done, Force, Token, action, advance, closed, start
 from s1.forcing.policy import Program
 from s1.forcing.segments import Step
 
@@ -34,7 +34,7 @@ async def run(program: Program, prompt: Sequence[int], engine: ForcingEngine) ->
 
     RuntimeError when the engine does something else than the program.
     """
-    state = State()
+    state = start(program)
     todo = action(program, state)
     async with aclosing(engine(prompt, program)) as stream:
         async for new in stream:

@@ -1,5 +1,6 @@
 """Budget forcing as one pure state machine over tokens (paper, section 3.1).
 
+    start(program)                         -> state
     action(program, state)                 -> Sample | Force | Done
     advance(program, state, token, forced) -> state, tokens
 
@@ -11,6 +12,7 @@ and every token that it forced. Laws, tested as properties:
   it counts, so the number of rounds is bounded and a minimum that was not met has a reason (`unmet`);
 - shortly before the cap, in the grace window, the thinking is ended where a sentence or a line ends;
 - without a policy nothing is forced: the completion is what the model says by itself;
+- without thinking all of that is the answer;
 - the state can be had again from the (token, forced) pairs of the completion alone (`replay`).
 
 A delimiter, or a stop token in the thinking, that is ignored never becomes part of the completion. The forced end lies
@@ -87,6 +89,11 @@ class Force:
 @dataclass(frozen=True, slots=True)
 class Done:
     """Nothing may follow."""
+
+
+def start(program: Program) -> State:
+    """Where a completion begins."""
+    return State() if program.enable_thinking else State(phase="answer")
 
 
 def action(program: Program, state: State) -> Sample | Force | Done:
@@ -174,15 +181,15 @@ def closed(state: State) -> tuple[State, tuple[Token, ...]]:
 
 def replay(program: Program, pairs: Iterable[tuple[int, bool]]) -> State:
     """The state after a completion, from its (token, forced) pairs."""
-    state = State()
+    state = start(program)
     for token, forced in pairs:
         state, _ = advance(program, state, token, forced)
     return state
 
 
-def ended_by(program: Program, state: State) -> EndedBy:
-    """What ended the thinking of a finished completion."""
-    return state.ended_by or program.room_by
+def ended_by(program: Program, state: State) -> EndedBy | None:
+    """What ended the thinking of a finished completion; None when there was to be none."""
+    return state.ended_by or (program.room_by if program.enable_thinking else None)
 
 
 def finish_reason(state: State) -> Literal["stop", "length"]:
@@ -197,7 +204,7 @@ def unmet(program: Program, state: State) -> Unmet | None:
     cause = ended_by(program, state)
     if cause == "natural":
         return "ignore_str"  # no more of it fitted under the cap or into the room
-    assert cause != "budget", "a cap that nothing reduced is never below the minimum"
+    assert cause not in ("budget", None), "a cap that nothing reduced is never below the minimum"
     return cause
 
 

@@ -33,12 +33,17 @@ class BudgetPolicy:
     max_answer_tokens: int | None = None
     before_end: str = ""  # closes the thinking at a forced end
     grace_tokens: int = 0  # last tokens before the cap in which a sentence's or line's end is taken as the forced end
+    enable_thinking: bool = True  # False: all of the completion is the answer, and nothing is forced
 
     def __post_init__(self) -> None:
         for name in ("max_thinking_tokens", "min_thinking_tokens", "num_ignore", "grace_tokens"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UserError(f"{name}={value}: must be 0 or more")
+            if value and not self.enable_thinking:
+                raise UserError(
+                    f"{name}={value} and enable_thinking=False contradict each other; leave one of them out"
+                )
         if self.max_answer_tokens is not None and self.max_answer_tokens < 1:
             raise UserError(f"max_answer_tokens={self.max_answer_tokens}: must be 1 or more, or left out")
         if self.max_thinking_tokens is not None and self.min_thinking_tokens > self.max_thinking_tokens:
@@ -81,6 +86,7 @@ class Program:
     room_by: Bound  # what set `room`
     breaks: Breaks
     grace: int = 0  # last tokens before `max_thinking` in which the thinking may be ended
+    enable_thinking: bool = True  # False: the completion begins with the answer
 
     def closing(self, tail: Sequence[int]) -> tuple[int, ...]:
         """What stands between `tail` and a forced end; empty: nothing was thought, and its opening ended a line."""
@@ -96,6 +102,8 @@ class Program:
     @property
     def longest(self) -> int:
         """No completion has more tokens than this; `room`, or less where thinking and answer are both bounded."""
+        if self.max_answer is not None and not self.enable_thinking:
+            return min(self.room, self.max_answer)
         if self.max_thinking is None or self.max_answer is None:
             return self.room
         around = (self.newline, self.before_end, self.delimiter, self.answer_open, self.answer_prefix)
@@ -125,7 +133,7 @@ def compile_policy(
     newline, before_end = template.newline, tuple(template.plain(policy.before_end))
     prefix = tuple(template.plain(policy.final_answer_prefix))
     end = len(newline) + len(before_end) + len(template.thinking_end) + len(template.answer_open) + len(prefix)
-    wanted = policy.max_thinking_tokens
+    wanted = policy.max_thinking_tokens if policy.enable_thinking else None
     reserve = min(policy.max_answer_tokens or ANSWER_RESERVE_TOKENS, max(1, room // 4))
     cap = None if wanted is None else min(wanted, max(0, room - end - reserve))
     return Program(
@@ -145,4 +153,5 @@ def compile_policy(
         room_by=room_by,
         breaks=Breaks(template.decode),
         grace=0 if cap is None else min(policy.grace_tokens, cap),
+        enable_thinking=policy.enable_thinking,
     )

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from s1.forcing.machine import Done, Force, Sample, State, Token, action, advance, closed
+from s1.forcing.machine import Done, Force, Sample, State, Token, action, advance, closed, start
 from s1.forcing.policy import Program
 
 
@@ -40,7 +40,7 @@ async def run(program: Program, prompt: Sequence[int], engine: Engine) -> AsyncG
 
     RuntimeError when the engine ends a segment that nothing ended.
     """
-    state, ids, segment = State(), list(prompt), 0
+    state, ids, segment = start(program), list(prompt), 0
     while not isinstance(todo := action(program, state), Done):
         if isinstance(todo, Force):
             state, tokens = _forced(program, state, todo.tokens)

@@ -89,7 +89,8 @@ def test_the_numbers_for_programs(report: Path):
     assert tuned["scaling"] == pytest.approx((75 - 12.5) / 2)
     assert tuned["performance_pct"] == 75
     assert tuned["wait"][0]["num_ignore"] == 1
-    assert metrics["gain"]["difference_pct"] == 62.5
+    assert metrics["models"]["base"]["direct"]["accuracy_pct"] == 25
+    assert (metrics["gain"]["beside_setting"], metrics["gain"]["difference_pct"]) == ("direct", 50)
     assert metrics["gain"]["significant"]
     assert list(metrics["stages"]) == ["collect", "distill", "featurize", "select", "train", "evaluate"]
     assert metrics["stages"]["select"] == {
@@ -108,7 +109,8 @@ def test_the_first_paragraph_says_what_was_found(report: Path):
     assert sentences == (
         "Of 14 questions, 5 were selected with their traces to train on.",
         "Left to end its thinking itself, the tuned model answers 75.0% of 8 unseen questions (95% interval "
-        "38 to 100%), the base model 12.5%.",
+        "38 to 100%), the base model 25.0% in its own chat format and 12.5% in the format that the tuned model was "
+        "trained in.",
         "With a budget of 4 it thinks 4.0 tokens on average and gets 12.5% right; with one of 16 it thinks 16.0 tokens "
         "on average and gets 75.0% right: +31.2 points per doubling between the two.",
         "Told once to go on where it would have stopped, it thinks 40 tokens instead of 30 and answers 62.5%.",
@@ -121,6 +123,7 @@ def test_the_first_paragraph_leaves_out_what_is_not_known(report: Path):
     tuned = metrics["models"]["tuned"]
     words = {name: {"control_pct": share} for name, share in (("token_conditional", 0.0), ("step_conditional", 8.3))}
     alone = {
+        "direct": None,
         "natural": None,
         "points": [],
         "wait": [],
@@ -143,13 +146,15 @@ def test_every_figure_is_there_as_a_picture(report: Path):
 def test_the_results_as_tables(report: Path):
     with (report / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["model"], row["setting"]) for row in rows][4:] == [
+    assert [(row["model"], row["setting"]) for row in rows][::5] == [("base", "direct"), ("tuned", "max_4")]
+    assert [(row["model"], row["setting"]) for row in rows][5:] == [
         ("tuned", "max_4"),
         ("tuned", "max_16"),
         ("tuned", "natural"),
         ("tuned", "wait_1"),
     ]
-    assert (rows[5]["budget"], rows[5]["waits"], float(rows[5]["accuracy_pct"])) == ("16", "0", 75)
+    assert (rows[6]["budget"], rows[6]["waits"], float(rows[6]["accuracy_pct"])) == ("16", "0", 75)
+    assert (rows[0]["method"], rows[0]["budget"], float(rows[0]["accuracy_pct"])) == ("direct", "", 25)
     markdown = (report / "results.md").read_text().splitlines()
     assert len(markdown) == 2 + len(rows)
     assert len({line.count("|") for line in markdown}) == 1
@@ -179,21 +184,23 @@ def test_runs_stand_side_by_side(run_dir: Path, tmp_path: Path):
     exported = run_dir / "report" / "lm-eval"
     settings = {"natural", "wait_1", "max_4", "max_16"}
     assert {str(folder.relative_to(exported)) for folder in exported.glob("*/*")} == {
-        f"{model}/{setting}" for model in ("base", "tuned") for setting in settings
+        "base/direct",
+        *(f"{model}/{setting}" for model in ("base", "tuned") for setting in settings),
     }
     shutil.copytree(exported / "tuned" / "natural", samples)
     execute(JOB, ReportOptions(compare=(f"old={other}",), lm_eval=(str(samples),)), str(run_dir))
     compared = json.loads((run_dir / "report" / "metrics.json").read_text())["compared"]
-    assert [row["name"] for row in compared] == ["old, base", "old", "harness, sums"]
-    assert compared[0]["difference"]["difference_pct"] == -62.5
-    assert compared[1]["difference"]["difference_pct"] == 0
-    assert (compared[2]["accuracy_pct"], compared[2]["num_questions"]) == (75, 8)
-    assert compared[1]["precision"] == "float32"
+    names = ["old, base, own chat format", "old, base", "old", "harness, sums"]
+    assert [row["name"] for row in compared] == names
+    assert [row["difference"]["difference_pct"] for row in compared[:3]] == [-50, -62.5, 0]
+    assert compared[0]["control_pct"] is compared[0]["scaling"] is None
+    assert (compared[3]["accuracy_pct"], compared[3]["num_questions"]) == (75, 8)
+    assert compared[2]["precision"] == "float32"
     with (run_dir / "report" / "compared.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == ["old, base", "old", "harness, sums"]
-    assert (rows[0]["difference_pct"], rows[0]["significant"], rows[0]["num_common"]) == ("-62.5", "True", "8")
-    assert [(row["precision"], row["batch_size"]) for row in rows] == [("float32", "4")] * 2 + [("", "")]
+    assert [row["name"] for row in rows] == names
+    assert (rows[1]["difference_pct"], rows[1]["significant"], rows[1]["num_common"]) == ("-62.5", "True", "8")
+    assert [(row["precision"], row["batch_size"]) for row in rows] == [("float32", "4")] * 3 + [("", "")]
     assert len((run_dir / "report" / "compared.md").read_text().splitlines()) == 2 + len(rows)
     html = (run_dir / "report" / "report.html").read_text()
     assert "Runs side by side" in html and "harness, sums" in html
@@ -211,6 +218,9 @@ def test_a_benchmark_of_the_paper_is_drawn_over_its_points(tmp_path: Path):
         found = {(row["source"], row["row"]): row["AIME24"] for row in csv.DictReader(file)}
     assert found["paper, table 1", "s1-32B"] == "56.7"
     assert found["paper, table 4", "2x Wait"] == "53.3"
+    assert found["paper, table 1", "Qwen2.5-32B-Instruct"] == "26.7"
+    assert found["this run", "base, own chat format"] == "25.0"
+    assert ("this run", "tuned, own chat format") not in found
     assert found["this run", "tuned, natural end"] == "75.0"
     assert found["this run", "tuned, Wait x1"] == "62.5"
     assert "Beside the paper" in html

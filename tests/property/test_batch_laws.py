@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from s1.forcing import in_engine, segments
 from s1.forcing.batch import FORCED_LOGIT, Batch, Drawing, Row
-from s1.forcing.machine import Done, Force, Sample, State, action, advance, replay
+from s1.forcing.machine import Done, Force, Sample, action, advance, replay, start
 from s1.forcing.marks import Marks, Place
 from s1.forcing.policy import Program
 from s1.forcing.requests import Requests, extra_args, puts_out
@@ -154,7 +154,7 @@ def test_both_drivers_give_the_same_tokens_whatever_happens_to_the_batch(several
 
 def completion(program, rng):
     """Pairs (token, forced) of a completion, and the positions of what was put in place of an end."""
-    state, pairs, replaced = State(), [], Marked()
+    state, pairs, replaced = start(program), [], Marked()
     while not isinstance(todo := action(program, state), Done):
         forced = isinstance(todo, Force)
         if forced:

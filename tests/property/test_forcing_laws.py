@@ -114,6 +114,20 @@ def test_the_pairs_alone_give_the_state_again(program, script):
     assert closed(again)[0] == state
 
 
+@given(programs(), SCRIPTS)
+def test_without_thinking_the_answer_is_what_the_model_says(program, script):
+    """A delimiter in it is text like any other, and only a stop token or a bound ends it."""
+    program = replace(program, enable_thinking=False, max_thinking=None, min_thinking=0, num_ignore=0, grace=0)
+    engine = speaker(script)
+    tokens, state = complete(program, engine)
+    words = [*script, *[0] * program.room][: min(program.room, program.max_answer or program.room)]
+    said = words[: words.index(STOP) + 1] if STOP in words else words
+    assert [token.id for token in tokens] == said and len(engine.calls) == 1
+    assert [token.part for token in tokens if token.id != STOP] == ["answer"] * state.answer_tokens
+    assert state.thinking_tokens == state.forced_tokens == 0 and ended_by(program, state) is None
+    assert (finish_reason(state) == "stop") == (said[-1] == STOP)
+
+
 def oracle(seed, chunk):
     """A model under greedy decoding: the next word depends on the words before it, and on nothing else."""
 

@@ -1,5 +1,6 @@
 """Laws of the template, on the tokenizer that the embedded model carries."""
 
+import copy
 from dataclasses import astuple
 
 import pytest
@@ -82,6 +83,34 @@ def test_the_prompt_is_the_models_own_chat_template(template, question):
     messages = [{"role": "user", "content": question}]
     text = template.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert template.render_prompt(question) == template.control(text + template.delimiters.thinking_open)
+
+
+@given(question=st.text(alphabet="abc 123+-=?.\n", min_size=1).map(str.strip).filter(bool))
+def test_without_thinking_the_prompt_is_the_models_own_chat_template(template, question):
+    messages = [{"role": "user", "content": question}]
+    text = template.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    direct = template.render_messages(messages, enable_thinking=False)
+    assert direct == template.control(text)
+    assert template.render_messages(messages) == [*direct, *template.control(template.delimiters.thinking_open)]
+
+
+@pytest.mark.parametrize(
+    ("own", "with_thinking", "without"),
+    [
+        ("{{ '<think>\n' }}", "<think>\n", ""),  # as DeepSeek-R1
+        (  # as Qwen3
+            "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}",
+            "<think>\n",
+            "<think>\n\n</think>\n\n",
+        ),
+    ],
+)
+def test_a_chat_template_that_knows_of_thinking_has_it_switched_off(tokenizer, own, with_thinking, without):
+    knowing = copy.copy(tokenizer)
+    knowing.chat_template = "{{ messages[0].content }}" + own
+    template, messages = Template(knowing, "think-tags"), [{"role": "user", "content": "Hi"}]
+    assert template.decode(template.render_messages(messages)) == f"Hi{with_thinking}"
+    assert template.decode(template.render_messages(messages, enable_thinking=False)) == f"Hi{without}"
 
 
 def test_a_system_prompt_takes_the_place_of_the_default_one(template):

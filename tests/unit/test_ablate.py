@@ -12,7 +12,7 @@ from jobs.select import SelectOptions
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.config import Config
-from s1.evaluation.summary import UNKNOWN
+from s1.evaluation.display import UNKNOWN
 
 
 def test_the_selection_comes_first_and_once():

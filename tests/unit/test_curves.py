@@ -24,7 +24,7 @@ def run(setting: str, tokens: float, accuracy: float | None, budget: int | None 
 
 def numbers(**more: Any) -> dict[str, Any]:
     points = [run("max_16", 16, 20.0, 16), run("max_64", 60, 50.0, 64), run("max_4", 0, 0.0, 4), run("x", 9, None)]
-    return {"natural": run("natural", 80, 60.0), "points": points, "wait": [], "methods": {}, **more}
+    return {"direct": None, "natural": run("natural", 80, 60.0), "points": points, "wait": [], "methods": {}, **more}
 
 
 def drawn(figure: Any) -> dict[str, list[tuple[float, float]]]:
@@ -64,6 +64,11 @@ def test_every_range_of_tokens_has_ticks(tokens: list[float], labels: list[str])
     points = [run(f"max_{number}", x, 50.0, number) for number, x in enumerate(tokens)]
     axes = curves.scaling_curve({"tuned": numbers(points=points, natural=None)}).axes[0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == labels
+
+
+def test_an_answer_without_thinking_stands_at_0():
+    found = drawn(curves.scaling_curve({"base": numbers(direct=run("direct", 0, 25.0))}))
+    assert found["base, own chat format"] == [(8, 25)]
 
 
 def test_colours_tell_the_models_and_markers_the_settings():
@@ -119,7 +124,7 @@ def test_rejection_sampling_says_how_often_it_tried():
 
 
 def test_a_figure_of_nothing_is_still_one():
-    empty = {"natural": None, "points": [], "wait": [], "methods": {}}
+    empty = {"direct": None, "natural": None, "points": [], "wait": [], "methods": {}}
     assert figures.png(curves.scaling_curve({"tuned": empty})).startswith(b"\x89PNG")
 
 

@@ -110,6 +110,21 @@ def test_a_budget_of_0_answers_at_once(template):
     assert (out.reasoning, state.thinking_tokens) == ("", 0)
 
 
+def test_without_thinking_everything_is_the_answer_and_nothing_is_forced(template):
+    policy = BudgetPolicy(enable_thinking=False, max_answer_tokens=20)
+    program, state, out = forced(template, policy, "It is 4.\n<|im_start|>answer\n4<|im_end|>")
+    assert (out.reasoning, out.content) == ("", "It is 4.\nanswer\n4")
+    assert (state.thinking_tokens, state.forced_tokens, ended_by(program, state)) == (0, 0, None)
+    assert (finish_reason(state), unmet(program, state)) == ("stop", None)
+
+
+@pytest.mark.parametrize("bounds", [{"max_tokens": 3}, {"context_tokens": 13}, {"max_answer_tokens": 3}])
+def test_without_thinking_the_answer_is_bounded_all_the_same(template, bounds):
+    policy = BudgetPolicy(enable_thinking=False, max_answer_tokens=bounds.pop("max_answer_tokens", None))
+    _, state, out = forced(template, policy, " a b c d e", **bounds)
+    assert (out.content, finish_reason(state)) == (" a b c", "length")
+
+
 def test_an_immediate_end_is_an_empty_thinking(template):
     _, state, out = forced(template, BudgetPolicy(), "<|im_start|>", "4<|im_end|>")
     assert (out.reasoning, out.content, state.thinking_tokens) == ("", "4", 0)
@@ -267,6 +282,8 @@ def test_an_engine_that_says_nothing_is_an_error_and_not_a_hang(template):
         ({"min_thinking_tokens": 5, "max_thinking_tokens": 4}, "min_thinking_tokens=5 is above max_thinking_tokens=4"),
         ({"grace_tokens": 5, "max_thinking_tokens": 4}, "grace_tokens=5 is above max_thinking_tokens=4"),
         ({"grace_tokens": 1}, "grace_tokens=1 is above max_thinking_tokens=None"),
+        ({"max_thinking_tokens": 1, "enable_thinking": False}, "max_thinking_tokens=1 and enable_thinking=False"),
+        ({"num_ignore": 1, "enable_thinking": False}, "num_ignore=1 and enable_thinking=False"),
         ({"ignore_str": ""}, "ignore_str"),
         ({"ignore_str": ()}, "ignore_str"),
     ],

@@ -122,7 +122,7 @@ def test_stages_that_are_up_to_date_start_no_ray_and_ask_no_hub(
     options = parsed(argv)
     for job, stage in options.stages():
         planned = pipeline.plan(job, stage, str(tmp_path))
-        facts = {"summary": {"tuned": {"natural": None, "points": [], "wait": [], **SCORES}}}
+        facts = {"summary": {"tuned": SCORES}}
         with Artifact(planned.output).staging() as staging:
             staging.commit(Manifest(job.name, planned.fingerprint, {}, {}, "0", 3, 2, seconds=61, facts=facts))
     loaded = set(sys.modules)
@@ -134,7 +134,8 @@ def test_stages_that_are_up_to_date_start_no_ray_and_ask_no_hub(
     assert "7 min 7 s" in out
 
 
-SCORES = {"methods": {}, "control_pct": 100.0, "scaling": 12.5, "performance_pct": 70.0}
+SCORES = {"direct": None, "natural": None, "points": [], "wait": [], "methods": {}}
+SCORES |= {"control_pct": 100.0, "scaling": 12.5, "performance_pct": 70.0}
 
 
 def parsed(argv: list[str]) -> pipeline.PipelineOptions:
@@ -142,7 +143,7 @@ def parsed(argv: list[str]) -> pipeline.PipelineOptions:
 
 
 def test_the_table_at_the_end():
-    summary = json.loads(json.dumps({"tuned": {"natural": None, "points": [], "wait": [], **SCORES}}))
+    summary = json.loads(json.dumps({"tuned": SCORES}))
     text = result([Manifest("evaluate", "", {}, {}, "", 1200, 64, seconds=75, facts={"summary": summary})])
     assert text.splitlines() == [
         "stage     rows in  rows out        time",

@@ -10,11 +10,11 @@ from jobs.report import JOB, ReportOptions
 from s1.artifacts import Manifest
 from s1.errors import UserError
 from s1.evaluation import metrics
+from s1.evaluation.display import UNKNOWN
 from s1.evaluation.questions import choose
 from s1.evaluation.report import figures, numbers
 from s1.evaluation.report.abstract import abstract
 from s1.evaluation.report.transcripts import transcripts
-from s1.evaluation.summary import UNKNOWN
 
 
 def test_the_funnel_takes_the_reasons_off_one_by_one():
@@ -42,11 +42,15 @@ def test_transcripts_show_what_budgets_do():
         "tuned, at most 16 thinking tokens",
         "tuned, natural end",
         "tuned, one Wait",
-        "base, natural end",
+        "base, own chat format",
     ]
     assert [response.correct for response in first.responses][:3] == [False, True, True]
     assert first.responses[0].segments[1] == ("\nFinal Answer:", True)
     assert transcripts([], 3) == ()
+    without = [row for row in generations().to_pylist() if row["setting"] != "direct"]
+    assert transcripts(without, 1)[0].responses[-1].title == "base, natural end"
+    alone = [row for row in generations().to_pylist() if row["model"] == "base"]
+    assert [response.title for response in transcripts(alone, 1)[0].responses][-1] == "base, own chat format"
     assert len(transcripts(generations().to_pylist(), 100)) == 8
 
 
@@ -68,7 +72,7 @@ def test_the_first_paragraph_does_not_take_scaling_for_the_slope_between_its_two
     ]
     scaling = metrics.scaling([tokens for _, tokens, _ in runs], [accuracy for *_, accuracy in runs])
     assert scaling is not None and round(scaling, 1) == 24.2
-    model = {"natural": None, "points": points, "wait": [], "scaling": scaling, "methods": {}}
+    model = {"direct": None, "natural": None, "points": points, "wait": [], "scaling": scaling, "methods": {}}
     assert abstract({"models": {"m": model}, "stages": {}, "gain": None}, "m") == (
         "With a budget of 4 it thinks 4.0 tokens on average and gets 0.0% right; with one of 48 it thinks 34.0 tokens "
         "on average and gets 20.0% right: +6.5 points per doubling between the two.",

@@ -96,6 +96,8 @@ def test_the_best_ended_by_itself_and_thought_least():
     ]
     assert votes.best(generations) == 2
     assert votes.best([choice("", thinking_tokens=1), choice("2", thinking_tokens=9)]) == 1
+    direct = {"ended_by": None, "thinking_tokens": 0}
+    assert votes.best([choice("1", finish_reason="length", **direct), choice("2", **direct)]) == 1
 
 
 def test_a_key_opens_and_nothing_else_does():
@@ -126,6 +128,14 @@ def test_metrics_say_what_forcing_did():
         's1_requests_waiting{model="m"} 0.0',
     ):
         assert line in text.splitlines()
+
+
+def test_a_completion_that_was_not_to_think_has_no_end_of_thinking():
+    metrics = Metrics(["m"])
+    metrics.completed("m", report(thinking_tokens=0, forced_tokens=0, ended_by=None))
+    text = metrics.text().decode()
+    assert 's1_answer_tokens_total{model="m"} 4.0' in text.splitlines()
+    assert "s1_thinking_ends_total{" not in text and "s1_thinking_length_tokens_count{" not in text
 
 
 def test_the_dashboard_shows_metrics_that_there_are():

@@ -3,6 +3,7 @@ from typing import get_args
 import pytest
 from openai.types.shared.reasoning_effort import ReasoningEffort
 
+from s1.forcing import BudgetPolicy
 from serve import protocol
 from serve.budget import EFFORTS, Effort
 from serve.events import Message
@@ -72,15 +73,53 @@ def test_every_name_of_the_budget_means_the_same(fields):
     assert policy(**fields) == policy(budget_forcing={"max_tokens": 512})
 
 
-def test_no_name_means_no_cap_and_switched_off_means_no_thinking():
-    assert policy().max_thinking_tokens is None
-    assert policy(thinking={"type": "enabled"}).max_thinking_tokens is None
-    for fields in (
-        {"reasoning_effort": "none"},
-        {"reasoning": {"enabled": False}},
-        {"thinking": {"type": "disabled"}},
-    ):
-        assert policy(**fields).max_thinking_tokens == 0
+ON = [{"thinking": {"type": "enabled"}}, {"reasoning": {"enabled": True}}]
+ON.append({"chat_template_kwargs": {"enable_thinking": True}})
+OFF = [
+    {"chat_template_kwargs": {"enable_thinking": False}},
+    {"reasoning_effort": "none"},
+    {"reasoning": {"effort": "none"}},
+    {"reasoning": {"enabled": False}},
+    {"thinking": {"type": "disabled"}},
+]
+
+
+@pytest.mark.parametrize("fields", [{}, {"chat_template_kwargs": {}}, *ON])
+def test_no_name_and_switched_on_mean_no_cap(fields):
+    assert policy(**fields) == BudgetPolicy()
+
+
+@pytest.mark.parametrize("fields", OFF)
+def test_every_switch_means_no_thinking_which_is_not_a_budget_of_0(fields):
+    assert not policy(**fields).enable_thinking
+    assert policy(**fields) == policy(**fields, thinking_token_budget=0) == policy(**{**OFF[0], **fields})
+    assert policy(thinking_token_budget=0).enable_thinking
+    assert policy(**fields, budget_forcing={"max_answer_tokens": 9}).max_answer_tokens == 9
+
+
+@pytest.mark.parametrize("off", OFF)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"thinking_token_budget": 3},
+        {"budget_forcing": {"num_ignore": 1}},
+        {"budget_forcing": {"min_tokens": 1}},
+        {"chat_template_kwargs": {"enable_thinking": True}},
+    ],
+)
+def test_thinking_that_is_switched_off_is_not_asked_to_be_longer(off, other):
+    if off.keys() & other.keys():
+        return
+    with pytest.raises(BadRequest, match="contradict each other"):
+        parse({**BODY, **off, **other})
+
+
+def test_a_server_can_have_no_effort_mean_a_budget_of_0():
+    terms = Terms(efforts={"none": Effort.model_validate({"max_tokens": 0})})
+    asked = parse({**BODY, "reasoning_effort": "none"}, terms).generation.policy
+    assert asked.enable_thinking and asked.max_thinking_tokens == 0
+    with pytest.raises(ValueError, match="leaves no thinking to bound"):
+        Effort.model_validate({"enable_thinking": False, "min_tokens": 3})
 
 
 def test_our_object_says_everything():
@@ -142,6 +181,8 @@ def test_a_server_bounds_what_can_be_asked_for():
         ({"reasoning_effort": "utmost"}, "reasoning_effort"),
         ({"reasoning": {"budget": 3}}, "reasoning.budget"),
         ({"thinking": {"type": "on"}}, "thinking.type"),
+        ({"chat_template_kwargs": {"enable_thinking": "no"}}, "chat_template_kwargs.enable_thinking"),
+        ({"chat_template_kwargs": {"add_vision_id": True}}, "chat_template_kwargs.add_vision_id"),
         ({"deadline_s": 0}, "deadline_s"),
         ({"parallel_sampling": {"n": 1}}, "parallel_sampling.n"),
         ({"tools": [{"type": "function"}]}, "tools"),
@@ -186,6 +227,18 @@ def test_a_bad_value_is_refused_by_name(change, param):
         (
             {"thinking": {"type": "disabled"}, "reasoning": {"enabled": True}},
             ("thinking.type=disabled", "reasoning.enabled=true"),
+        ),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}, "thinking": {"type": "enabled"}},
+            ("chat_template_kwargs.enable_thinking=false", "thinking.type=enabled"),
+        ),
+        (
+            {"chat_template_kwargs": {"enable_thinking": True}, "thinking_token_budget": 0},
+            ("chat_template_kwargs.enable_thinking=true", "thinking_token_budget=0"),
+        ),
+        (
+            {"reasoning_effort": "none", "budget_forcing": {"num_ignore": 1}},
+            ("reasoning_effort=none", "budget_forcing.num_ignore=1"),
         ),
         (
             {"thinking": {"type": "disabled", "budget_tokens": 3}},

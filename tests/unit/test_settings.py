@@ -1,4 +1,5 @@
-from s1.evaluation.settings import Setting, conditional, forced, rejection
+from s1.evaluation.settings import Setting, conditional, direct, forced, rejection
+from s1.evaluation.tasks import Sweep
 
 
 def test_every_setting_once_and_the_longest_first():
@@ -31,6 +32,20 @@ def test_what_ends_by_itself_is_guarded():
 
 def test_without_a_guard_only_the_context_ends_the_thinking():
     assert Setting("natural", None).budget_forcing(None) == {"num_ignore": 0}
+
+
+def test_without_thinking_nothing_is_forced_and_the_answer_has_a_cap_of_its_own():
+    question = {"question_id": "1", "question": "1 + 1?"}
+    sweep = Sweep(("base",), (question,), (direct(128), direct(None)), max_answer_tokens=16, final_answer_prefix="So:")
+    bounded, free = (task.request.body() for task in sweep.tasks())
+    assert bounded == {
+        "model": "base",
+        "messages": [{"role": "user", "content": "1 + 1?"}],
+        "temperature": 0.0,
+        "max_tokens": 128,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    assert "max_tokens" not in free
 
 
 def test_conditional_settings_ask_in_words():

@@ -5,7 +5,8 @@ import pytest
 
 from s1 import schema
 from s1.evaluation.bootstrap import wilson
-from s1.evaluation.summary import UNKNOWN, by_benchmark, compared, gain, run_label, short_table, summarise
+from s1.evaluation.display import UNKNOWN, run_label, short_table
+from s1.evaluation.summary import by_benchmark, compared, gain, summarise
 
 
 def rows(
@@ -89,7 +90,29 @@ def test_the_gain_counts_the_questions_of_both_models():
     found = gain(schema.to_table([*base, *tuned], schema.GENERATIONS))
     assert found is not None
     assert (found["difference_pct"], found["interval_pct"], found["num_questions"]) == (100, [100, 100], 8)
+    assert found["beside_setting"] == "natural"
     assert gain(schema.to_table(base, schema.GENERATIONS)) is None
+
+
+def test_the_own_chat_format_is_what_the_gain_is_measured_against():
+    base = rows("base", "direct", None, [True, False, False, False], [0] * 4, method="direct")
+    base += rows("base", "natural", None, [False] * 4, [9] * 4)
+    tuned = rows("tuned", "natural", None, [True, True, True, False], [9] * 4)
+    found = gain(schema.to_table([*base, *tuned], schema.GENERATIONS))
+    assert found is not None
+    assert (found["beside"], found["beside_setting"], found["difference_pct"]) == ("base", "direct", 50)
+
+
+def test_the_own_chat_format_is_no_method():
+    numbers = summary(
+        rows("base", "direct", None, [True], [0], method="direct"),
+        rows("base", "natural", 64, [False], [9]),
+    )["base"]
+    assert (numbers["direct"]["accuracy_pct"], numbers["natural"]["accuracy_pct"]) == (100, 0)
+    assert list(numbers["methods"]) == ["budget_forcing"]
+    assert numbers["performance_pct"] == 0
+    assert (numbers["control_pct"], numbers["methods"]["budget_forcing"]["num_runs"]) == (100, 1)
+    assert short_table({"base": numbers}).splitlines()[1:3] == ["own chat format  100.0%", "natural end        0.0%"]
 
 
 def test_the_interval_of_a_share():

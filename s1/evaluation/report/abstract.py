@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from s1.evaluation import metrics
-from s1.evaluation.settings import BUDGET_FORCING
-from s1.evaluation.summary import percent, signed
+from s1.evaluation.display import percent, signed
+from s1.evaluation.settings import BUDGET_FORCING, DIRECT, NATURAL
 
 OURS = ("tuned", "base")
 _AXES = ("mean_thinking_tokens", "accuracy_pct")
@@ -46,8 +46,12 @@ def _natural(main: str, models: Mapping[str, Any], gain: Mapping[str, Any] | Non
         f"{run['num_questions']:,} unseen questions (95% interval {_between(run['accuracy_interval_pct'])})"
     )
     if gain is not None and gain["model"] == main:
-        beside = models[gain["beside"]]["natural"]
-        sentence += f", {called(gain['beside'])} {percent(beside['accuracy_pct'])}"
+        natural, direct = (models[gain["beside"]][name] for name in (NATURAL, DIRECT))
+        sentence += f", {called(gain['beside'])} {percent((direct or natural)['accuracy_pct'])}"
+        if direct:
+            sentence += " in its own chat format"
+        if direct and natural:
+            sentence += f" and {percent(natural['accuracy_pct'])} in the format that {called(main)} was trained in"
     yield f"{sentence}."
 
 

@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from s1.evaluation import lm_eval
 from s1.evaluation.bootstrap import difference
+from s1.evaluation.display import DIRECT_LABEL
 from s1.evaluation.report.numbers import measured
+from s1.evaluation.settings import DIRECT
 from s1.evaluation.summary import compared, summarise, verdicts
 
 TUNED, BASE = "tuned", "base"
@@ -27,7 +29,7 @@ class Other:
     accuracy_pct: float | None
     interval_pct: tuple[float, float] | None
     num_questions: int | None
-    verdicts: Mapping[str, float]  # question_id -> share right, at the natural end
+    verdicts: Mapping[str, float]  # question_id -> share right, at the natural end or as the name says
     measured: Mapping[str, Any]
     numbers: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -38,19 +40,29 @@ def main_model(models: Mapping[str, Any]) -> str:
 
 
 def of_run(name: str, generations: pa.Table, engine: Mapping[str, Any]) -> list[Other]:
-    """Every model of a run of ours; the main one carries the run's name alone. `engine`: facts of its evaluation."""
-    summary, right = summarise(generations), verdicts(generations)
+    """Every model of a run of ours, also in its own chat format where it was asked so.
+
+    The main one carries the run's name alone. `engine`: facts of its evaluation.
+    """
+    summary, right, direct = summarise(generations), verdicts(generations), verdicts(generations, DIRECT)
     if not summary:
         return []
     main, found = main_model(summary), list[Other]()
     for model, numbers in summary.items():
-        natural = numbers["natural"] or {}
-        low_high = natural.get("accuracy_interval_pct")
         title = name if model == main else f"{name}, {model}"
-        interval = None if low_high is None else (low_high[0], low_high[1])
-        shown = natural.get("accuracy_pct"), interval, natural.get("num_questions")
+        if numbers["direct"]:
+            shown = _accuracy(numbers["direct"])
+            found.append(Other(f"{title}, {DIRECT_LABEL}", *shown, direct.get(model, {}), measured(engine)))
+        shown = _accuracy(numbers["natural"] or {})
         found.append(Other(title, *shown, right.get(model, {}), measured(engine), numbers))
     return found
+
+
+def _accuracy(run: Mapping[str, Any]) -> tuple[float | None, tuple[float, float] | None, int | None]:
+    """Accuracy, its interval and the number of questions of one run."""
+    low_high = run.get("accuracy_interval_pct")
+    interval = None if low_high is None else (low_high[0], low_high[1])
+    return run.get("accuracy_pct"), interval, run.get("num_questions")
 
 
 def of_lm_eval(name: str, tasks: list[lm_eval.Task]) -> list[Other]:

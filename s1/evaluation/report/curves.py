@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log2
 from typing import TYPE_CHECKING, Any
 
+from s1.evaluation.display import DIRECT_LABEL, NATURAL_LABEL
 from s1.evaluation.paper import Curve
 from s1.evaluation.report.figures import BASE, INK, REST, TUNED, new_axes, styled
 
@@ -53,8 +54,10 @@ def scaling_curve(summary: Summary, paper: Sequence[Curve] = ()) -> Figure:
     lines: list[Line] = []
     for model, numbers in sorted(summary.items(), key=lambda item: item[0] == "tuned"):  # the tuned one on top
         natural = [numbers["natural"]] if numbers["natural"] else []
+        direct = [numbers["direct"]] if numbers["direct"] else []
+        lines.append(_line(model, DIRECT_LABEL, direct, "D", connected=False))
         lines.append(_line(model, "budget", numbers["points"]))
-        lines.append(_line(model, "natural end", natural, "*", connected=False))
+        lines.append(_line(model, NATURAL_LABEL, natural, "*", connected=False))
         lines.append(_line(model, "Wait", numbers["wait"], "^", connected=False))
     return _drawn(3.5, lines, paper, "mean thinking tokens")
 
@@ -109,7 +112,7 @@ def comparison(runs: Summary) -> Figure:
     for name, numbers in runs.items():
         natural = [numbers["natural"]] if numbers["natural"] else []
         lines.append(_line(name, "budget", numbers["points"]))
-        lines.append(_line(name, "natural end", natural, "*", connected=False))
+        lines.append(_line(name, NATURAL_LABEL, natural, "*", connected=False))
     return _drawn(3.5, lines, (), "mean thinking tokens")
 
 

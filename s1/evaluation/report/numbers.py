@@ -9,8 +9,8 @@ from typing import Any
 
 from s1.artifacts import Manifest
 from s1.evaluation import paper
-from s1.evaluation.settings import NATURAL
-from s1.evaluation.summary import UNKNOWN, run_label
+from s1.evaluation.display import DIRECT_LABEL, NATURAL_LABEL, UNKNOWN, run_label
+from s1.evaluation.settings import DIRECT, NATURAL
 
 NOT_PICKED = "not_picked"  # what the selection leaves is what it is for, not a fault that was taken out
 
@@ -180,7 +180,8 @@ def _parts(
 
 def _runs(numbers: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     natural = [numbers["natural"]] if numbers["natural"] else []
-    runs = [("budget_forcing", run) for run in (*numbers["points"], *natural, *numbers["wait"])]
+    runs = [(DIRECT, numbers["direct"])] if numbers["direct"] else []
+    runs += [("budget_forcing", run) for run in (*numbers["points"], *natural, *numbers["wait"])]
     return runs + [(name, run) for name, method in numbers["methods"].items() for run in method["runs"]]
 
 
@@ -261,8 +262,11 @@ def beside_paper(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> t
 
 
 def _shared_settings(benchmarks: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """Settings that stand beside the paper's, by what they are called: without forcing, then every string."""
-    found = {"natural end": NATURAL}
+    """Settings that stand beside the paper's, by what they are called.
+
+    The own chat format is its row of Qwen2.5-32B-Instruct; then without forcing, then every string.
+    """
+    found = {DIRECT_LABEL: DIRECT, NATURAL_LABEL: NATURAL}
     for part in benchmarks.values():
         for numbers in part.values():
             found |= {run_label(run["setting"]): run["setting"] for run in numbers["wait"]}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s1.evaluation.display import DIRECT_LABEL, NATURAL_LABEL, named_runs, percent, signed
 from s1.evaluation.report.transcripts import Transcript
-from s1.evaluation.summary import named_runs, percent, signed
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 ENDINGS = {
@@ -60,7 +60,13 @@ def render(page: Page) -> str:
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     models = page.metrics["models"]
     models = {page.main: models[page.main], **models}
-    return template.render(page=page, models=models, settings=_settings(models))
+    return template.render(page=page, models=models, settings=_settings(models), baselines=_baselines(models))
+
+
+def _baselines(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Model, how it was asked, and the run of it: what a page puts first, as nothing was forced there."""
+    named = ((NATURAL_LABEL, "natural"), (DIRECT_LABEL, "direct"))
+    return [(model, label, numbers[key]) for model, numbers in models.items() for label, key in named if numbers[key]]
 
 
 def _settings(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from s1.evaluation.settings import BUDGET_FORCING, NATURAL
+from s1.evaluation.display import DIRECT_LABEL, NATURAL_LABEL
+from s1.evaluation.settings import BUDGET_FORCING, DIRECT, NATURAL
 
 Row = Mapping[str, Any]
 BySetting = Mapping[str, Row]
@@ -42,20 +43,27 @@ class Transcript:
 
 
 def transcripts(rows: Iterable[Row], count: int, model: str = "tuned", beside: str = "base") -> tuple[Transcript, ...]:
-    """Up to `count` questions that show what budgets do to `model`; the natural answer of `beside` stands with them.
+    """Up to `count` questions that show what budgets do to `model`, and what `beside` answers where nothing is forced.
 
-    Only budget forcing is shown, and the first sample of a setting that was sampled several times. One question of each
-    kind in turn: more thinking helps, a "Wait" changes the verdict, the model fails, the rest.
+    That is its answer in its own chat format, else at its natural end. Of the methods only budget forcing is shown, and
+    the first sample of a setting that was sampled several times. One question of each kind in turn: more thinking
+    helps, a "Wait" changes the verdict, the model fails, the rest.
     """
     by_model: dict[str, dict[str, dict[str, Row]]] = {}
+    direct: dict[str, Row] = {}
     for row in rows:
-        if row["sample"] or (row["method"] or BUDGET_FORCING) != BUDGET_FORCING:
-            continue
-        by_model.setdefault(row["model"], {}).setdefault(row["question_id"], {})[row["setting"]] = row
+        method = row["method"] or BUDGET_FORCING
+        if method == BUDGET_FORCING and not row["sample"]:
+            by_model.setdefault(row["model"], {}).setdefault(row["question_id"], {})[row["setting"]] = row
+        elif method == DIRECT and not row["sample"] and row["model"] == beside:
+            direct[row["question_id"]] = row
     model = model if model in by_model else min(by_model, default="")
     others = by_model.get(beside, {}) if model != beside else {}
     chosen = _choose(by_model.get(model, {}), count)
-    return tuple(_transcript(why, answers, others.get(question_id, {})) for why, question_id, answers in chosen)
+    return tuple(
+        _transcript(why, answers, direct.get(question_id) or others.get(question_id, {}).get(NATURAL))
+        for why, question_id, answers in chosen
+    )
 
 
 def _choose(questions: Mapping[str, BySetting], count: int) -> list[tuple[str, str, BySetting]]:
@@ -110,7 +118,7 @@ _KINDS: Sequence[tuple[str, Callable[[BySetting], bool]]] = (
 )
 
 
-def _transcript(why: str, answers: BySetting, others: BySetting) -> Transcript:
+def _transcript(why: str, answers: BySetting, baseline: Row | None) -> Transcript:
     budgets = _budgets(answers)
     shown = budgets[:1]
     # The smallest budget that is enough, else the middle one.
@@ -118,7 +126,7 @@ def _transcript(why: str, answers: BySetting, others: BySetting) -> Transcript:
     shown += [row for row in enough[:1] if row not in shown]
     shown += [answers[NATURAL]] if NATURAL in answers else []
     shown += _waits(answers)[:1]
-    shown += [others[NATURAL]] if NATURAL in others else []
+    shown += [baseline] if baseline is not None else []
     first = next(iter(answers.values()))
     return Transcript(why, first["question"], first["answer"], tuple(map(response, shown)))
 
@@ -126,8 +134,10 @@ def _transcript(why: str, answers: BySetting, others: BySetting) -> Transcript:
 def response(row: Row) -> Response:
     """A row of GENERATIONS for the page."""
     setting = row["setting"]
-    if setting == NATURAL:
-        title = "natural end"
+    if setting == DIRECT:
+        title = DIRECT_LABEL
+    elif setting == NATURAL:
+        title = NATURAL_LABEL
     elif row["num_ignore"]:
         title = "one Wait" if row["num_ignore"] == 1 else f"{row['num_ignore']} Waits"
     else:
