@@ -20,7 +20,7 @@ from pydantic import Field
 
 from jobs import capacity, cli, evaluate, select, train
 from jobs.capacity import Demand
-from jobs.evaluation_options import TUNED, ConditionalOptions, EvaluateOptions, ParallelOptions
+from jobs.evaluation_options import TUNED, ConditionalOptions, DirectOptions, EvaluateOptions, ParallelOptions
 from jobs.ray_session import ray_session, run_folder
 from jobs.runner import Context, Job, JobFlags, Outcome, execute, plan, render_plan, up_to_date
 from jobs.select import SelectOptions
@@ -84,6 +84,7 @@ def evaluating(options: EvaluateOptions, sweep: bool) -> EvaluateOptions:
     if sweep:
         return one
     less: dict[str, Any] = {"budgets": (), "waits": (), "conditional": ConditionalOptions.model_validate({})}
+    less["direct"] = DirectOptions.model_validate({"models": ()})
     return one.model_copy(update={**less, "parallel": ParallelOptions.model_validate({})})
 
 

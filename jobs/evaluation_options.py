@@ -242,10 +242,13 @@ class EvaluateOptions(Config):
                 f"parallel.tree={self.parallel.tree} goes on from pieces of thinking, which no endpoint does; "
                 "set offline"
             )
-        parts = {"direct": self.direct, "conditional": self.conditional, "parallel": self.parallel}
-        for name, part in parts.items():
-            left_out = {BASE} if name == "direct" else set[str]()
-            unknown = sorted(set(part.models) - set(self.models) - left_out)
+        models = set(self.models)
+        for name, part, known in (
+            ("direct", self.direct, {*models, BASE}),  # the default, and no mistake where the base model is left out
+            ("conditional", self.conditional, models),
+            ("parallel", self.parallel, models),
+        ):
+            unknown = sorted(set(part.models) - known)
             if unknown:
                 raise ValueError(f"{name}.models={unknown[0]!r} is none of models; name it there too")
         return self

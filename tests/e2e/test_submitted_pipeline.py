@@ -21,7 +21,7 @@ BOUND_S = 1500  # no measurement: only to end at all when nothing goes on
 POLL_S, STATUS_S = 0.05, 2
 STEPS = 8
 # Settings and questions; then the tuned model in words.
-NUM_ANSWERS = {"base": 4 * 4, "tuned": 4 * 4 + 4 * 4}
+NUM_ANSWERS = {"base": 5 * 4, "tuned": 4 * 4 + 4 * 4}
 TOY = {
     "--collect.num-questions": "120",
     "--collect.num-test": "2",

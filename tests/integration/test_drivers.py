@@ -29,6 +29,7 @@ POLICIES = {
     "cap 0": BudgetPolicy(max_thinking_tokens=0, max_answer_tokens=12),
     "wait twice": BudgetPolicy(num_ignore=2, max_thinking_tokens=60, ignore_str=("Wait", "Hmm, let me see.")),
     "at least 30": BudgetPolicy(min_thinking_tokens=30, max_thinking_tokens=40, before_end="Time is up."),
+    "no thinking": BudgetPolicy(enable_thinking=False, max_answer_tokens=40),
     "grace": BudgetPolicy(max_thinking_tokens=40, grace_tokens=30, max_answer_tokens=12),
 }
 
@@ -43,7 +44,8 @@ class Parts:
         """For every question and choice: the tokens, the final state, the program."""
 
         async def one(question, choice):
-            prompt = self.template.render_prompt(question)
+            messages = [{"role": "user", "content": question}]
+            prompt = self.template.render_messages(messages, enable_thinking=policy.enable_thinking)
             program = compile_policy(
                 policy, self.template, prompt_tokens=len(prompt), context_tokens=CONTEXT, max_tokens=max_tokens
             )
@@ -148,6 +150,17 @@ def test_without_a_policy_a_model_that_ends_its_thinking_itself_says_what_plain_
         transcript = Transcript(parts.template)
         transcript.add(tokens)
         assert not transcript.content.startswith("answer"), "the opening of the answer is no part of it"
+
+
+@pytest.mark.parametrize("driver", ["segments", "in-engine"])
+def test_without_thinking_the_output_is_what_plain_vllm_says_to_the_models_own_chat_template(embedded, driver):
+    results = embedded.complete(QUESTIONS, BudgetPolicy(enable_thinking=False), driver=driver, max_tokens=60)
+    for question, (tokens, state, program) in zip(QUESTIONS, results, strict=True):
+        messages = [{"role": "user", "content": question}]
+        text = embedded.template.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        said = embedded.plain(embedded.template.control(text), 60, embedded.template.stop_ids)
+        assert [token.id for token in tokens] == said
+        assert (state.thinking_tokens, state.forced_tokens, ended_by(program, state)) == (0, 0, None)
 
 
 @pytest.mark.parametrize(("style", "driver"), [("s1", "segments"), ("s1", "in-engine"), ("think-tags", "segments")])

@@ -59,16 +59,18 @@ def test_every_test_question_is_asked_in_every_setting(run_dir: Path):
     with serving(budget_forcing=FORCED) as server:
         manifest = execute(JOB, options(server, natural_max_tokens=64), str(run_dir))
     rows = table(run_dir)
-    assert len(rows) == len(server.bodies) == 2 * 4 * 16
+    assert len(rows) == len(server.bodies) == (2 * 4 + 1) * 16
     assert {row["question_id"] for row in rows} == {f"{number:02d}" for number in range(4, 20)}
+    forced = ["wait_1", "max_8", "max_4"]
     assert list(dict.fromkeys((row["model"], row["setting"]) for row in rows)) == [
-        (model, setting) for model in ("base", "tuned") for setting in ("natural", "wait_1", "max_8", "max_4")
+        *(("base", setting) for setting in ("natural", "direct", *forced)),
+        *(("tuned", setting) for setting in ("natural", *forced)),
     ]
     assert all(row["correct"] == (int(str(row["question"])) % 2 == 1) for row in rows)
     assert manifest.facts["summary"]["tuned"]["natural"]["accuracy_pct"] == 50
     assert manifest.facts["summary"]["tuned"]["control_pct"] == 100
-    assert (manifest.rows_in, manifest.rows_out) == (16, 128)
-    wait = next(body for body in server.bodies if body["budget_forcing"]["num_ignore"])
+    assert (manifest.rows_in, manifest.rows_out) == (16, 144)
+    wait = next(body for body in server.bodies if body.get("budget_forcing", {}).get("num_ignore"))
     assert wait["budget_forcing"] == {
         "num_ignore": 1,
         "ignore_str": "Wait",
@@ -122,8 +124,8 @@ def test_an_endpoint_that_fails_half_way_keeps_what_is_finished(run_dir: Path):
             execute(JOB, wanted, str(run_dir))
         assert not (run_dir / "generations" / "_manifest.json").exists()
         execute(JOB, wanted, str(run_dir))
-        assert len(server.bodies) == 24 + 1
-    assert len(table(run_dir)) == 24
+        assert len(server.bodies) == 27 + 1
+    assert len(table(run_dir)) == 27
     assert not list((run_dir / "_scratch").iterdir())
 
 
@@ -177,7 +179,7 @@ def test_a_killed_run_goes_on_without_asking_again(run_dir: Path):
         server.release.set()
         asked = len(server.bodies)
         command(JOB, argv[3:])
-        total = 2 * 4 * 16 + 4 * 12  # the preset asks the tuned model 12 questions in words
+        total = (2 * 4 + 1) * 16 + 4 * 12  # the preset asks the tuned model 12 questions in words
         assert len(server.bodies) - asked == total - 40
     assert len(table(run_dir)) == total
 
@@ -233,6 +235,7 @@ def test_every_method_is_asked_over_the_one_protocol(run_dir: Path):
     by_setting = {name: [row for row in rows if row["setting"] == name] for name in {row["setting"] for row in rows}}
     assert {name: (len(group), group[0]["num_tries"]) for name, group in by_setting.items()} == {
         "natural": (8, 1),
+        "direct": (4, 1),
         "max_8": (8, 1),
         "tokens_2": (2, 1),
         "tokens_8": (2, 1),
@@ -259,6 +262,37 @@ def test_every_method_is_asked_over_the_one_protocol(run_dir: Path):
     assert "conditional" not in manifest.facts["summary"]["base"]["methods"]
 
 
+def test_the_base_model_is_asked_without_thinking_in_its_own_chat_format(run_dir: Path):
+    with serving() as server:
+        wanted = options(server, num_questions=2, budgets=(), waits=(), direct={"max_tokens": 99}, seed=3)
+        manifest = execute(JOB, wanted, str(run_dir))
+    (one, other) = (body for body in server.bodies if "chat_template_kwargs" in body)
+    assert one["chat_template_kwargs"] == {"enable_thinking": False} and one["max_tokens"] == 99
+    assert {one["model"], other["model"]} == {"base"}
+    assert "budget_forcing" not in one
+    rows = [row for row in table(run_dir) if row["method"] == "direct"]
+    assert {(row["setting"], row["max_thinking_tokens"]) for row in rows} == {("direct", None)}
+    summary = manifest.facts["summary"]
+    assert summary["base"]["direct"]["num_questions"] == 2 and summary["tuned"]["direct"] is None
+
+
+@pytest.mark.parametrize(
+    ("more", "asked"),
+    [
+        ({"direct": {"models": ("base", "tuned")}}, {"base", "tuned"}),
+        ({"models": ("tuned",)}, set()),
+        ({"models": ("tuned",), "direct": {"models": ("tuned",)}}, {"tuned"}),
+        ({"direct": {"models": ()}}, set()),
+        ({"plain": True}, set()),  # its natural end is asked just so
+    ],
+)
+def test_who_is_asked_without_thinking(more: dict[str, object], asked: set[str], run_dir: Path):
+    with serving() as server:
+        execute(JOB, options(server, num_questions=1, budgets=(), waits=(), **more), str(run_dir))
+    assert {body["model"] for body in server.bodies if "chat_template_kwargs" in body} == asked
+    assert {row["model"] for row in table(run_dir) if row["setting"] == "direct"} == asked
+
+
 def test_methods_that_sample_can_be_kept_to_a_model_and_a_few_questions(run_dir: Path):
     with serving(budget_forcing={**FORCED, "ended_by": "natural"}) as server:
         few = {"rejection": (8,), "majority": (2,), "models": ("tuned",), "num_questions": 3}
@@ -266,6 +300,7 @@ def test_methods_that_sample_can_be_kept_to_a_model_and_a_few_questions(run_dir:
     asked = Counter((row["model"], row["setting"]) for row in table(run_dir))
     assert asked == {
         ("base", "natural"): 16,
+        ("base", "direct"): 16,
         ("base", "max_8"): 16,
         ("tuned", "natural"): 16,
         ("tuned", "max_8"): 16,
@@ -278,6 +313,7 @@ def test_methods_that_sample_can_be_kept_to_a_model_and_a_few_questions(run_dir:
 def test_the_presets_of_the_paper_ask_for_its_methods(preset: str):
     methods = Counter(setting.method for setting in pipeline.parse(["--preset", preset]).evaluate.settings)
     assert methods == {
+        "direct": 1,
         "budget_forcing": 6 + 3 + 1,
         "token_conditional": 5,
         "token_conditional_forced": 5,
@@ -371,6 +407,7 @@ def test_a_server_of_ours_tells_what_it_runs_with(run_dir: Path):
         (["--parallel.best-of", "4", "--parallel.scorer", "json"], "'json' cannot be loaded; give module:name"),
         (["--parallel.best-of", "4", "--parallel.scorer", "json:dump_"], "json has no 'dump_'; did you mean 'dump"),
         (["--conditional.models", "gpt"], "conditional.models='gpt' is none of models"),
+        (["--direct.models", "gpt"], "direct.models='gpt' is none of models"),
         (["--parallel.models", "gpt"], "parallel.models='gpt' is none of models"),
         (["--offline", "--endpoint", "http://x/v1"], "contradict each other"),
         (["--plain"], "for endpoints that cannot force"),

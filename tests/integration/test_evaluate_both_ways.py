@@ -37,6 +37,7 @@ def evaluate(run_dir: Path, **more: Any) -> list[dict[str, Any]]:
             "budgets": (8,),
             "natural_max_tokens": 40,
             "max_answer_tokens": 12,
+            "direct": {"max_tokens": 48},
             # In full precision: in bfloat16 the answers depend on what else is in the batch.
             "serve": {"engine": {"dtype": "float32", "max_model_len": 512, "max_num_seqs": 16}},
             **more,
@@ -65,11 +66,15 @@ def test_serve_and_ray_data_give_the_same_answers_under_greedy_decoding(run_dir:
             },
         )
     tree = [row for row in offline if row["method"] == "tree_search"]
-    forced = [row for row in offline if row["method"] == "budget_forcing"]
-    assert len(served) == 3 * len(QUESTIONS)
-    assert told(forced) == told(served)
+    assert len(served) == 4 * len(QUESTIONS)
+    assert told([row for row in offline if row not in tree]) == told(served)
     assert any(row["thinking"] for row in served)
     long = [row for row in served if row["question"] == QUESTIONS[-1]]
     assert {(row["ended_by"], row["correct"], row["total_tokens"]) for row in long} == {("overflow", False, 0)}
+    direct = [row for row in served if row["setting"] == "direct" and row["ended_by"] != "overflow"]
+    assert len(direct) == 5 and all(not row["thinking"] and row["thinking_tokens"] == 0 for row in direct)
+    assert {row["ended_by"] for row in direct} <= {None, "length"}
+    assert not any(piece["forced"] for row in direct for piece in json.loads(row["segments"]))
+    assert any(row["correct"] for row in direct), "what it can do is not seen in the thinking format"
     fits = [row for row in tree if row["question"] != QUESTIONS[-1]]
     assert all(row["thinking_tokens"] <= 16 and row["num_tries"] >= 4 for row in fits)

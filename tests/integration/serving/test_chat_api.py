@@ -37,6 +37,24 @@ def test_without_a_policy_nothing_is_forced(client):
     assert report["ended_by"] in ("natural", "length") and answer["choices"][0]["message"]["content"] is not None
 
 
+def test_without_thinking_everything_is_the_answer(client):
+    direct = {"chat_template_kwargs": {"enable_thinking": False}, "max_tokens": 40}
+    whole = ask(client, **direct)
+    report, message = whole["budget_forcing"], whole["choices"][0]["message"]
+    assert message["content"] and message["reasoning"] == ""
+    assert whole["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0}
+    assert (report["thinking_tokens"], report["forced_tokens"], report["ended_by"]) == (0, 0, None)
+    assert {piece["part"] for piece in report["segments"]} == {"answer"}
+    assert ask(client, reasoning={"enabled": False}, max_tokens=40)["choices"] == whole["choices"]
+    thinking = ask(client, thinking_token_budget=0, max_tokens=40)
+    assert whole["usage"]["prompt_tokens"] < thinking["usage"]["prompt_tokens"]
+    chunks = stream(client, stream_options={"include_usage": True}, **direct)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    assert "".join(delta.get("content", "") for delta in deltas) == message["content"]
+    assert not any("reasoning" in delta for delta in deltas)
+    assert chunks[-1]["usage"] == whole["usage"]
+
+
 def test_a_stop_string_cuts_the_segments_as_it_cuts_the_content(client):
     forcing = {"max_tokens": 8, "min_tokens": 8, "max_answer_tokens": 24}
     content = ask(client, budget_forcing=forcing)["choices"][0]["message"]["content"]
