@@ -56,13 +56,14 @@ NAMES = (
     "reasoning.enabled",
     "thinking.type",
     "thinking.budget_tokens",
+    "chat_template_kwargs.enable_thinking",
     "budget_forcing.max_tokens",
 )
 
 
-@given(CAP, LEVEL, LEVEL, CAP, SWITCH, SWITCH, CAP, CAP)
+@given(CAP, LEVEL, LEVEL, CAP, SWITCH, SWITCH, CAP, SWITCH, CAP)
 def test_budget_fields_are_kept_together_or_refused_by_two_names(
-    vllm, openai, level, cap, enabled, type, anthropic, ours
+    vllm, openai, level, cap, enabled, type, anthropic, qwen, ours
 ):
     """Whatever is kept says what every one of the fields says."""
     thinking = {"type": "enabled" if type else "disabled", "budget_tokens": anthropic}
@@ -71,17 +72,20 @@ def test_budget_fields_are_kept_together_or_refused_by_two_names(
         "reasoning_effort": openai,
         "reasoning": {"effort": level, "max_tokens": cap} | ({} if enabled is None else {"enabled": enabled}),
         "thinking": None if type is None else thinking,
+        "chat_template_kwargs": {} if qwen is None else {"enable_thinking": qwen},
         "budget_forcing": {"max_tokens": ours},
     }
     said = [vllm, cap, ours, *(EFFORTS[name].max_tokens for name in (openai, level) if name)]
     said += [] if type is None else [anthropic]
-    said += [0] * ((enabled is False) + (type is False))
+    off = "none" in (openai, level) or False in (enabled, type, qwen)
+    said += [0] * off
     caps = {value for value in said if value is not None}
     try:
         order = parse(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": ""}], **fields}, Terms())
     except BadRequest as refused:
-        assert len(caps) > 1 or (caps == {0} and (enabled or type))
+        assert len(caps) > 1 or (caps == {0} and (enabled or type or qwen))
         assert sum(name in str(refused) for name in NAMES) >= 2 and "contradict" in str(refused)
         return
-    assert not (caps == {0} and (enabled or type))
+    assert not (caps == {0} and (enabled or type or qwen))
     assert caps == ({order.generation.policy.max_thinking_tokens} - {None})
+    assert order.generation.policy.enable_thinking is not off
