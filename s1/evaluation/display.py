@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from s1.evaluation.settings import BUDGET_FORCING
@@ -16,9 +16,9 @@ def short_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     """The summary as a few lines for a terminal: one row per setting, one column per model."""
     models = list(summary)
     runs = {model: named_runs(numbers) for model, numbers in summary.items()}
-    names = list(dict.fromkeys(name for named in runs.values() for name in named))
     lines = [["", *models]]
-    lines += [[name, *(percent(runs[model].get(name, {}).get("accuracy_pct")) for model in models)] for name in names]
+    for name in all_names(runs.values()):
+        lines.append([name, *(percent(runs[model].get(name, {}).get("accuracy_pct")) for model in models)])
     lines.append(["control", *(percent(summary[model]["control_pct"]) for model in models)])
     lines.append(["scaling", *(signed(summary[model]["scaling"]) for model in models)])
     lines.append(["performance", *(percent(summary[model]["performance_pct"]) for model in models)])
@@ -40,6 +40,12 @@ def named_runs(numbers: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         named[NATURAL_LABEL] = numbers["natural"]
     named |= {run_label(run["setting"]): run for run in numbers["wait"]}
     return named | {run_label(run["setting"]): run for method in numbers["methods"].values() for run in method["runs"]}
+
+
+def all_names(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of what `named_runs` has of several models, in order."""
+    names = dict.fromkeys(name for named in runs for name in named)
+    return sorted(names, key=lambda name: name != DIRECT_LABEL)  # first, also where the first model was not asked so
 
 
 def run_label(setting: str) -> str:

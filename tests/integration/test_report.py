@@ -111,8 +111,8 @@ def test_the_first_paragraph_says_what_was_found(report: Path):
         "Left to end its thinking itself, the tuned model answers 75.0% of 8 unseen questions (95% interval "
         "38 to 100%), the base model 25.0% in its own chat format and 12.5% in the format that the tuned model was "
         "trained in.",
-        "With a budget of 4 it thinks 4.0 tokens on average and gets 12.5% right; with one of 16 it thinks 16.0 tokens "
-        "on average and gets 75.0% right: +31.2 points per doubling between the two.",
+        "With a budget of 4 the tuned model thinks 4.0 tokens on average and gets 12.5% right; with one of 16 it "
+        "thinks 16.0 tokens on average and gets 75.0% right: +31.2 points per doubling between the two.",
         "Told once to go on where it would have stopped, it thinks 40 tokens instead of 30 and answers 62.5%.",
     )
     assert sentences[1] in (report / "report.html").read_text()

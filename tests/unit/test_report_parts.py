@@ -74,7 +74,7 @@ def test_the_first_paragraph_does_not_take_scaling_for_the_slope_between_its_two
     assert scaling is not None and round(scaling, 1) == 24.2
     model = {"direct": None, "natural": None, "points": points, "wait": [], "scaling": scaling, "methods": {}}
     assert abstract({"models": {"m": model}, "stages": {}, "gain": None}, "m") == (
-        "With a budget of 4 it thinks 4.0 tokens on average and gets 0.0% right; with one of 48 it thinks 34.0 tokens "
+        "With a budget of 4 m thinks 4.0 tokens on average and gets 0.0% right; with one of 48 it thinks 34.0 tokens "
         "on average and gets 20.0% right: +6.5 points per doubling between the two.",
         "Scaling, the mean slope over all pairs of budgets, is +24.2 points per doubling.",
     )

@@ -113,6 +113,8 @@ def test_the_own_chat_format_is_no_method():
     assert numbers["performance_pct"] == 0
     assert (numbers["control_pct"], numbers["methods"]["budget_forcing"]["num_runs"]) == (100, 1)
     assert short_table({"base": numbers}).splitlines()[1:3] == ["own chat format  100.0%", "natural end        0.0%"]
+    both = short_table({"a": numbers | {"direct": None}, "base": numbers}).splitlines()
+    assert both[1].split()[-2:] == [UNKNOWN, "100.0%"]
 
 
 def test_the_interval_of_a_share():

@@ -20,7 +20,7 @@ def abstract(found: Mapping[str, Any], main: str) -> tuple[str, ...]:
     return (
         *_data(found["stages"]),
         *_natural(main, models, found["gain"]),
-        *_budgets(numbers),
+        *_budgets(main, numbers),
         *_waits(numbers),
         *_control(numbers["methods"]),
     )
@@ -55,12 +55,12 @@ def _natural(main: str, models: Mapping[str, Any], gain: Mapping[str, Any] | Non
     yield f"{sentence}."
 
 
-def _budgets(numbers: Mapping[str, Any]) -> Iterator[str]:
+def _budgets(main: str, numbers: Mapping[str, Any]) -> Iterator[str]:
     points = [point for point in numbers["points"] if point["accuracy_pct"] is not None]
     if len(points) < 2:
         return
     least, most = points[0], points[-1]
-    sentence = f"With a budget of {_held(least)}; with one of {_held(most)}"
+    sentence = f"With a budget of {_held(called(main), least)}; with one of {_held('it', most)}"
     if 0 < least["mean_thinking_tokens"] < most["mean_thinking_tokens"]:
         slope = metrics.scaling(*([point[name] for point in (least, most)] for name in _AXES))
         sentence += f": {signed(slope)} points per doubling between the two"
@@ -69,9 +69,9 @@ def _budgets(numbers: Mapping[str, Any]) -> Iterator[str]:
         yield f"Scaling, the mean slope over all pairs of budgets, is {signed(numbers['scaling'])} points per doubling."
 
 
-def _held(point: Mapping[str, Any]) -> str:
+def _held(model: str, point: Mapping[str, Any]) -> str:
     return (
-        f"{point['budget']:,} it thinks {point['mean_thinking_tokens']:,.1f} tokens on average and gets "
+        f"{point['budget']:,} {model} thinks {point['mean_thinking_tokens']:,.1f} tokens on average and gets "
         f"{percent(point['accuracy_pct'])} right"
     )
 

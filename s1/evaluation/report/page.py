@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s1.evaluation.display import DIRECT_LABEL, NATURAL_LABEL, named_runs, percent, signed
+from s1.evaluation.display import DIRECT_LABEL, NATURAL_LABEL, all_names, named_runs, percent, signed
 from s1.evaluation.report.transcripts import Transcript
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -65,15 +65,14 @@ def render(page: Page) -> str:
 
 def _baselines(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, Mapping[str, Any]]]:
     """Model, how it was asked, and the run of it: what a page puts first, as nothing was forced there."""
-    named = ((NATURAL_LABEL, "natural"), (DIRECT_LABEL, "direct"))
+    named = ((DIRECT_LABEL, "direct"), (NATURAL_LABEL, "natural"))
     return [(model, label, numbers[key]) for model, numbers in models.items() for label, key in named if numbers[key]]
 
 
 def _settings(models: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
     """Every setting by its name, with its run of every model; None where a model was not asked so."""
     runs = [named_runs(numbers) for numbers in models.values()]
-    names = dict.fromkeys(name for named in runs for name in named)
-    return [(name, [named.get(name) for named in runs]) for name in names]
+    return [(name, [named.get(name) for named in runs]) for name in all_names(runs)]
 
 
 def ending(ended_by: str) -> str:
