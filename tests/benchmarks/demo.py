@@ -5,10 +5,10 @@
 
 Runs `jobs.pipeline --preset laptop` in a new run folder (what follows `--` goes to it) and looks at all its processes,
 Ray's among them, about once a second; memory is the sum of proportional set sizes. Prints the peak of every stage, then
-one JSON object. Ends with code 1 when something does not hold that is promised: at most ten minutes and 12 GB; the base
-model under 10%, the tuned one at least 60% at its natural end, the largest budget at least 40 points above the
-smallest, no response beyond its budget, and ahead of every method by words in Control: the 95% interval of the lead
-leaves out 0.
+one JSON object. Ends with code 1 when something does not hold that is promised: at most ten minutes and 12 GB; the
+tuned model at least 60% at its natural end, and at least 40 points ahead of the base model in its own chat format; the
+largest budget at least 40 points above the smallest, no response beyond its budget, and ahead of every method by words
+in Control: the 95% interval of the lead leaves out 0.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def learned(metrics: dict[str, Any]) -> dict[str, float]:
     base, tuned = metrics["models"]["base"], metrics["models"]["tuned"]
     accuracy = [point["accuracy_pct"] for point in tuned["points"]]
     return {
+        "base_direct_pct": base["direct"]["accuracy_pct"],
         "base_natural_pct": base["natural"]["accuracy_pct"],
         "tuned_natural_pct": tuned["natural"]["accuracy_pct"],
         "largest_minus_smallest_points": accuracy[-1] - accuracy[0],
@@ -65,8 +66,8 @@ def broken(result: dict[str, Any]) -> list[str]:
     promises = {
         f"at most {MINUTES} minutes": result["minutes"] <= MINUTES,
         f"at most {GIGABYTES} GB": result["peak_gb"] <= GIGABYTES,
-        "base under 10%": result["base_natural_pct"] < 10,
         "tuned at least 60%": result["tuned_natural_pct"] >= 60,
+        "tuned at least 40 points ahead of base": result["tuned_natural_pct"] - result["base_direct_pct"] >= 40,
         "at least 40 points between budgets": result["largest_minus_smallest_points"] >= 40,
         "control 100%": result["control_pct"] == 100,
         "ahead in control": result["least_control_lead_points"] > 0,
