@@ -1,7 +1,7 @@
 """Ask an OpenAI-compatible endpoint, many questions at a time.
 
-Speaks the plain chat completions protocol over HTTP with the extra `budget_forcing` object; nothing here knows what
-serves it.
+Speaks the plain chat completions protocol over HTTP with the extra `budget_forcing` object, or without thinking vLLM's
+`chat_template_kwargs`; nothing here knows what serves it.
 """
 
 from __future__ import annotations
