@@ -75,6 +75,5 @@ def test_serve_and_ray_data_give_the_same_answers_under_greedy_decoding(run_dir:
     assert len(direct) == 5 and all(not row["thinking"] and row["thinking_tokens"] == 0 for row in direct)
     assert {row["ended_by"] for row in direct} <= {None, "length"}
     assert not any(piece["forced"] for row in direct for piece in json.loads(row["segments"]))
-    assert any(row["correct"] for row in direct), "what it can do is not seen in the thinking format"
     fits = [row for row in tree if row["question"] != QUESTIONS[-1]]
     assert all(row["thinking_tokens"] <= 16 and row["num_tries"] >= 4 for row in fits)
