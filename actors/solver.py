@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from s1 import models, precision
+from s1 import models, precision, vllm_environment
 from s1.config import Config
 from s1.template import Template
 
@@ -85,7 +85,7 @@ class SolverOptions(Config):
     def environment(self) -> dict[str, str]:
         """Environment of a solver's process: read by vLLM and OpenMP when they are loaded."""
         if self.num_gpus:
-            return {}
+            return vllm_environment.on_gpus()
         # Ray would set the threads to the logical CPUs of the actor, which may be a fraction. One process for scheduler
         # and model: it is faster on few cores, and nothing is left behind when the actor is killed.
         return {

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from s1 import precision
+from s1 import precision, vllm_environment
 from s1.config import Config
 from s1.forcing import Program, in_engine, segments
 from s1.forcing.marks import Marks
@@ -101,7 +101,7 @@ class EngineOptions(Config):
         """Environment of a replica's process: read by vLLM and OpenMP when they are loaded."""
         quiet = {name: os.environ.get(name, value) for name, value in _QUIET.items()}
         if self.device == "gpu":
-            return quiet
+            return quiet | vllm_environment.on_gpus()
         threads = self.threads or os.cpu_count() or 1
         return quiet | {
             # One process for scheduler and model halves vLLM's cost per step on a small CPU.

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from s1 import models, precision
+from s1 import models, precision, vllm_environment
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified
@@ -143,5 +143,6 @@ def _said(error: Exception) -> str:
 def _set_environment() -> None:
     """What vLLM reads when it is imported; what the user has set stands."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    os.environ.update(vllm_environment.on_gpus())
     # Ray sets this to the CPUs that it was told the worker needs, which slows a CPU engine down.
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
