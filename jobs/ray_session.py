@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from s1.errors import UserError
 
 START_ATTEMPTS = 3
 _TOO_SLOW = "timed out during startup"  # Ray waits for its own processes for 30 s, which cannot be set
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray's job server for the driver of a submitted job
 # Read by libraries when they are imported in a worker: their chatter would drown our progress lines.
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -36,7 +38,7 @@ def run_folder(run_dir: str) -> str:
     """Where `run_dir` lies. A submitted job runs in a copy of the working directory that the cluster throws away with
     the job: there a relative folder is meant to be under the home folder, so that the next job finds it again.
     """
-    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # set by Ray's job server for the driver
+    submitted = _SUBMITTED in os.environ
     if not submitted or "://" in run_dir or Path(run_dir).expanduser().is_absolute():
         return run_dir
     return str(Path.home() / run_dir)
@@ -84,7 +86,7 @@ def _start(address: str) -> None:
                     include_dashboard=False if address == "local" else None,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    runtime_env={"env_vars": {name: os.environ[name] for name in QUIET}},
+                    runtime_env={"env_vars": _worker_environment()},
                 )
             return
         except Exception as error:  # Ray has no type for it
@@ -97,6 +99,13 @@ def _start(address: str) -> None:
                     "again when it has less"
                 ) from error
             print("Ray did not start within 30 s; once more", file=sys.stderr)
+
+
+def _worker_environment() -> dict[str, str]:
+    """QUIET for the workers, without what the job was submitted with: Ray refuses a variable that both of them set."""
+    submitted = json.loads(os.environ.get(_SUBMITTED, "{}"))
+    given = (submitted.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: os.environ[name] for name in QUIET if name not in given}
 
 
 @contextmanager
