@@ -22,7 +22,7 @@ from jobs import capacity, cli, evaluate, select, train
 from jobs.capacity import Demand
 from jobs.evaluation_options import TUNED, ConditionalOptions, DirectOptions, EvaluateOptions, ParallelOptions
 from jobs.ray_session import ray_session, run_folder
-from jobs.runner import Context, Job, JobFlags, Outcome, execute, plan, render_plan, up_to_date
+from jobs.runner import Context, Job, JobFlags, Outcome, check_folder, execute, plan, render_plan, up_to_date
 from jobs.select import SelectOptions
 from jobs.train import TrainOptions
 from s1 import schema
@@ -254,6 +254,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f"evaluate.endpoint={options.evaluate.endpoint}: every variant runs its own model; leave it out"
         )
+    check_folder(train.JOB, options.train, options.run_dir)
     asked = every_stage(options)
     for job, stage in asked:
         job.check(stage)

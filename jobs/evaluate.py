@@ -322,6 +322,7 @@ JOB = Job(
     check=check,
     describe=describe,
     needs=needs,
+    needs_folder=lambda options: options.endpoint is None,
     outside=outside,
     how=HOW,
 )

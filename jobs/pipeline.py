@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from jobs import capacity, cli, collect, distill, evaluate, featurize, report, select, train
+from jobs import capacity, cli, collect, distill, evaluate, featurize, report, runner, select, train
 from jobs.collect import CollectOptions
 from jobs.distill import DistillOptions
 from jobs.evaluation_options import EvaluateOptions
@@ -65,7 +65,7 @@ def check(options: PipelineOptions) -> None:
     # The model to train is the student of featurize, too: what is wrong with it is told of train.
     for job, stage in sorted(options.stages(), key=lambda each: each[0] is not train.JOB):
         try:
-            job.check(stage)
+            runner.check(job, stage, options.run_dir)
         except UserError as error:
             raise UserError(f"{job.name}: {error}") from error
     if options.featurize.student != options.train.model:

@@ -83,7 +83,7 @@ def run(options: PublishOptions, context: Context) -> Outcome:
         folder = str(context.staging.local_path)
         facts["url"] = upload(options.repo, "dataset", folder, "Publish the selection", private=options.private)
     if options.model_repo:
-        folder = _local(context.inputs["checkpoint"])
+        folder = context.inputs["checkpoint"].path
         facts["model_url"] = upload(options.model_repo, "model", folder, "Publish the model", private=options.private)
     return Outcome(len(described), len(described), facts=facts)
 
@@ -101,12 +101,6 @@ def _tables(selection: Artifact, solutions: Mapping[str, str | None], rows_per_f
         part = table.slice(start, rows_per_file).to_pylist()
         made = [rows.published(row, solutions.get(row["question_id"])) for row in part]
         yield pa.Table.from_pylist(made, schema=rows.PUBLISHED)
-
-
-def _local(model: Artifact) -> str:
-    if "://" in model.uri:
-        raise UserError(f"{model.uri}: a model is uploaded from a local or mounted folder, not from an object store")
-    return model.path
 
 
 def upload(repo: str, kind: str, folder: str, message: str, *, private: bool) -> str:
@@ -131,6 +125,7 @@ JOB = Job(
     options=PublishOptions,
     inputs=("selection", "questions", "checkpoint"),
     needs=needs,
+    needs_folder=lambda options: bool(options.repo or options.model_repo),
     output="published",
     run=run,
     check=check,

@@ -39,7 +39,9 @@ class RunFlags(Config):
         "(docs/configuration.md).",
     )
     run_dir: str = Field(
-        "runs/laptop", description="Folder or URI (s3://…, gs://…) that holds the tables of this run, one folder each."
+        "runs/laptop",
+        description="Folder that holds the tables of this run, one folder each. Jobs that neither train, run nor "
+        "publish a model take a URI (s3://…, gs://…) too.",
     )
 
 
@@ -88,6 +90,7 @@ class Job(Generic[OptionsT]):
     on_hub: Callable[[OptionsT], Sequence[Hub]] = lambda _: ()  # data sets of the hub that it reads
     needs: Callable[[OptionsT], tuple[str, ...]] | None = None  # the inputs that these very options need; else all
     linked: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}  # options that other sections of a preset give
+    needs_folder: Callable[[OptionsT], bool] = lambda _: False  # a run folder in an object store does not do
     # Dotted names of options, or of sections of them, that change how the job runs and not what it writes: no part of
     # its identity, so that another value goes on from what is finished.
     how: tuple[str, ...] = ()
@@ -146,9 +149,24 @@ def _found(job: Job[OptionsT], options: OptionsT, planned: Plan) -> Manifest | N
     return found
 
 
+def check(job: Job[OptionsT], options: OptionsT, run_dir: str) -> None:
+    """UserError for what can be known before anything is started: options that cannot be, or not in this run folder."""
+    check_folder(job, options, run_dir)
+    job.check(options)
+
+
+def check_folder(job: Job[OptionsT], options: OptionsT, run_dir: str) -> None:
+    """UserError when `run_dir` is an object store and the job needs a folder. Asks no object store."""
+    if "://" in run_dir and not run_dir.startswith("file://") and job.needs_folder(options):
+        raise UserError(
+            f"run_dir={run_dir!r} is an object store; a model that is trained, run or published, and a data set that "
+            "is uploaded, have to lie in a folder: give one, on a cluster one that every node mounts"
+        )
+
+
 def execute(job: Job[OptionsT], options: OptionsT, run_dir: str, *, force: bool = False) -> Manifest:
     """Run `job` unless its output is up to date; returns the manifest of the output."""
-    job.check(options)
+    check(job, options, run_dir)
     planned = plan(job, options, run_dir)
     missing = [name for name, value in planned.input_fingerprints.items() if value is None]
     if missing:
@@ -269,7 +287,7 @@ def parse(job: Job[OptionsT], argv: Sequence[str]) -> tuple[OptionsT, JobFlags]:
 
 def _command(job: Job[OptionsT], argv: Sequence[str]) -> None:
     options, flags = parse(job, argv)
-    job.check(options)
+    check(job, options, flags.run_dir)
     if flags.dry_run:
         print(render_plan(plan(job, options, flags.run_dir)))
         return

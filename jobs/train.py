@@ -254,6 +254,7 @@ JOB = Job(
     describe=describe,
     # Another model in the same folder, or another number type, is another training: checkpoints are never mixed up.
     outside=lambda options: [weights.identity(options.model), options.number_type],
+    needs_folder=lambda _: True,
     how=HOW,
 )
 
