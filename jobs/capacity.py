@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from s1.config import Config
 from s1.errors import UserError
@@ -32,6 +35,7 @@ class Demand:
     cpus: float
     gpus: float = 0
     together: int = 1
+    asks: tuple[str, ...] = ()  # URLs of what each of them asks
 
     @property
     def needs(self) -> str:
@@ -63,18 +67,31 @@ class Nodes:
 
 def of_distill(options: DistillOptions) -> tuple[Demand, ...]:
     """The pool of teachers."""
-    pool = options.pool
-    gpus = TeacherSpec(options).num_gpus if pool.num_gpus is None else pool.num_gpus
-    return (Demand("distill", "pool.num_workers", pool.num_workers, pool.num_cpus, gpus),)
+    pool, spec = options.pool, TeacherSpec(options)
+    gpus = spec.num_gpus if pool.num_gpus is None else pool.num_gpus
+    asks = tuple(service.base_url for service in spec.services.values())
+    return (Demand("distill", "pool.num_workers", pool.num_workers, pool.num_cpus, gpus, asks=asks),)
 
 
 def of_featurize(options: FeaturizeOptions) -> tuple[Demand, ...]:
-    """Graders, solvers, encoders: one after the other."""
+    """Graders, solvers, encoders, and who asks a model: one after the other."""
     solver, embedder = options.solver, options.embedder
+    asking = {"judge": options.judge} if options.judge.enabled else {}
+    asking |= {"domains.llm": options.domains.llm} if options.domains.method == "llm" else {}
+    askers = [
+        Demand(
+            "featurize",
+            f"{name}.pool.num_workers",
+            its.pool.num_workers,
+            its.pool.num_cpus,
+            asks=(its.openai.base_url,),
+        )
+        for name, its in asking.items()
+    ]
     graders = Demand("featurize", "grader_workers", options.grader_workers, options.grader_cpus)
     solvers = Demand("featurize", "solver.num_workers", solver.num_workers, solver.num_cpus, solver.num_gpus)
     encoders = Demand("featurize", "embedder.num_workers", embedder.num_workers, embedder.num_cpus, embedder.num_gpus)
-    return (graders, *([solvers] if solver.models else []), encoders)
+    return (graders, *([solvers] if solver.models else []), encoders, *askers)
 
 
 def of_select(options: SelectOptions) -> tuple[Demand, ...]:
@@ -131,11 +148,29 @@ def shortage(demands: Iterable[Demand], nodes: Sequence[Nodes]) -> str | None:
     return None
 
 
+def their_own_node(demands: Iterable[Demand]) -> str | None:
+    """The first demand whose workers ask the loopback interface, in words; None when there is none."""
+    for demand in demands:
+        for url in demand.asks:
+            host = urlsplit(url).hostname or ""
+            with contextlib.suppress(ValueError):  # a name
+                host = "localhost" if ip_address(host).is_loopback else host
+            if host == "localhost":
+                return f"{demand.stage}: its workers ask {url}"
+    return None
+
+
 def check(demands: Sequence[Demand]) -> None:
-    """UserError when the cluster of the open Ray session can never meet one of the demands, as far as that is known.
+    """UserError when the cluster of the open Ray session can never meet one of the demands, as far as that is known,
+    or when workers on several nodes would each ask their own node.
 
     A cluster that is too small now and grows when it is asked to is said in one line.
     """
+    own = their_own_node(demands)
+    if own is not None and (len(nodes_now()) > 1 or grows()):
+        raise UserError(
+            f"{own}, which is another machine on every node of this cluster; give base_url an address that all reach"
+        )
     lack = shortage(demands, nodes_now())
     if lack is None:
         return

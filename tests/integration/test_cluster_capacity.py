@@ -1,6 +1,7 @@
 """A cluster that does not grow and is too small is refused at once, in one line."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,26 @@ def check_pipeline_on_a_running_cluster(monkeypatch: pytest.MonkeyPatch, run_dir
     with pytest.raises(UserError, match=r"^train\.workers=1600 needs 1600 x"):
         pipeline.main(["--run-dir", str(run_dir), "--train.workers", "1600", "--train.batch-size", "1600"])
     assert not list(run_dir.iterdir())
+
+
+def test_an_endpoint_on_a_loopback_address_is_refused_only_where_workers_lie_on_several_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    from ray.cluster_utils import Cluster
+
+    demand = Demand("distill", "pool.num_workers", 1, 0.5, asks=("http://127.0.0.1:8000/v1",))
+    small = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        with ray_session():
+            while capacity.grows():  # as long as the cluster's monitor has not said otherwise
+                time.sleep(0.2)
+            capacity.check([demand])
+            cluster.add_node(**small)
+            cluster.wait_for_nodes()
+            with pytest.raises(UserError, match=r"^distill: its workers ask http://127\.0\.0\.1:8000/v1, which is"):
+                capacity.check([demand])
+            capacity.check([replace(demand, asks=("http://10.0.0.7:8000/v1",))])
+    finally:
+        cluster.shutdown()

@@ -40,6 +40,32 @@ def test_a_local_teacher_asks_for_the_gpus_that_share_its_model(monkeypatch):
     assert of("s1", *teacher)[0].gpus == 8
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "127.8.8.8", "localhost:80", "[::1]:8000"])
+def test_workers_that_ask_their_own_node_are_found(host):
+    url = f"http://{host}/v1"
+    asks = ["--distill.openai.base-url", url]
+    assert capacity.their_own_node(of("s1.1", *asks)) == f"distill: its workers ask {url}"
+    assert capacity.their_own_node(of("laptop", *asks)) is None  # its teacher asks nobody
+    for flags in (
+        ["--featurize.judge.enabled", "--featurize.judge.openai.base-url", url],
+        ["--featurize.domains.method", "llm", "--featurize.domains.llm.openai.base-url", url],
+    ):
+        assert capacity.their_own_node(of("laptop", *flags)) == f"featurize: its workers ask {url}"
+
+
+def test_workers_that_ask_another_machine_are_not_taken_for_them():
+    for host in ("10.0.0.7:8000", "localhost.example.com", "teacher.internal"):
+        assert capacity.their_own_node(of("s1.1", "--distill.openai.base-url", f"http://{host}/v1")) is None
+    assert capacity.their_own_node(of("s1.1", "--distill.teacher", "gemini")) is None  # at Google's own address
+
+
+def test_a_model_that_is_asked_needs_its_workers():
+    judge = ["--featurize.judge.enabled", "--featurize.judge.pool.num-workers", "3"]
+    llm = ["--featurize.domains.method", "llm", "--featurize.domains.llm.pool.num-cpus", "2"]
+    asked = {demand.option: (demand.count, demand.cpus) for demand in of("laptop", *judge, *llm)}
+    assert asked["judge.pool.num_workers"] == (3, 0.5) and asked["domains.llm.pool.num_workers"] == (1, 2)
+
+
 def not_installed(name: str) -> str:
     raise importlib.metadata.PackageNotFoundError(name)
 
