@@ -37,7 +37,6 @@ from s1.evaluation.questions import choose, verdict
 from s1.evaluation.settings import DIRECT, NATURAL, BestOf, Plan, Tree
 from s1.evaluation.summary import summarise
 from s1.evaluation.tasks import Sweep, Task, key_of
-from s1.hashing import fingerprint
 from serve.measured import measured_with
 
 NEVER_ENDS = 16  # responses in a row that only the context ended, before a model counts as one that never ends
@@ -210,9 +209,7 @@ def _endpoint(options: EvaluateOptions, context: Context) -> Generator[Endpoint]
         yield _given_endpoint(options, options.endpoint)
         return
     asked, serving = _models(options, context)
-    # One name for one run folder: what an evaluation that was killed has left deployed is taken down.
-    name = f"s1-{fingerprint(context.inputs['checkpoint'].path)}"
-    with ray_session(*capacity.of_evaluate(options)), served(asked, serving, name) as base_url:
+    with ray_session(*capacity.of_evaluate(options)), served(asked, serving) as base_url:
         yield Endpoint(base_url)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def served(models: Mapping[str, str], serving: ServeOptions, name: str) -> Generator[str]:
+def served(models: Mapping[str, str], serving: ServeOptions) -> Generator[str]:
     """Yields the URL where `models` (id -> reference) answer; needs an open Ray session.
 
     UserError when they do not start, or not within `startup_timeout_s`.
@@ -29,7 +29,7 @@ def served(models: Mapping[str, str], serving: ServeOptions, name: str) -> Gener
     app, timeout_s = application(models, serving), serving.startup_timeout_s
     with contextlib.ExitStack() as stack:
         with starting(timeout_s) as on_wait:
-            base_url = stack.enter_context(deployed(models, app, name=name, timeout_s=timeout_s, on_wait=on_wait))
+            base_url = stack.enter_context(deployed(models, app, timeout_s=timeout_s, on_wait=on_wait))
         yield base_url
 
 

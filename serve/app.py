@@ -119,20 +119,21 @@ def deployed(
     models: Mapping[str, str],
     options: AppOptions | None = None,
     *,
-    name: str | None = None,
     timeout_s: float = STARTUP_TIMEOUT_S,
     on_wait: Callable[[str], None] | None = None,
 ) -> Generator[str]:
     """`models` (id -> reference) on Ray Serve for the time of the block; yields the URL for clients, ending in /v1.
 
     Needs an open Ray session. A Serve that runs on the cluster already gets one more application under a path of its
-    own; otherwise Serve is started on a free port of the loopback interface and ended again. An application outlives
-    a caller that is killed: who gives the same `name` again takes such a one down first. `on_wait` is told twice a
-    second what is still starting. Raises RuntimeError when a model does not start, TimeoutError after `timeout_s`.
+    own; otherwise Serve is started on a free port of the loopback interface, and ended with the last application. A
+    caller that is killed leaves nothing behind: see `serve.watcher`. `on_wait` is told twice a second what is still
+    starting. Raises RuntimeError when a model does not start, TimeoutError after `timeout_s`.
     """
     import ray
     from ray import serve
     from ray.serve.api import RunTarget
+
+    from serve.watcher import mark_started, running, taken_down_with_driver
 
     assert ray.is_initialized(), "the caller opens the Ray session"
     options = (
@@ -141,32 +142,18 @@ def deployed(
         else options.model_copy(update={"models": dict(models)})
     )
     application = build(options)
-    name = name or f"s1-{uuid.uuid4().hex[:8]}"
-    port, path = _running_port(), f"/{name}"
-    ours = port is None
-    if port is None:
-        port, path = _free_port(), ""
-        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-    elif name in serve.status().applications:
-        serve.delete(name)
-    try:
+    name = f"s1-{uuid.uuid4().hex[:8]}"
+    with taken_down_with_driver(name):
+        if (client := running()) is not None:
+            port, path = client.http_config.port, f"/{name}"
+        else:
+            port, path = _free_port(), ""
+            serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+            mark_started()
         target = RunTarget(target=application, name=name, route_prefix=path or "/")
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         _wait_until_running(name, timeout_s, on_wait)
         yield f"http://127.0.0.1:{port}{path}/v1"
-    finally:
-        if ours:
-            serve.shutdown()
-        else:
-            serve.delete(name)
-
-
-def _running_port() -> int | None:
-    """HTTP port of the Serve that runs on this cluster, if one does."""
-    from ray.serve.context import _get_global_client  # pyright: ignore[reportPrivateUsage]
-
-    client = _get_global_client(raise_if_no_controller_running=False)
-    return None if client is None else client.http_config.port
 
 
 def _free_port() -> int:

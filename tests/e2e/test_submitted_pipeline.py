@@ -84,7 +84,9 @@ def lose_nodes_and_stop(ray: Cluster, job: str, run_dir: Path) -> None:
 
 
 def lose_the_driver(ray: Cluster, job: str, run_dir: Path) -> None:
-    """The training goes on from where it was stopped; the driver is lost while the models are evaluated."""
+    """The training goes on from where it was stopped; the driver is lost while the models are evaluated, and the nodes
+    that they stand on go.
+    """
     ray.submit(job, *pipeline(run_dir))
     until(lambda: answers(run_dir), ray, job)
     drivers = processes("jobs.pipeline", str(run_dir))
@@ -92,6 +94,7 @@ def lose_the_driver(ray: Cluster, job: str, run_dir: Path) -> None:
     for driver in drivers:
         driver.kill()
     assert ray.wait(job, BOUND_S) == "FAILED"
+    ray.shrink(BOUND_S)  # what it has deployed holds no node
     assert not (run_dir / "generations" / "_manifest.json").exists()
 
 

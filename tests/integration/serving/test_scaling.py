@@ -12,7 +12,6 @@ from serve.engine import EngineOptions
 from serve.options import AppOptions, Autoscaling
 from serving.asking import HEADERS, KEYS, ask, body
 
-NAME = "scaling"
 LONG = {"stream": True, "max_tokens": 200, "budget_forcing": {"min_tokens": 200}}
 
 
@@ -29,8 +28,14 @@ def scaled(url):
         autoscaling=Autoscaling(max_replicas=2, target_ongoing_requests=2, upscale_delay_s=1, downscale_delay_s=1),
         api_keys=KEYS,
     )
-    with deployed(options.models, options, name=NAME, timeout_s=600) as base_url:
+    with deployed(options.models, options, timeout_s=600) as base_url:
         yield base_url.removesuffix("/v1")
+
+
+@pytest.fixture(scope="module")
+def name(scaled):
+    """Of that application: it is its path."""
+    return scaled.rpartition("/")[2]
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +66,9 @@ def test_every_replica_of_the_http_side_tells_the_metrics_of_all(client):
     assert {answered(client) for _ in range(20)} == {8}
 
 
-def test_streams_go_on_when_a_replica_of_the_http_side_is_lost(scaled, client):
+def test_streams_go_on_when_a_replica_of_the_http_side_is_lost(scaled, name, client):
     before = answered(client)
-    http_side = below(f":{NAME}:ingress")
+    http_side = below(f":{name}:ingress")
     assert len(http_side) == 2
 
     async def follow(asked, begun):
@@ -91,11 +96,11 @@ def test_streams_go_on_when_a_replica_of_the_http_side_is_lost(scaled, client):
     wait_for(lambda: answered(client) == before + len(whole) + 1)
 
 
-def test_replicas_of_the_engine_follow_the_load(scaled):
+def test_replicas_of_the_engine_follow_the_load(scaled, name):
     from ray import serve
 
     def running():
-        return serve.status().applications[NAME].deployments["engine-base"].replica_states.get("RUNNING", 0)
+        return serve.status().applications[name].deployments["engine-base"].replica_states.get("RUNNING", 0)
 
     async def load():
         async with httpx.AsyncClient(base_url=scaled, headers=HEADERS, timeout=600) as asked:
