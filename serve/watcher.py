@@ -47,16 +47,14 @@ class Watcher:
 
 
 def _is_there(sentinel: Any) -> bool:
-    """Returns when it is gone, or when it does not answer."""
+    """Returns when it is gone, or when nobody knows."""
     import ray
     from ray.exceptions import ActorDiedError, RayActorError
 
     try:
         ray.get(sentinel.wait.remote())
-    except ActorDiedError:
-        return False
-    except RayActorError:  # its process has crashed and comes again
-        return True
+    except RayActorError as error:
+        return not isinstance(error, ActorDiedError)  # else its process has crashed and comes again
     return True
 
 
