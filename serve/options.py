@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any, cast
 
 from pydantic import (
     Field,
@@ -15,6 +17,7 @@ from pydantic import (
 )
 
 from s1.config import Config
+from serve.arguments import nested
 from serve.budget import EFFORTS, Effort
 from serve.engine import EngineOptions
 from serve.keys import is_hash
@@ -81,6 +84,11 @@ class AppOptions(Config):
         description="Name -> SHA-256 of a key that clients must send; if empty, no key is needed. `python -m "
         "serve.keys NAME` makes one.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_arguments(cls, values: Any) -> Any:
+        return nested(cast(Mapping[str, Any], values), cls) if isinstance(values, Mapping) else values
 
     @field_validator("models")
     @classmethod

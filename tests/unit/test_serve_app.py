@@ -27,10 +27,56 @@ def test_the_laptop_config_passes_serves_own_schema_and_builds():
     assert config.http_options.host == "127.0.0.1"
 
 
-def test_arguments_of_the_command_line_are_text_and_become_what_they_mean():
-    options = AppOptions.model_validate({"model": EMBEDDED, "max_queued_requests": "4", "num_cpus": "0.25"})
-    assert options.served() == {"s1": EMBEDDED}
+def run_with(*arguments):
+    """The options that `serve run serve.app:build ARGUMENTS` gives."""
+    from ray.serve.scripts import convert_args_to_dict
+
+    return AppOptions.model_validate(convert_args_to_dict(arguments))
+
+
+def test_serve_run_sets_every_option_by_its_name():
+    options = run_with(
+        "models.qwen2.5=embedded:smollm2-135m-instruct",
+        "max_queued_requests=4",
+        "num_cpus=0.25",
+        "engine.device=gpu",
+        "engine.max_num_seqs=8",
+        "engine.enforce_eager=true",
+        "engine.engine_kwargs.num_gpu_blocks_override=64",
+        'engine.engine_kwargs.hf_overrides={"num_hidden_layers": 2}',
+        "autoscaling.max_replicas=3",
+        "efforts.low.max_tokens=7",
+        "efforts.none={max_tokens: 0}",
+        f"api_keys.ann.b={'0' * 64}",
+    )
+    assert options.served() == {"qwen2.5": EMBEDDED}
     assert (options.max_queued_requests, options.num_cpus) == (4, 0.25)
+    engine = options.engine
+    assert (engine.device, engine.max_num_seqs, engine.enforce_eager) == ("gpu", 8, True)
+    assert engine.engine_kwargs == {"num_gpu_blocks_override": 64, "hf_overrides": {"num_hidden_layers": 2}}
+    assert options.autoscaling is not None and options.autoscaling.max_replicas == 3
+    assert {level: effort.max_tokens for level, effort in options.efforts.items()} == {"low": 7, "none": 0}
+    assert options.api_keys == {"ann.b": "0" * 64}
+
+
+def test_serve_run_reads_mappings_as_yaml_and_as_json():
+    options = run_with("models={a: embedded:smollm2-135m-instruct}", 'engine={"device": "gpu"}', "engine.threads=3")
+    assert options.served() == {"a": EMBEDDED}
+    assert (options.engine.device, options.engine.threads) == ("gpu", 3)
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("engine.devise=gpu", r"engine\.devise\n +Extra inputs"),
+        ("num_cpus.x=1", r"num_cpus\.x`\n +Extra inputs"),
+        ("engine={device: gpu", "engine is not readable YAML; write for example"),
+        ("autoscaling.max_replicas=many", r"autoscaling\.max_replicas"),
+    ],
+)
+def test_serve_run_says_which_argument_is_wrong(argument, says):
+    with pytest.raises(ValidationError, match=says):
+        run_with(f"model={EMBEDDED}", argument)
 
 
 @pytest.mark.parametrize(
