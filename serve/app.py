@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STARTUP_TIMEOUT_S = 600.0
 _HEADROOM = 4
 _FLOOD = 4096  # requests that wait in Serve's HTTP proxy, where no deadline runs: reached only by a flood
+_HEALTH_CHECK_S = 2.0  # how long a lost replica may go unnoticed by Serve's controller
 _POLL_S = 0.5
 # On a machine whose cores are all busy with the model, a replica may take longer than Serve's 0.1 s to say how many
 # requests it has; the router would go on asking instead of sending.
@@ -98,6 +99,7 @@ def _engine(name: str, reference: str, options: AppOptions) -> Any:
             ray_actor_options=_engine_resources(options),
             max_ongoing_requests=options.max_ongoing_requests,
             max_queued_requests=options.max_queued_requests,
+            health_check_period_s=_HEALTH_CHECK_S,
             health_check_timeout_s=60,
             graceful_shutdown_timeout_s=options.drain_timeout_s,
             **replicas,

@@ -279,9 +279,10 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineLost(str(error)) from error
 
-    async def check_health(self) -> None:
-        """Raises when the engine is dead."""
-        await self._llm.check_health()
+    def check_alive(self) -> None:
+        """Raises EngineLost when the engine is dead."""
+        if self._llm.errored:
+            raise EngineLost(str(self._llm.dead_error))
 
     @property
     def num_requests(self) -> int:

@@ -6,6 +6,8 @@ A request stays on the replica that took it, so each segment finds the ones befo
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -16,7 +18,7 @@ from s1.forcing import Program, compile_policy
 from s1.forcing.machine import State, ended_by, finish_reason, start, unmet
 from s1.forcing.transcript import Delta, Span, Transcript
 from s1.template import Template
-from serve.engine import EngineOptions, Sampling, VllmEngine
+from serve.engine import EngineLost, EngineOptions, Sampling, VllmEngine
 from serve.events import (
     Accepted,
     Added,
@@ -38,10 +40,16 @@ Item = TypeVar("Item")
 # One stream shows every token of any model that runs here; 32 streams are sent about eight times a second each.
 _INTERVAL_PER_STREAM_S = 0.004
 _LONGEST_INTERVAL_S = 0.25
+_WATCH_S = 1.0  # between two looks at the engine
+
+logger = logging.getLogger("ray.serve")
 
 
 class ForcedEngine:
-    """What a replica runs: the model that clients know as `name`. `model` is a reference of `s1.models`."""
+    """What a replica runs: the model that clients know as `name`. `model` is a reference of `s1.models`.
+
+    Needs a running event loop. The process ends when its engine has died.
+    """
 
     def __init__(self, name: str, model: str, options: EngineOptions) -> None:
         from transformers import AutoTokenizer
@@ -52,6 +60,7 @@ class ForcedEngine:
         self.template = Template(AutoTokenizer.from_pretrained(folder), options.style)
         self.engine = VllmEngine(folder, options, self.template, measured_as=name)
         self.renderer = Renderer(self.template, self.engine.context_tokens)
+        self._watch = asyncio.create_task(_end_with(self.engine))
         self._streams = 0
 
     async def whole(self, request: Generation) -> AsyncGenerator[Event, None]:
@@ -99,6 +108,7 @@ class ForcedEngine:
         except UserError as error:
             yield Rejected(str(error))
             return
+        self.engine.check_alive()  # once it is accepted, a stream has told the client that all is well
         yield Accepted(len(prompt))
         choices = [self._choice(request, program, prompt, choice) for choice in range(request.n)]
         async with aclosing(_merged(choices)) as events:
@@ -133,12 +143,30 @@ class ForcedEngine:
 
     async def check_health(self) -> None:
         """Asked by Serve, which replaces a replica that raises."""
-        await self.engine.check_health()
+        self.engine.check_alive()
 
     def __del__(self) -> None:
+        if (watch := getattr(self, "_watch", None)) is not None:
+            watch.cancel()
         for part in (getattr(self, "renderer", None), getattr(self, "engine", None)):
             if part is not None:
                 part.close()
+
+
+async def _end_with(engine: VllmEngine) -> None:
+    """End this process when `engine` has died.
+
+    A replica that refuses everything at once has the shortest queue of all: until Serve has found it unhealthy, it
+    would be sent most of the requests.
+    """
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        try:
+            engine.check_alive()
+        except EngineLost:
+            logger.exception("the engine has died, and this replica ends")
+            await asyncio.sleep(_WATCH_S)  # its requests are told so in the meantime
+            os._exit(1)
 
 
 def _added(choice: int, delta: Delta, stop: StopStrings, state: State, *, last: bool = False) -> Added | None:

@@ -194,6 +194,24 @@ def test_a_killed_replica_is_reported_replaced_and_leaves_nothing_behind(client)
     assert client.get("/health").status_code == 200
 
 
+def test_a_replica_whose_engine_died_accepts_nothing_more_and_is_replaced(client):
+    (engine,) = below("EngineCore")
+    replica = engine.parent()
+    with client.stream("POST", "/v1/chat/completions", json=body(**ENDLESS)) as response:
+        lines = response.iter_lines()
+        assert any("reasoning" in line for line in lines)
+        engine.kill()
+        *_, last = (line for line in lines if line)
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == 503
+    deadline = time.monotonic() + 600
+    request = body(stream=True, max_tokens=4)
+    while (response := client.post("/v1/chat/completions", json=request)).status_code != 200:
+        assert response.status_code == 503 and time.monotonic() < deadline, response.text
+        time.sleep(0.1)
+    assert response.text.endswith("data: [DONE]\n\n")  # by the other replica: no stream began and then failed
+    assert not is_alive(replica)
+
+
 def is_alive(process):
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
