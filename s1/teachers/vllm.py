@@ -83,6 +83,8 @@ class VllmTeacher:
             return self._failure
         return await self._answer(question)
 
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineGenerateError
     async def _answer(self, question: Question) -> TraceOutcome:
         from vllm import SamplingParams
 
@@ -99,7 +101,9 @@ class VllmTeacher:
         try:
             async for output in self._engine.generate({"prompt_token_ids": prompt}, sampling, question.question_id):
                 last = output
-        except ValueError as error:  # the prompt does not fit the model's context
+        except EngineGenerateError as error:  # this request alone
+            return TraceOutcome(Status.TRANSIENT, detail=_said(error.__cause__ or error))
+        except (ValueError, VLLMClientError) as error:  # the prompt does not fit the model's context
             return TraceOutcome(Status.DECLINED, detail=" ".join(str(error).split()), finish_reason=REFUSED)
         except Exception as error:  # the engine's process has died
             return self._fail("broke down", error)
@@ -135,7 +139,7 @@ class VllmTeacher:
             self._fail("does not start", error)
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """In one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:_DETAIL_CHARS]
 
