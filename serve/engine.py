@@ -344,3 +344,5 @@ def _arguments(folder: Path, options: EngineOptions, driver: Driver) -> dict[str
         processor = _LOGITS_PROCESSOR_V2 if uses_interface_v2(options) else _LOGITS_PROCESSOR
         arguments["logits_processors"] = [processor]
     return arguments | options.engine_kwargs
+        # vLLM's own is 0: the unseeded requests of every replica, and of every start, would draw the same numbers.
+        "seed": random.SystemRandom().getrandbits(31),
