@@ -15,6 +15,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from s1 import models, precision, vllm_environment
 from s1.config import Config
 from s1.template import Template
+from s1.vllm_build import check_device
+from s1.vllm_processes import EngineProcesses
 
 _CPU_KV_CACHE_GIB = 1.0
 _SHARED_GPU = 0.9  # of a GPU's memory that solvers which share it use together
@@ -118,7 +120,9 @@ class Solver:
             arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
         if not options.num_gpus:
             arguments["block_size"] = 32  # only whole blocks are shared, and vLLM's 128 tokens on CPUs are many prompts
-        self._engine: Any = LLM(**arguments)
+        self._processes = EngineProcesses()
+        with self._processes.starting():
+            self._engine: Any = LLM(**arguments)
         # Only its way to tokenise is used, so the style does not matter.
         self._template = Template(self._engine.get_tokenizer(), "think-tags")
         self._sampling = SamplingParams(
@@ -156,5 +160,6 @@ class Solver:
         if not prompts:
             return []
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs = self._engine.generate(requests, self._sampling, use_tqdm=False)
+        with self._processes.working():
+            outputs = self._engine.generate(requests, self._sampling, use_tqdm=False)
         return [[attempt.text.strip() for attempt in output.outputs] for output in outputs]

@@ -36,6 +36,7 @@ from s1.curation.difficulty import solved
 from s1.errors import UserError
 from s1.sources import mapping, records
 from s1.teachers import service
+from s1.vllm_processes import MAX_RESTARTS
 
 ROWS_PER_FILE = 4_096
 TEXT_COLUMNS = ["question_id", "question", "answer", "source", "metadata", "thinking", "attempt", "finish_reason"]
@@ -237,6 +238,7 @@ def attempts(options: SolverOptions, model: str, questions: pa.Table) -> Iterato
         compute=ray.data.ActorPoolStrategy(size=options.num_workers),
         runtime_env={"env_vars": options.environment()},
     )
+        max_restarts=MAX_RESTARTS,
     graded = attempted.map_batches(grade_attempts, batch_size=64, batch_format="pyarrow", num_cpus=0.25)
     return rows(graded, f"featurize: solver {model}", questions.num_rows)
 

@@ -6,6 +6,8 @@ The prompt, the policy and the driver are those of the served model, so that und
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import pickle
 import time
 from collections.abc import Generator, Sequence
@@ -21,7 +23,10 @@ from s1.evaluation.tasks import Task
 from s1.forcing import BudgetPolicy, compile_policy
 from s1.forcing.machine import ended_by, finish_reason
 from s1.forcing.transcript import Transcript
-from serve.engine import EngineOptions
+from s1.vllm_processes import MAX_RESTARTS
+from serve.engine import EngineLost, EngineOptions
+
+logger = logging.getLogger(__name__)
 
 # Keys of a request's `budget_forcing` and what a policy calls them.
 _POLICY = {"max_tokens": "max_thinking_tokens", "min_tokens": "min_thinking_tokens"}
@@ -92,7 +97,12 @@ class OfflineEngine:
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Pickled tasks, column `task` -> as many pickled (key of the task, response), column `response`."""
         tasks: list[Task] = [pickle.loads(task) for task in batch["task"].to_pylist()]
-        found = await asyncio.gather(*(respond(self.answer, task.request, task.setting.plan) for task in tasks))
+        try:
+            found = await asyncio.gather(*(respond(self.answer, task.request, task.setting.plan) for task in tasks))
+        except EngineLost:
+            # Ray Data starts a lost actor again and repeats what it was doing; an exception would end the job.
+            logger.exception("the engine has died, and its actor ends")
+            os._exit(1)
         pairs = [pickle.dumps((task.key, response)) for task, response in zip(tasks, found, strict=True)]
         return pa.table({"response": pa.array(pairs, pa.binary())})
 
@@ -132,6 +142,7 @@ def responses(
         compute=ray.data.ActorPoolStrategy(
             size=options.num_replicas, max_tasks_in_flight_per_actor=2, max_concurrent_calls_per_actor=2
         ),
+        max_restarts=MAX_RESTARTS,
         runtime_env={"env_vars": engine.environment()},
     )
     for row in done.iter_rows():

@@ -16,6 +16,8 @@ from s1 import models, precision, vllm_environment
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified
+from s1.vllm_build import installed_device
+from s1.vllm_processes import EngineProcesses
 from s1.template import Style, Template
 
 _DETAIL_CHARS = 300
@@ -67,6 +69,7 @@ class VllmTeacher:
 
         self.settings = settings
         self.name = settings.model
+        self._processes = EngineProcesses()
         self._folder = str(models.resolve(settings.model))
         try:
             self._template = Template(AutoTokenizer.from_pretrained(self._folder), settings.style)
@@ -122,6 +125,7 @@ class VllmTeacher:
         """No other question would fare better: an engine is not started twice."""
         detail = f"the vLLM engine of {self.settings.model!r} {what} ({_said(error)}); see vllm.engine"
         self._failure = self._failure or TraceOutcome(Status.FATAL, detail=detail)
+            from vllm.usage.usage_lib import UsageContext
         return self._failure
 
     def _start(self) -> None:
@@ -134,7 +138,11 @@ class VllmTeacher:
                 "dtype": precision.resolve("auto", gpu=self.settings.num_gpus > 0),
                 **self.settings.engine,
             }
-            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=self._folder, **arguments))
+            with self._processes.starting():
+                # vLLM sizes its batches by the use: this one is asked question by question, like a server.
+                self._engine = AsyncLLM.from_engine_args(
+                    AsyncEngineArgs(model=self._folder, **arguments), usage_context=UsageContext.OPENAI_API_SERVER
+                )
         except Exception as error:  # of the engine's own process, of CUDA, of settings that it does not know
             self._fail("does not start", error)
 
