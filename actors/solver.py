@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from s1 import models, precision, vllm_environment
 from s1.config import Config
@@ -46,12 +46,14 @@ class SolverOptions(Config):
     )
     max_num_seqs: PositiveInt = Field(default=128, description="Most attempts to decode at the same time.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        default="auto", description="Type of weights and activations; auto: what the device computes fastest in."
+        default="auto",
+        description="Type of weights and activations; auto: what a CPU computes fastest in, the model's own on GPUs "
+        "that have it.",
     )
     kv_cache_gib: PositiveFloat | None = Field(
         default=None,
-        description="Memory of the KV cache. By default 1 on CPUs; on GPUs by vLLM's own rule, for its share of the "
-        "GPU.",
+        description="Memory of the KV cache, on each GPU if there are several. By default 1 on CPUs; on GPUs by vLLM's own "
+        "rule, for its share of the GPU.",
     )
     enforce_eager: bool | None = Field(
         default=None,
@@ -63,6 +65,21 @@ class SolverOptions(Config):
     num_cpus: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for a solver.")
     num_gpus: float = Field(default=0.0, ge=0, description="GPUs that Ray sets aside for a solver; 0: it runs on CPUs.")
     batch_rows: PositiveInt = Field(default=256, description="Questions given to a solver at a time.")
+
+    @model_validator(mode="after")
+    def _gpus_are_reserved(self) -> SolverOptions:
+        shared = 0 < self.num_gpus < 1 and self.tensor_parallel_size == 1
+        if not shared and self.num_gpus != (self.tensor_parallel_size if self.num_gpus else 0):
+            raise ValueError(
+                f"num_gpus={self.num_gpus:g} is not tensor_parallel_size={self.tensor_parallel_size}: a solver takes "
+                "the GPUs that its model is split among, or a part of one; set both to the same number"
+            )
+        return self
+
+    def check_device(self) -> None:
+        """UserError when the vLLM that is installed here does not compute where the solver is to run."""
+        device, other = ("gpu", 0) if self.num_gpus else ("cpu", self.tensor_parallel_size)
+        check_device(device, f"solver.num_gpus={self.num_gpus:g}", f"solver.num_gpus={other}")
 
     @property
     def is_eager(self) -> bool:
@@ -103,10 +120,11 @@ class Solver:
     def __init__(self, model: str, options: SolverOptions) -> None:
         from vllm import LLM, SamplingParams
 
+        options.check_device()
         self.options = options
         arguments: dict[str, Any] = {
             "model": str(models.resolve(model)),
-            "dtype": precision.resolve(options.dtype, gpu=options.num_gpus > 0),
+            "dtype": options.dtype if options.num_gpus else precision.resolve(options.dtype, gpu=False),
             "max_model_len": options.max_model_len,
             "max_num_seqs": options.max_num_seqs,
             "enforce_eager": options.is_eager,

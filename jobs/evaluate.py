@@ -250,6 +250,8 @@ def check(options: EvaluateOptions) -> None:
             from s1 import models
 
             models.check(options.base_model)
+        if options.serve.engine.device == "cpu":  # GPUs may be where the models run, and not here
+            options.serve.engine.check_device("serve.engine")
         return
     if not options.endpoint.startswith(("http://", "https://")):
         raise UserError(f"endpoint={options.endpoint!r}: must be a URL like http://localhost:8000/v1")

@@ -90,6 +90,8 @@ def check(options: FeaturizeOptions) -> None:
         raise UserError(
             f"solver.attempts={options.solver.attempts}: at temperature 0 all are the same; give --solver.temperature"
         )
+    if options.solver.models and not options.solver.num_gpus:  # GPUs may be where the solvers run, and not here
+        options.solver.check_device()
     domains.check(options.domains)
     if options.judge.enabled:
         asking.check(options.judge, "judge.openai")
@@ -236,9 +238,9 @@ def attempts(options: SolverOptions, model: str, questions: pa.Table) -> Iterato
         num_cpus=options.num_cpus,
         num_gpus=options.num_gpus,
         compute=ray.data.ActorPoolStrategy(size=options.num_workers),
+        max_restarts=MAX_RESTARTS,
         runtime_env={"env_vars": options.environment()},
     )
-        max_restarts=MAX_RESTARTS,
     graded = attempted.map_batches(grade_attempts, batch_size=64, batch_format="pyarrow", num_cpus=0.25)
     return rows(graded, f"featurize: solver {model}", questions.num_rows)
 

@@ -45,6 +45,8 @@ def build(options: AppOptions) -> "Application":
 
     for reference in options.served().values():
         models.check(reference)
+    if options.engine.device == "cpu":  # GPUs may be where the replicas are, and not here
+        options.engine.check_device()
     deployment: Any = serve.deployment  # typed for functions only
     engines = {name: _engine(name, reference, options) for name, reference in options.served().items()}
     light = _light(options)
@@ -60,7 +62,7 @@ def build(options: AppOptions) -> "Application":
 
         tally = deployment(Tally).options(name="tally", **light).bind()
     front = FrontOptions(
-        context_tokens=options.engine.max_model_len,
+        context_tokens=options.engine.context_tokens,
         terms=Terms(options.efforts, options.max_completion_tokens, options.deadline_s),
         max_body_bytes=options.max_body_bytes,
         api_keys=options.api_keys,

@@ -52,8 +52,9 @@ def _application(where: str, args: dict[str, Any]) -> list[str]:
             models.check(reference)
         except UserError as error:
             raise UserError(f"{where}.models.{name}: {error}") from error
+        context = engine.context_tokens or "of the model"
         lines.append(
-            f"{name}: {reference}, {number} replica(s) on {engine.device}, context {engine.max_model_len}, "
+            f"{name}: {reference}, {number} replica(s) on {engine.device}, context {context}, "
             f"{options.max_ongoing_requests} requests each and {options.max_queued_requests} waiting, "
             f"{len(options.api_keys) or 'no'} API key(s)"
         )

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import random
-import subprocess
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
@@ -15,16 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import psutil
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from s1 import precision, vllm_environment
 from s1.config import Config
+from s1.errors import UserError
 from s1.forcing import Program, in_engine, segments
 from s1.forcing.marks import Marks
 from s1.forcing.segments import Step
 from s1.precision import Dtype
 from s1.template import Style, Template
+from s1.vllm_build import check_device
+from s1.vllm_processes import EngineProcesses
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
@@ -36,6 +37,13 @@ _NEVER = -math.inf
 # A request waits for a place of its marks only when the engine has more to do than it can anyway.
 _PLACES_PER_SEQUENCE = 4
 _CPU_KV_CACHE_GIB = 0.5
+_CPU_CONTEXT_TOKENS = 2048
+_WHAT_FITS = -1  # vLLM's word for the model's own context, or as much of it as the memory holds
+# Arguments of vLLM that would contradict what is reserved in Ray, or what is told of the engine.
+_SET_BY_OPTION = frozenset(
+    {"dtype", "enforce_eager", "gpu_memory_utilization", "max_model_len", "max_num_seqs", "tensor_parallel_size"}
+)
+_NOT_RESERVED = frozenset({"data_parallel_size", "pipeline_parallel_size"})
 _LOGITS_PROCESSOR = "s1.forcing.logits_processor:BudgetForcing"
 _LOGITS_PROCESSOR_V2 = "s1.forcing.logits_processor_v2:BudgetForcing"
 _INTERFACE_V2 = "vllm.v1.worker.gpu.sample.logits_processor"  # of vLLM 0.31 and later
@@ -56,10 +64,16 @@ class EngineOptions(Config):
     driver: Literal["auto", "segments", "in-engine"] = Field(
         "auto", description="How forcing is carried out: requests in segments, or a logits processor inside vLLM."
     )
-    max_model_len: PositiveInt = Field(2048, description="Tokens of prompt and completion together.")
+    max_model_len: PositiveInt | None = Field(
+        None,
+        description="Most tokens of prompt and completion together. By default 2048 on CPUs; on GPUs the model's own, or "
+        "what fits beside it.",
+    )
     max_num_seqs: PositiveInt = Field(64, description="Most completions to decode at the same time.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="Type of weights and activations; auto: what the device computes fastest in."
+        "auto",
+        description="Type of weights and activations; auto: what a CPU computes fastest in, the model's own on GPUs "
+        "that have it.",
     )
     enforce_eager: bool | None = Field(
         None,
@@ -68,8 +82,8 @@ class EngineOptions(Config):
     )
     kv_cache_gib: PositiveFloat | None = Field(
         None,
-        description="Memory of the KV cache. By default 0.5 on CPUs; on GPUs what gpu_memory_utilization leaves beside "
-        "the model.",
+        description="Memory of the KV cache, on each GPU where there are several. By default 0.5 on CPUs; on GPUs what "
+        "gpu_memory_utilization leaves beside the model.",
     )
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="Share of the device's memory that vLLM may use."
@@ -80,10 +94,36 @@ class EngineOptions(Config):
         default_factory=lambda: {}, description="Further arguments of vLLM's engine, by vLLM's own names."
     )
 
+    def check_device(self, name: str = "engine") -> None:
+        """UserError when the vLLM that is installed here does not compute on `device`."""
+        other = "cpu" if self.device == "gpu" else "gpu"
+        check_device(self.device, f"{name}.device={self.device}", f"{name}.device={other}")
+
     @property
-    def number_type(self) -> Dtype:
-        """Type of weights and activations on this machine."""
-        return precision.resolve(self.dtype, gpu=self.device == "gpu")
+    def number_type(self) -> Dtype | Literal["auto"]:
+        """Type of weights and activations on this machine; auto: known to the engine alone, by its GPU."""
+        return self.dtype if self.device == "gpu" else precision.resolve(self.dtype, gpu=False)
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of prompt and completion together; None: known to the engine alone."""
+        default = _CPU_CONTEXT_TOKENS if self.device == "cpu" else None
+        return default if self.max_model_len is None else self.max_model_len
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _check_engine_kwargs(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        for name in kwargs:
+            if name in _SET_BY_OPTION:
+                raise ValueError(f"{name} is an option of its own; set engine.{name}")
+            if name in _NOT_RESERVED:
+                raise ValueError(f"{name} would take GPUs that nothing has reserved; set engine.tensor_parallel_size")
+            if name == "speculative_config":
+                raise ValueError(
+                    "speculative_config: vLLM's speculative decoding takes no logit bias, which requests here have; "
+                    "leave it out"
+                )
+        return kwargs
 
     @property
     def is_eager(self) -> bool:
@@ -148,6 +188,17 @@ def uses_interface_v2(options: EngineOptions) -> bool:
     return options.device == "gpu" and find_spec(_INTERFACE_V2) is not None
 
 
+def check_mask(num_ids: int) -> None:
+    """UserError when vLLM's V2 model runner cannot keep so many ids from being sampled: it would fail every request."""
+    from vllm.v1.worker.gpu.sample.logit_bias import MAX_NUM_LOGIT_BIAS_TOKENS
+
+    if num_ids > MAX_NUM_LOGIT_BIAS_TOKENS:
+        raise UserError(
+            f"the model has {num_ids} ids more than its tokenizer, and vLLM keeps at most {MAX_NUM_LOGIT_BIAS_TOKENS} "
+            "from being sampled; set engine.driver=in-engine, which keeps all of them"
+        )
+
+
 class VllmEngine:
     """One vLLM engine in a process of its own, for the model in `folder`."""
 
@@ -159,8 +210,10 @@ class VllmEngine:
         `measured_as` is the model's name in vLLM's own metrics, which Ray exports; without it there are none.
         """
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        options.check_device()
         self.driver, self.why_driver = choose_driver(options, template, is_v2=uses_interface_v2(options))
         logger.info("driver of %s: %s (%s)", folder, self.driver, self.why_driver)
         arguments = _arguments(folder, options, self.driver)
@@ -170,12 +223,23 @@ class VllmEngine:
 
             arguments["served_model_name"] = measured_as
             loggers = [RayPrometheusStatLogger]
-        others = {process.pid for process in _descendants()}
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers)
-        self._mourner = _kill_with_us(process.pid for process in _descendants() if process.pid not in others)
+        self._processes = EngineProcesses()
+        with self._processes.starting():
+            # vLLM sizes its batches by the use: what `vllm serve` is for is what this is for.
+            use = UsageContext.OPENAI_API_SERVER
+            config = AsyncEngineArgs(**arguments).create_engine_config(use)
+            mask = range(template.num_tokens, config.model_config.get_vocab_size())
+            self._bias = None if self.driver == "in-engine" else dict.fromkeys(mask, _NEVER) or None
+            if self._bias is not None and config.use_v2_model_runner:
+                check_mask(len(self._bias))
+            self._llm = AsyncLLM.from_vllm_config(
+                config, usage_context=use, stat_loggers=loggers, disable_log_stats=True
+            )
         self.context_tokens: int = self._llm.model_config.max_model_len
-        mask = range(template.num_tokens, self._llm.model_config.get_vocab_size())
-        self._bias = None if self.driver == "in-engine" else dict.fromkeys(mask, _NEVER) or None
+        self.precision = str(self._llm.model_config.dtype).removeprefix("torch.")
+        cache = self._llm.vllm_config.cache_config
+        held = (cache.num_gpu_blocks or 0) * cache.block_size
+        logger.info("KV cache of %s: %d tokens, a completion has at most %d", folder, held, self.context_tokens)
         self._marks = Marks(_PLACES_PER_SEQUENCE * options.max_num_seqs, self.context_tokens)
 
     def run(
@@ -290,30 +354,9 @@ class VllmEngine:
         return self._llm.get_num_unfinished_requests()
 
     def close(self) -> None:
-        self._mourner.kill()
-        self._mourner.wait()
+        self._processes.close()
         self._llm.shutdown()
         self._marks.close()
-
-
-def _descendants() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
-
-
-def _kill_with_us(pids: Iterable[int]) -> subprocess.Popen[bytes]:
-    """A shell that kills `pids` when this process is gone.
-
-    vLLM's processes end when they are told to. A process that is killed outright tells nobody: its engine would keep
-    its memory for ever. The shell waits for the end of its input, which the kernel closes.
-    """
-    script = 'read -r _; kill -9 "$@"'
-    return subprocess.Popen(
-        ["/bin/sh", "-c", script, "sh", *map(str, pids)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def _seed(seed: int | None, choice: int, segment: int) -> int | None:
@@ -325,7 +368,7 @@ def _arguments(folder: Path, options: EngineOptions, driver: Driver) -> dict[str
         "model": str(folder),
         "skip_tokenizer_init": True,
         "dtype": options.number_type,
-        "max_model_len": options.max_model_len,
+        "max_model_len": options.context_tokens or _WHAT_FITS,
         "max_num_seqs": options.max_num_seqs,
         "enforce_eager": options.is_eager,
         "kv_cache_memory_bytes": options.kv_cache_bytes,
@@ -334,6 +377,8 @@ def _arguments(folder: Path, options: EngineOptions, driver: Driver) -> dict[str
         "enable_prefix_caching": True,  # a segment continues where the one before it stopped
         "generation_config": "vllm",  # the request decides how to sample, not a file beside the weights
         "disable_log_stats": True,
+        # vLLM's own is 0: the unseeded requests of every replica, and of every start, would draw the same numbers.
+        "seed": random.SystemRandom().getrandbits(31),
     }
     if options.device == "cpu":
         # vLLM's 128 tokens on CPUs would leave the end of most prompts out of the prefix cache.
@@ -344,5 +389,3 @@ def _arguments(folder: Path, options: EngineOptions, driver: Driver) -> dict[str
         processor = _LOGITS_PROCESSOR_V2 if uses_interface_v2(options) else _LOGITS_PROCESSOR
         arguments["logits_processors"] = [processor]
     return arguments | options.engine_kwargs
-        # vLLM's own is 0: the unseeded requests of every replica, and of every start, would draw the same numbers.
-        "seed": random.SystemRandom().getrandbits(31),

