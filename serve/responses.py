@@ -21,12 +21,15 @@ _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 class Envelope:
-    """What all objects of one response share. Without `with_reasoning` nothing shows what was thought."""
+    """What all objects of one response share. Without `with_reasoning` nothing shows what was thought.
 
-    def __init__(self, kind: Kind, model: str, *, with_reasoning: bool = True) -> None:
+    Chunks of a stream `with_usage` have the key, as OpenAI's: null in all but the last one.
+    """
+
+    def __init__(self, kind: Kind, model: str, *, with_reasoning: bool = True, with_usage: bool = False) -> None:
         self.kind: Kind = kind
         self.id, self.created, self.model = f"{_PREFIX[kind]}-{uuid.uuid4().hex}", int(time.time()), model
-        self.with_reasoning = with_reasoning
+        self.with_reasoning, self.with_usage = with_reasoning, with_usage
 
     def completion(
         self, completed: Completed, progress: Sequence[Progress] = (), parallel: ParallelSampling | None = None
@@ -104,6 +107,7 @@ class Envelope:
         return {
             **self._head(_CHUNK),
             "choices": [{"index": choice, **text, "finish_reason": finish_reason, "logprobs": None}],
+            **({"usage": None} if self.with_usage else {}),
         }
 
     def _head(self, names: dict[Kind, str]) -> dict[str, Any]:

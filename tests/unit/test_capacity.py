@@ -66,6 +66,16 @@ def test_a_model_that_is_asked_needs_its_workers():
     assert asked["judge.pool.num_workers"] == (3, 0.5) and asked["domains.llm.pool.num_workers"] == (1, 2)
 
 
+def test_two_models_that_do_not_fit_side_by_side_can_run_one_after_the_other():
+    one_gpu = [Nodes(1, 16, 1)]
+    evaluated = ("--evaluate.serve.engine.device", "gpu")
+    (asked,) = (demand for demand in of("laptop", *evaluated) if demand.stage == "evaluate")
+    lack = capacity.shortage([asked], one_gpu)
+    assert lack is not None and "room for 1" in lack and "with --offline the models run one after the other" in lack
+    (asked,) = (demand for demand in of("laptop", *evaluated, "--evaluate.offline") if demand.stage == "evaluate")
+    assert capacity.shortage([asked], one_gpu) is None
+
+
 def not_installed(name: str) -> str:
     raise importlib.metadata.PackageNotFoundError(name)
 

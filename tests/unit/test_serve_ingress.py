@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from ray.exceptions import TaskCancelledError
 from starlette.requests import Request
 
+from serve.events import EngineFacts
 from serve.health import Health
 from serve.ingress import FrontOptions, Ingress
 from serve.tally import Account
@@ -22,9 +23,14 @@ def handle(**methods):
     return SimpleNamespace(options=lambda **_: None, app_name="s1", deployment_name="engine-base", **calls)
 
 
-def ingress(driver=silence):
-    measured = {"engine": "vLLM", "versions": {"vllm": "1.0"}}
-    return Ingress({"base": handle(driver=driver)}, None, FrontOptions(context_tokens=100, measured=measured))
+def ingress(facts=silence, context_tokens=100):
+    measured = {"engine": "vLLM", "precision": "auto", "versions": {"vllm": "1.0"}}
+    options = FrontOptions(context_tokens=context_tokens, measured=measured)
+    return Ingress({"base": handle(facts=facts)}, None, options)
+
+
+async def told():
+    return EngineFacts("segments (asked for)", 4096, "bfloat16")
 
 
 def test_the_version_comes_at_once_and_without_a_driver_that_nobody_knows():
@@ -32,19 +38,34 @@ def test_the_version_comes_at_once_and_without_a_driver_that_nobody_knows():
         front = ingress()
         return await front.version()
 
-    assert asyncio.run(run()) == {"version": "1.0", "engine": "vLLM", "versions": {"vllm": "1.0"}}
+    assert asyncio.run(run()) == {
+        "version": "1.0",
+        "engine": "vLLM",
+        "precision": "auto",
+        "versions": {"vllm": "1.0"},
+    }
 
 
-def test_the_version_has_the_driver_once_an_engine_has_told_it():
-    async def driver():
-        return "segments (asked for)"
-
+def test_the_version_has_what_an_engine_says_of_itself_once_it_has_told_it():
     async def run():
-        front = ingress(driver)
-        await asyncio.gather(*front.drivers.asking)
-        return (await front.version())["driver"]
+        front = ingress(told)
+        await asyncio.gather(*front.facts.asking)
+        return await front.version()
 
-    assert asyncio.run(run()) == "base: segments (asked for)"
+    version = asyncio.run(run())
+    assert (version["driver"], version["precision"]) == ("base: segments (asked for)", "bfloat16")
+
+
+def test_a_context_that_no_option_bounds_is_the_one_that_the_engine_tells():
+    async def card(context_tokens):
+        front = ingress(told, context_tokens)
+        http = Request({"type": "http", "headers": []})
+        before = await front.model(http, "base")
+        await asyncio.gather(*front.facts.asking)
+        return before.get("max_model_len"), (await front.model(http, "base"))["max_model_len"]
+
+    assert asyncio.run(card(None)) == (None, 4096)
+    assert asyncio.run(card(100)) == (100, 100)
 
 
 def test_metrics_whose_tally_is_silent_are_a_503_that_says_when_to_come_back():

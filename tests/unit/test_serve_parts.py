@@ -70,6 +70,18 @@ def test_a_chunk_holds_reasoning_or_content():
     assert ["budget_forcing" in chunk for chunk in chunks] == [True, False]
 
 
+def test_a_stream_with_usage_has_the_key_in_every_chunk_and_its_value_in_the_last():
+    envelope = Envelope("chat", "m", with_usage=True)
+    *chunks, last = [
+        envelope.opening(0),
+        *envelope.added(added("4")),
+        envelope.finished(Finished(0, report())),
+        envelope.usage(5, [report()]),
+    ]
+    assert all(chunk["usage"] is None for chunk in chunks) and last["usage"]["prompt_tokens"] == 5
+    assert "usage" not in Envelope("chat", "m").opening(0)
+
+
 def test_all_generations_of_a_parallel_sampling_are_in_the_usage():
     progress = [Progress(done, 2, (Vote("4", done),), report()) for done in (1, 2)]
     whole = Envelope("chat", "m").completion(Completed(5, (choice("4"),)), progress, ParallelSampling(n=2))
