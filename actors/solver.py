@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from s1 import models, precision, vllm_environment
 from s1.config import Config
 from s1.template import Template
-from s1.vllm_build import check_device
+from s1.vllm_build import check_device, leave_threads_to_vllm
 from s1.vllm_processes import EngineProcesses
 
 _CPU_KV_CACHE_GIB = 1.0
@@ -118,9 +118,11 @@ class Solver:
     """One model on a worker; takes and gives Arrow tables."""
 
     def __init__(self, model: str, options: SolverOptions) -> None:
+        options.check_device()
+        if options.num_gpus:
+            leave_threads_to_vllm()
         from vllm import LLM, SamplingParams
 
-        options.check_device()
         self.options = options
         arguments: dict[str, Any] = {
             "model": str(models.resolve(model)),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jobs.evaluation_options import ServeOptions
 from jobs.progress import Progress
 from s1.errors import UserError
+from s1.vllm_processes import last_error
 
 if TYPE_CHECKING:
     from serve.options import AppOptions
@@ -54,7 +55,8 @@ def starting(timeout_s: float) -> Generator[Callable[[str], None]]:
             "the weights: raise it, or see what `ray status` waits for"
         ) from error
     except RuntimeError as error:
+        cause = last_error(str(error).splitlines())  # Serve tells it at the end of a traceback
+        told = " ".join(str(error).split()) if cause is None else f"the models could not be served: {cause}"
         raise UserError(
-            f"{' '.join(str(error).split())}; a model must load within what serve.engine and its node have: change "
-            "serve.engine, or the model"
+            f"{told}; a model must load within what serve.engine and its node have: change serve.engine, or the model"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from typing import Literal
 
 from s1.errors import UserError
@@ -20,6 +21,14 @@ def installed_device() -> Device | None:
             continue
         return device
     return None
+
+
+def leave_threads_to_vllm() -> None:
+    """Before an engine on GPUs is made: take back what Ray set OMP_NUM_THREADS to, the CPUs of the actor.
+
+    With it vLLM loads the weights on that many threads, often one, and does not choose for itself.
+    """
+    os.environ.pop("OMP_NUM_THREADS", None)
 
 
 def check_device(device: Device, given: str, instead: str) -> None:

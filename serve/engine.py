@@ -24,7 +24,7 @@ from s1.forcing.marks import Marks
 from s1.forcing.segments import Step
 from s1.precision import Dtype
 from s1.template import Style, Template
-from s1.vllm_build import check_device
+from s1.vllm_build import check_device, leave_threads_to_vllm
 from s1.vllm_processes import EngineProcesses
 
 if TYPE_CHECKING:
@@ -214,6 +214,8 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         options.check_device()
+        if options.device == "gpu":
+            leave_threads_to_vllm()
         self.driver, self.why_driver = choose_driver(options, template, is_v2=uses_interface_v2(options))
         logger.info("driver of %s: %s (%s)", folder, self.driver, self.why_driver)
         arguments = _arguments(folder, options, self.driver)

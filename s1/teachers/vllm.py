@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from s1 import models, precision, vllm_environment
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.protocol import REFUSED, Question, Status, TraceOutcome, classified
 from s1.template import Style, Template
-from s1.vllm_build import installed_device
+from s1.vllm_build import installed_device, leave_threads_to_vllm
 from s1.vllm_processes import EngineProcesses
 
 _DETAIL_CHARS = 300
@@ -34,6 +34,14 @@ class Vllm(Config):
     top_p: float = Field(default=0.95, gt=0, le=1, description="Nucleus sampling.")
     tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs of one machine that share the model.")
     engine: dict[str, Any] = Field(default={}, description="Further arguments of the vLLM engine.")
+
+    @field_validator("engine")
+    @classmethod
+    def _gpus_are_reserved(cls, engine: dict[str, Any]) -> dict[str, Any]:
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+            if name in engine:
+                raise ValueError(f"{name} would take GPUs that nothing has reserved; set vllm.tensor_parallel_size")
+        return engine
 
     @property
     def num_gpus(self) -> int:
@@ -59,7 +67,7 @@ class VllmTeacher:
     trace_kind = "raw"
 
     def __init__(self, settings: Vllm) -> None:
-        _set_environment()
+        _set_environment(settings)
         from transformers import AutoTokenizer
 
         self.settings = settings
@@ -147,8 +155,11 @@ def _said(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:_DETAIL_CHARS]
 
 
-def _set_environment() -> None:
+def _set_environment(settings: Vllm) -> None:
     """What vLLM reads when it is imported; what the user has set stands."""
+    if settings.num_gpus:
+        leave_threads_to_vllm()
+        return
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.update(vllm_environment.on_gpus())
     # Ray sets this to the CPUs that it was told the worker needs, which slows a CPU engine down.

@@ -119,6 +119,17 @@ def plain_chain(chain):
         yield parts
 
 
+def test_no_two_engines_draw_the_same_numbers_where_no_seed_is_given():
+    """As replicas and restarts do: several samples of one request would be counted twice."""
+
+    def sampled():
+        with started(models.resolve("embedded:smollm2-135m-instruct"), driver="segments", kv_cache_gib=0.1) as parts:
+            found = parts.complete(QUESTIONS[:1], POLICIES["cap 12"], Sampling(temperature=1.0), choices=3)
+            return [[token.id for token in tokens] for tokens, _, _ in found]
+
+    assert sampled() != sampled()
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_both_drivers_give_the_same_tokens_under_greedy_decoding(embedded, name):
     segments = embedded.complete(QUESTIONS, POLICIES[name], driver="segments")

@@ -436,8 +436,12 @@ def test_what_does_not_fit_together_is_refused(
     [
         (TimeoutError("not serving after 60 s: engine-base"), "engine-base; serve.startup_timeout_s=60 has to cover"),
         (
-            RuntimeError("could not be served: Error:\n  no memory"),
-            "served: Error: no memory; a model must load within",
+            RuntimeError("could not be served: trying\nagain"),
+            "served: trying again; a model must load within",
+        ),
+        (
+            RuntimeError("the models could not be served: Traceback:\n  File x\ns1.StartFailed: no memory; see y"),
+            "^the models could not be served: s1.StartFailed: no memory; see y; a model must load within",
         ),
     ],
 )

