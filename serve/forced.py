@@ -32,15 +32,12 @@ from serve.events import (
     Report,
     Segment,
 )
-from serve.pace import paced
+from serve.pace import interval_s, paced
 from serve.rendering import Renderer
 from serve.stops import StopStrings
 
 Item = TypeVar("Item")
 
-# One stream shows every token of any model that runs here; 32 streams are sent about eight times a second each.
-_INTERVAL_PER_STREAM_S = 0.004
-_LONGEST_INTERVAL_S = 0.25
 _WATCH_S = 1.0  # between two looks at the engine
 
 logger = logging.getLogger("ray.serve")
@@ -62,7 +59,7 @@ class ForcedEngine:
         self.engine = VllmEngine(folder, options, self.template, measured_as=name)
         self.renderer = Renderer(self.template, self.engine.context_tokens)
         self._watch = asyncio.create_task(_end_with(self.engine))
-        self._streams = 0
+        self._options, self._streams = options, 0
 
     async def whole(self, request: Generation) -> AsyncGenerator[Event, None]:
         """Whether `request` is rejected, or accepted; then every completion as a whole."""
@@ -93,8 +90,8 @@ class ForcedEngine:
             self._streams -= 1
 
     def _interval_s(self) -> float:
-        """Between two texts of one stream: so many streams together send at most some hundred texts a second."""
-        return min(_LONGEST_INTERVAL_S, self._streams * _INTERVAL_PER_STREAM_S)
+        """Between two texts of one stream."""
+        return interval_s(self._options.device, self._streams)
 
     async def _events(self, request: Generation) -> AsyncGenerator[Event, None]:
         try:

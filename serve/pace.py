@@ -11,10 +11,20 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Literal
 
 from serve.events import Added, Event, Segment
 
+# By device: seconds for each stream that there is, and at most. Where the model computes on the CPUs that also send, 32
+# streams are sent about eight times a second each; beside GPUs the CPUs have little else to do.
+_PER_STREAM_S = {"cpu": 0.004, "gpu": 0.0005}
+_LONGEST_S = {"cpu": 0.25, "gpu": 0.05}
 COMMENT = ": still at work\n\n"
+
+
+def interval_s(device: Literal["cpu", "gpu"], streams: int) -> float:
+    """Seconds between two texts of each of `streams`: one alone shows every token of any model."""
+    return min(_LONGEST_S[device], streams * _PER_STREAM_S[device])
 
 
 async def paced(events: AsyncGenerator[Event, None], interval_s: Callable[[], float]) -> AsyncGenerator[Event, None]:

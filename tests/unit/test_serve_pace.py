@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.events import Accepted, Added, Finished, Report, Segment
-from serve.pace import COMMENT, joined, kept_alive, paced
+from serve.pace import COMMENT, interval_s, joined, kept_alive, paced
 
 REPORT = Report(1, 0, 0, 1, 0, None, "natural", None, "stop")
 PIECES = st.builds(
@@ -196,3 +196,10 @@ def test_who_is_cancelled_while_it_waits_ends_the_stream():
 
     asyncio.run(cancel())
     assert ended == [True]
+
+
+def test_streams_beside_gpus_are_sent_more_often():
+    for device, of_64 in (("cpu", 0.25), ("gpu", 0.032)):
+        assert interval_s(device, 1) < 0.005, "one stream shows every token"
+        assert interval_s(device, 64) == of_64
+    assert interval_s("gpu", 1000) == 0.05
