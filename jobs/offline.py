@@ -77,7 +77,7 @@ class OfflineEngine:
         transcript = Transcript(template)
         sampling = Sampling(temperature=request.temperature, seed=request.seed)
         state: Any = None
-        async for step in engine.run(program, [*prompt, *thought], sampling):
+        async for step in engine.run(program, [*prompt, *thought], sampling, as_whole=True):
             transcript.add(step.tokens)
             state = step.state
         transcript.finish()

@@ -252,31 +252,42 @@ class VllmEngine:
         choice: int = 0,
         driver: Driver | None = None,
         owner: str = "",
+        as_whole: bool = False,
     ) -> AsyncGenerator[Step, None]:
         """One completion of `prompt` under `program`; `choice` counts the completions of one request.
 
         The prefix cache is shared by requests of one `owner` only: how fast an answer comes tells nobody else's prompt.
-        An engine that was started for `in-engine` can run `segments` too.
+        An engine that was started for `in-engine` can run `segments` too. Who waits for the whole completion says so:
+        tokens that nobody looks at then cost this process no time one by one.
         """
         if (driver or self.driver) == "in-engine":
             in_engine.check(program)
-            return in_engine.run(program, prompt, self._single_pass(sampling, choice, owner))
-        return segments.run(program, prompt, self._continuation(sampling, choice, owner))
+            return in_engine.run(program, prompt, self._single_pass(sampling, choice, owner, as_whole))
+        as_whole = as_whole and not segments.needs_pieces(program)
+        return segments.run(program, prompt, self._continuation(sampling, choice, owner, as_whole))
 
-    def _continuation(self, sampling: Sampling, choice: int, owner: str) -> segments.Engine:
+    def _continuation(self, sampling: Sampling, choice: int, owner: str, as_whole: bool) -> segments.Engine:
         async def generate(
             prompt: Sequence[int], *, max_tokens: int, stop_ids: frozenset[int], segment: int
         ) -> AsyncGenerator[Sequence[int], None]:
             # A number of its own for every segment: the same one would repeat the same random numbers.
             seed = _seed(sampling.seed, choice, segment)
-            outputs = self.generate(prompt, sampling, seed=seed, max_tokens=max_tokens, stop_ids=stop_ids, owner=owner)
+            outputs = self.generate(
+                prompt,
+                sampling,
+                seed=seed,
+                max_tokens=max_tokens,
+                stop_ids=stop_ids,
+                owner=owner,
+                as_whole=as_whole,
+            )
             async with aclosing(outputs):
                 async for output in outputs:
                     yield output.outputs[0].token_ids
 
         return generate
 
-    def _single_pass(self, sampling: Sampling, choice: int, owner: str) -> in_engine.ForcingEngine:
+    def _single_pass(self, sampling: Sampling, choice: int, owner: str, as_whole: bool) -> in_engine.ForcingEngine:
         async def generate(prompt: Sequence[int], program: Program) -> AsyncGenerator[Iterable[tuple[int, bool]], None]:
             from s1.forcing.requests import extra_args
 
@@ -289,6 +300,7 @@ class VllmEngine:
                     max_tokens=program.longest,
                     stop_ids=program.stop_ids,
                     owner=owner,
+                    as_whole=as_whole,
                     extra_args=extra_args(program, place, random.getrandbits(31) if seed is None else seed),
                 )
                 async with aclosing(outputs):
@@ -308,9 +320,13 @@ class VllmEngine:
         max_tokens: int,
         stop_ids: frozenset[int],
         owner: str = "",
+        as_whole: bool = False,
         **more: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """vLLM's outputs as they come, each with the ids that are new; `more` are further sampling parameters."""
+        """vLLM's outputs as they come, each with the ids that are new; `as_whole`: a single one at the end.
+
+        `more` are further sampling parameters.
+        """
         from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -325,7 +341,7 @@ class VllmEngine:
             ignore_eos=True,  # what ends a completion is the template's knowledge
             logit_bias=self._bias,
             detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
+            output_kind=RequestOutputKind.FINAL_ONLY if as_whole else RequestOutputKind.DELTA,
             **more,
         )
         tokens = TokensPrompt(prompt_token_ids=list(prompt))

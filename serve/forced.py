@@ -66,7 +66,8 @@ class ForcedEngine:
         added: list[list[Added]] = [[] for _ in range(request.n)]
         reports: dict[int, Report] = {}
         prompt_tokens = 0
-        async with aclosing(self._events(request)) as events:
+        # A stop string has to be seen when it comes.
+        async with aclosing(self._events(request, as_whole=not request.stop)) as events:
             async for event in events:
                 if isinstance(event, Added):
                     added[event.choice].append(event)
@@ -93,7 +94,7 @@ class ForcedEngine:
         """Between two texts of one stream."""
         return interval_s(self._options.device, self._streams)
 
-    async def _events(self, request: Generation) -> AsyncGenerator[Event, None]:
+    async def _events(self, request: Generation, *, as_whole: bool = False) -> AsyncGenerator[Event, None]:
         try:
             prompt = await self.renderer.render(request.messages, enable_thinking=request.policy.enable_thinking)
             program = compile_policy(
@@ -108,18 +109,18 @@ class ForcedEngine:
             return
         self.engine.check_alive()  # once it is accepted, a stream has told the client that all is well
         yield Accepted(len(prompt))
-        choices = [self._choice(request, program, prompt, choice) for choice in range(request.n)]
+        choices = [self._choice(request, program, prompt, choice, as_whole) for choice in range(request.n)]
         async with aclosing(_merged(choices)) as events:
             async for event in events:
                 yield event
 
     async def _choice(
-        self, request: Generation, program: Program, prompt: Sequence[int], choice: int
+        self, request: Generation, program: Program, prompt: Sequence[int], choice: int, as_whole: bool
     ) -> AsyncGenerator[Event, None]:
         sampling = Sampling(request.temperature, request.top_p, request.top_k, request.seed)
         transcript, stop = Transcript(self.template), StopStrings(request.stop)
         state = start(program)
-        run = self.engine.run(program, prompt, sampling, choice, owner=request.owner)
+        run = self.engine.run(program, prompt, sampling, choice, owner=request.owner, as_whole=as_whole)
         async with aclosing(run) as steps:
             async for step in steps:
                 state = step.state

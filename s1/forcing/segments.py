@@ -35,6 +35,14 @@ class Step:
     state: State
 
 
+def needs_pieces(program: Program) -> bool:
+    """Whether a segment may have to end where no member of `stop_ids` does: then its tokens have to be seen at once.
+
+    Without that an engine may give out a segment as a whole.
+    """
+    return len(program.delimiter) != 1 or program.grace > 0
+
+
 async def run(program: Program, prompt: Sequence[int], engine: Engine) -> AsyncGenerator[Step, None]:
     """One completion of `prompt` under `program`, step by step; the last step's state is the final one.
 

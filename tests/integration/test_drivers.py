@@ -40,8 +40,15 @@ class Parts:
     def __init__(self, engine, template, runner):
         self.engine, self.template, self.runner = engine, template, runner
 
-    def complete(self, questions, policy, sampling=GREEDY, driver=None, choices=1, max_tokens=100):
+    def complete(self, *arguments, **values):
         """For every question and choice: the tokens, the final state, the program."""
+        found = self.steps(*arguments, **values)
+        return [
+            ([token for step in steps for token in step.tokens], steps[-1].state, program) for steps, program in found
+        ]
+
+    def steps(self, questions, policy, sampling=GREEDY, driver=None, choices=1, max_tokens=100, as_whole=False):
+        """For every question and choice: the steps and the program."""
 
         async def one(question, choice):
             messages = [{"role": "user", "content": question}]
@@ -49,8 +56,8 @@ class Parts:
             program = compile_policy(
                 policy, self.template, prompt_tokens=len(prompt), context_tokens=CONTEXT, max_tokens=max_tokens
             )
-            steps = [step async for step in self.engine.run(program, prompt, sampling, choice, driver)]
-            return [token for step in steps for token in step.tokens], steps[-1].state, program
+            run = self.engine.run(program, prompt, sampling, choice, driver, as_whole=as_whole)
+            return [step async for step in run], program
 
         async def everything():
             return await asyncio.gather(*(one(question, choice) for question in questions for choice in range(choices)))
@@ -117,6 +124,22 @@ def forcing_chain(chain):
 def plain_chain(chain):
     with started(chain, driver="segments") as parts:
         yield parts
+
+
+@pytest.mark.parametrize("driver", ["segments", "in-engine"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_completion_that_comes_as_a_whole_is_the_same(embedded, name, driver):
+    asked = QUESTIONS, POLICIES[name], GREEDY, driver
+    whole = embedded.steps(*asked, as_whole=True)
+    pieces = embedded.steps(*asked)
+
+    def tokens(found):
+        return [[token for step in steps for token in step.tokens] for steps, _ in found]
+
+    assert tokens(whole) == tokens(pieces)
+    assert [steps[-1].state for steps, _ in whole] == [steps[-1].state for steps, _ in pieces]
+    if name != "grace" or driver == "in-engine":  # where a sentence's end is awaited every token has to be seen
+        assert all(len(one) < len(other) / 2 for (one, _), (other, _) in zip(whole, pieces, strict=True))
 
 
 def test_no_two_engines_draw_the_same_numbers_where_no_seed_is_given():
