@@ -9,7 +9,7 @@ from s1.evaluation import settings
 from s1.evaluation.questions import Prices
 from s1.evaluation.settings import BestOf, Setting, Tree, Vote
 from s1.sources.mapping import Fields
-from serve.engine import EngineOptions
+from serve.engine_options import EngineOptions
 
 BASE, TUNED = "base", "tuned"
 # Options that change how is asked, not what: an evaluation that is not finished goes on under other ones. How many

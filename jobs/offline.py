@@ -24,7 +24,8 @@ from s1.forcing import BudgetPolicy, compile_policy
 from s1.forcing.machine import ended_by, finish_reason
 from s1.forcing.transcript import Transcript
 from s1.vllm_processes import MAX_RESTARTS
-from serve.engine import EngineLost, EngineOptions
+from serve.engine import EngineLost
+from serve.engine_options import EngineOptions
 
 logger = logging.getLogger(__name__)
 

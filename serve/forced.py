@@ -18,7 +18,8 @@ from s1.forcing import Program, compile_policy
 from s1.forcing.machine import State, ended_by, finish_reason, start, unmet
 from s1.forcing.transcript import Delta, Span, Transcript
 from s1.template import Template
-from serve.engine import EngineLost, EngineOptions, Sampling, VllmEngine
+from serve.engine import EngineLost, Sampling, VllmEngine
+from serve.engine_options import EngineOptions
 from serve.events import (
     Accepted,
     Added,

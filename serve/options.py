@@ -19,7 +19,7 @@ from pydantic import (
 from s1.config import Config
 from serve.arguments import nested
 from serve.budget import EFFORTS, Effort
-from serve.engine import EngineOptions
+from serve.engine_options import EngineOptions
 from serve.keys import is_hash
 
 

@@ -44,7 +44,8 @@ import psutil
 from s1 import models
 from s1.forcing import BudgetPolicy, Program, compile_policy, segments
 from s1.template import Template
-from serve.engine import Driver, EngineOptions, Sampling, VllmEngine
+from serve.engine import Sampling, VllmEngine
+from serve.engine_options import Driver, EngineOptions
 
 DRIVERS: tuple[Driver, ...] = ("in-engine", "segments")
 GREEDY = Sampling(temperature=0)

@@ -125,7 +125,7 @@ def ours(folder: Path, options: argparse.Namespace) -> Generator[str]:
 @contextlib.contextmanager
 def peer(folder: Path, options: argparse.Namespace) -> Generator[tuple[str, subprocess.Popen[bytes]]]:
     """`vllm serve`, with the environment that our own replicas get, and its process."""
-    from serve.engine import EngineOptions
+    from serve.engine_options import EngineOptions
 
     port = free_port()
     own = EngineOptions.model_validate({"device": options.device})

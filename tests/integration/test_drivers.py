@@ -13,7 +13,8 @@ from s1.forcing import BudgetPolicy, compile_policy
 from s1.forcing.machine import ended_by, replay
 from s1.forcing.transcript import Transcript
 from s1.template import Template
-from serve.engine import EngineOptions, Sampling, VllmEngine
+from serve.engine import Sampling, VllmEngine
+from serve.engine_options import EngineOptions
 
 CONTEXT = 256
 GREEDY = Sampling(temperature=0)

@@ -23,7 +23,7 @@ from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
 from s1.evaluation.display import UNKNOWN
-from serve.engine import EngineOptions
+from serve.engine_options import EngineOptions
 from serve.measured import measured_with
 
 

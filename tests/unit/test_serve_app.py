@@ -10,7 +10,8 @@ from s1.config import validate
 from s1.errors import UserError
 from serve import check
 from serve.app import build
-from serve.engine import EngineOptions, check_mask, choose_driver
+from serve.engine import check_mask
+from serve.engine_options import EngineOptions, choose_driver
 from serve.options import AppOptions
 
 LAPTOP = Path(__file__).parents[2] / "cluster" / "serve.laptop.yaml"

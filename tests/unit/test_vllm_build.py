@@ -11,7 +11,7 @@ from s1.errors import UserError
 from s1.teachers.vllm import Vllm, VllmTeacher
 from s1.vllm_build import installed_device
 from serve.app import build
-from serve.engine import EngineOptions
+from serve.engine_options import EngineOptions
 from serve.options import AppOptions
 
 EMBEDDED = "embedded:smollm2-135m-instruct"

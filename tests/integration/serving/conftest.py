@@ -3,7 +3,7 @@ import pytest
 
 from jobs.ray_session import ray_session
 from serve.app import deployed
-from serve.engine import EngineOptions
+from serve.engine_options import EngineOptions
 from serve.options import AppOptions
 from serving.asking import HEADERS, KEYS, ONGOING, QUEUED
 

@@ -8,7 +8,7 @@ import pytest
 from process_tree import below
 
 from serve.app import deployed
-from serve.engine import EngineOptions
+from serve.engine_options import EngineOptions
 from serve.options import AppOptions, Autoscaling
 from serving.asking import HEADERS, KEYS, ask, body
 
