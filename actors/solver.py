@@ -52,8 +52,8 @@ class SolverOptions(Config):
     )
     kv_cache_gib: PositiveFloat | None = Field(
         default=None,
-        description="Memory of the KV cache, on each GPU if there are several. By default 1 on CPUs; on GPUs by vLLM's own "
-        "rule, for its share of the GPU.",
+        description="Memory of the KV cache, on each GPU if there are several. By default 1 on CPUs; on GPUs by vLLM's "
+        "own rule, for its share of the GPU.",
     )
     enforce_eager: bool | None = Field(
         default=None,

@@ -88,7 +88,7 @@ def build(task: TrainTask, *, universal: bool) -> Any:
     from s1.training.loss import SequenceMeanLoss
 
     # Asking for this list would look for compilers, and find an extension of CPUs to be compiled at its first use.
-    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    setattr(deepspeed.ops, "__compatible_ops__", {"deepspeed_shm_comm": False})  # noqa: B010
     choose_kernels(task.attention)
     settings = _settings(task, universal)
     # While this object lives, from_pretrained hands every rank its share only.
