@@ -38,7 +38,7 @@ def help_text() -> str:
     docs = {name: ast.get_docstring(ast.parse((folder / f"{name}.py").read_text())) or "" for name in JOBS}
     lines = [f"  {name:<10} {text.splitlines()[0]}" for name, text in docs.items()]
     return "\n".join(
-        ["usage: s1 JOB [OPTIONS]", "", *lines, "", "s1 JOB --help has the options and the presets of a job."]
+        ["usage: s1 JOB [OPTIONS]", "", *lines, "", "`s1 JOB --help` shows the options and presets of a job."]
     )
 
 

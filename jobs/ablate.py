@@ -1,10 +1,10 @@
-"""Data ablations (paper, section 4 and table 2): what the selection is worth against simpler choices of equal size.
+"""Data ablations (paper, section 4 and table 2): the selection compared with simpler choices of equal size.
 
     python -m jobs.ablate --preset laptop --run-dir runs/laptop
 
 Reads the questions and features of a run. Every variant is selected, trained and evaluated with the same options, one
-after the other, each in a folder of its own; what is up to date is skipped. The differences to the selection carry
-95% intervals of the paired bootstrap over the same questions.
+after the other, each in its own folder; what is up to date is skipped. Differences to the selection come with 95%
+intervals from a paired bootstrap over the same questions.
 """
 
 from __future__ import annotations

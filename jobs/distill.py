@@ -1,11 +1,11 @@
-"""Ask a teacher for a trace of every training question: QUESTIONS becomes TRACES.
+"""Have a teacher write a trace for every training question: QUESTIONS becomes TRACES.
 
     python -m jobs.distill --preset laptop
     python -m jobs.distill --teacher openai --openai.base-url http://127.0.0.1:8000/v1 --openai.model r1
     python -m jobs.distill --preset s1 --teacher gemini --max-usd 50 --dry-run
 
-Runs on Ray Data. What a teacher is paid for is recorded under <run-dir>/_ledger before it is used: a killed run goes on
-where it stopped, and pays for nothing twice.
+Runs on Ray Data. Paid answers are recorded in <run-dir>/_ledger before they are used, so a killed run continues where
+it stopped and pays for nothing twice.
 """
 
 from __future__ import annotations

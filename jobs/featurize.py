@@ -1,4 +1,4 @@
-"""Learn about every trace what the selection needs: TRACES becomes FEATURES.
+"""Measure every trace for the selection: TRACES becomes FEATURES.
 
     python -m jobs.featurize --preset laptop
     python -m jobs.featurize --test-sets data/math500.jsonl data/aime24.jsonl

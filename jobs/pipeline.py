@@ -4,7 +4,7 @@
     ray job submit --working-dir . -- python -m jobs.pipeline --preset laptop --run-dir /shared/runs/demo
 
 Options of a stage carry its name: --collect.seed 7. A stage whose output is up to date is skipped, so the same command
-goes on where a killed run stopped.
+continues a killed run.
 """
 
 from __future__ import annotations

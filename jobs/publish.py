@@ -4,8 +4,8 @@
     python -m jobs.publish --preset s1 --repo owner/name --licence apache-2.0
     python -m jobs.publish --preset s1 --model-repo owner/name
 
-Writes Parquet and README.md into the run's folder `published`, and uploads it when a repository of the hub is named.
-With a repository for the model, the trained model goes there as it lies in the run's folder `checkpoint`.
+Writes Parquet and README.md into the run's folder `published`, and uploads it if a repository on the hub is named. With
+--model-repo, the trained model in the run's folder `checkpoint` is uploaded too.
 """
 
 from __future__ import annotations

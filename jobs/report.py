@@ -1,4 +1,4 @@
-"""Draw what a run has found: report.html, its figures as PNG and SVG, tables, and metrics.json for programs.
+"""Draw the results of a run: report.html, its figures as PNG and SVG, tables, and metrics.json for programs.
 
 python -m jobs.report --run-dir runs/laptop
 python -m jobs.report --run-dir runs/laptop --compare runs/other --lm-eval results/ --paper AIME24

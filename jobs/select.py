@@ -1,9 +1,9 @@
-"""Choose what the student learns from: FEATURES becomes SELECTION.
+"""Choose the examples to train on: FEATURES becomes SELECTION.
 
     python -m jobs.select --preset laptop --size 500 --method facility_location
 
-Quality, then difficulty (paper, section 2.2), then near-duplicates, then diversity. Every row that goes is counted
-under the reason why. Where fewer rows are left than were asked for, all of them are taken.
+Filters by quality, then difficulty (paper, section 2.2), then near-duplicates, then picks for diversity. Every dropped
+row is counted under its reason. If fewer rows are left than requested, all of them are taken.
 """
 
 from __future__ import annotations
