@@ -25,7 +25,7 @@ def documented() -> list[str]:
 
 def on_one_node() -> list[str]:
     """The same with what the page adds for one H100 node."""
-    (added,) = re.findall(r"If you have one H100 node only, add `([^`]+)`", PAGE)
+    (added,) = re.findall(r"If you have one H100 node only, add\s+`([^`]+)`", PAGE)
     return [*documented(), *added.split()]
 
 
