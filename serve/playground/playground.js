@@ -273,10 +273,11 @@ class Playground {
     } catch (problem) { this.say(problem.message); }
   }
 
-  /** Let the budgets reach as far as the model's context does. */
+  /** Let the budgets reach as far as the model's context does, if its engine has told it yet. */
   fit() {
+    const context = this.contexts[this.field("model").value];
     for (const side of this.sides) {
-      side.offer(this.contexts[this.field("model").value]);
+      if (context) side.offer(context);
       side.settle(side.find(".max"));
     }
   }
