@@ -105,5 +105,5 @@ def test_a_solver_ends_with_its_engine_so_that_ray_data_starts_it_again(model):
 def test_a_question_that_is_too_long_is_declined_and_ends_nothing(model):
     with started(TEACHER, model) as (process, _):
         status, _, detail = json.loads(ask(process, "word " * 200))
-        assert status == "declined" and "longer than the maximum model length" in detail
+        assert status == "declined" and "reduce the length of the input prompt" in detail
         assert json.loads(ask(process, "hm"))[:2] == ["ok", "seven"]
