@@ -142,10 +142,10 @@ def test_another_time_limit_or_concurrency_goes_on_with_what_is_finished(run_dir
         asked = len(server.bodies)
         more = {"concurrency": 2, "timeout_s": 7200.0, "usd_per_million_output": 1.0, "api_key_env": "ANOTHER"}
         execute(JOB, options(server, num_questions=3, **more), str(run_dir))
-        assert len(server.bodies) - asked == 24 - 9
+        assert len(server.bodies) - asked == 27 - 9
         execute(JOB, options(server, num_questions=3), str(run_dir))  # up to date
-        assert len(server.bodies) - asked == 24 - 9
-    assert len(table(run_dir)) == 24
+        assert len(server.bodies) - asked == 27 - 9
+    assert len(table(run_dir)) == 27
 
 
 def test_the_code_of_a_scorer_counts_as_an_input(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,9 @@ def test_the_benchmark_is_asked_and_graded(folder: Path):
         values = {"endpoint": server.base_url, "budgets": (), "waits": (), "max_answer_tokens": 8, "num_questions": 3}
         options = EvaluateOptions.model_validate({**values, "benchmarks": ("my_benchmark:long_walks",)})
         execute(evaluate.JOB, options, "run")
-    assert len(rows_of(folder / "run", "generations", schema.GENERATIONS)) == 2 * 3
+    rows = rows_of(folder / "run", "generations", schema.GENERATIONS)
+    asked = Counter((row["model"], row["setting"]) for row in rows)
+    assert asked == {("base", "direct"): 3, ("base", "natural"): 3, ("tuned", "natural"): 3}
 
 
 def test_every_command_of_the_page_is_accepted(folder: Path, capsys: pytest.CaptureFixture[str]):
