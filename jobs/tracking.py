@@ -93,7 +93,7 @@ class Trackers:
         left = f", ${values['usd_left']:.2f}" if "usd_left" in values else ""
         print(
             f"train: a step takes {seconds:.1f} s, {seconds / planned_s:.1f} times as long as planned; about "
-            f"{values['seconds_left'] / 60:.0f} min{left} are left. Slow links between nodes are the usual reason: "
+            f"{values['seconds_left'] / 60:.0f} min{left} are left. On several nodes slow links are the usual reason: "
             "python -m jobs.plan with the right --train.hardware.node-gbit-per-s says what is cheaper; a training that "
             "is stopped goes on from its last checkpoint",
             file=sys.stderr,

@@ -158,9 +158,9 @@ def _said(error: BaseException) -> str:
 def _set_environment(settings: Vllm) -> None:
     """What vLLM reads when it is imported; what the user has set stands."""
     if settings.num_gpus:
+        os.environ.update(vllm_environment.on_gpus())
         leave_threads_to_vllm()
         return
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    os.environ.update(vllm_environment.on_gpus())
     # Ray sets this to the CPUs that it was told the worker needs, which slows a CPU engine down.
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)

@@ -11,6 +11,13 @@ from serve.engine import EngineOptions
 COMPILED = ("VLLM_USE_FLASHINFER_SAMPLER", "VLLM_ALLREDUCE_USE_FLASHINFER")
 
 
+@pytest.fixture(autouse=True)
+def build_for_gpus(monkeypatch):
+    """A teacher asks which build of vLLM is installed."""
+    monkeypatch.setattr("s1.teachers.vllm.installed_device", lambda: "gpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so that it is put back when the teacher leaves it to vLLM
+
+
 def of_teacher() -> dict[str, str]:
     VllmTeacher(Vllm(model="embedded:smollm2-135m-instruct"))
     return dict(os.environ)
