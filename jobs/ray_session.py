@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,8 @@ def ray_session(*demands: Demand) -> Generator[None]:
     """
     for name, value in QUIET.items():  # some are read when Ray is imported
         os.environ.setdefault(name, value)
+    # How often Ray Data starts an actor again can be said in no other way yet.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     import ray
 
     if ray.is_initialized():

@@ -18,6 +18,7 @@ from serve.engine import EngineLost
 from serve.events import Accepted, Choice, Completed, Event, Generation, Progress, Rejected
 
 Method = Literal["majority", "best_of"]
+Queue = asyncio.Queue[tuple[int, Event | Exception]]  # with the index of the generation
 
 # A generation for which no place was free waits for one of the same request to end, or this long, at first and at most.
 _FIRST_PAUSE_S = 0.25
@@ -52,37 +53,13 @@ async def sampled(start: Callable[[int], Events], n: int, method: Method) -> Asy
     for as long as the request lives, so no number of generations is too many for the engines. Another failure of one
     generation ends the others and the request.
     """
-    from ray.serve.exceptions import BackPressureError
+    queue: Queue = asyncio.Queue()
+    ended = asyncio.Semaphore(0)
 
-    queue: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
-    ended = asyncio.Semaphore(0)  # places that generations of this request gave back
+    def generate(index: int) -> asyncio.Task[None]:
+        return asyncio.create_task(_generate(start, index, queue, ended))
 
-    async def generate(index: int) -> None:
-        """Put the events of generation `index` into the queue, and the failure that ended it, if one did."""
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                async with aclosing(_generation(start, index)) as events:
-                    async for event in events:
-                        queue.put_nowait((index, event))
-                ended.release()
-                return
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise  # by us
-                queue.put_nowait((index, EngineLost("an engine cancelled a generation that nobody had given up")))
-                return
-            except Exception as error:
-                if index == 0 or not isinstance(error, BackPressureError):
-                    queue.put_nowait((index, error))
-                    return
-            try:
-                await asyncio.wait_for(ended.acquire(), pause_s * random.uniform(0.5, 1))
-            except TimeoutError:
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    tasks = [asyncio.create_task(generate(0))]
+    tasks = [generate(0)]
     choices: dict[int, Choice] = {}
     prompt_tokens: int | None = None
     try:
@@ -95,7 +72,7 @@ async def sampled(start: Callable[[int], Events], n: int, method: Method) -> Asy
                 return
             if isinstance(event, Accepted) and prompt_tokens is None:
                 prompt_tokens = event.prompt_tokens
-                tasks += [asyncio.create_task(generate(other)) for other in range(1, n)]
+                tasks += [generate(other) for other in range(1, n)]
                 yield event
             elif isinstance(event, Completed):
                 (choices[index],) = event.choices
@@ -109,6 +86,37 @@ async def sampled(start: Callable[[int], Events], n: int, method: Method) -> Asy
     chosen = votes.majority(whole) if method == "majority" else votes.best(whole)
     assert prompt_tokens is not None, "an engine accepts a request before it completes it"
     yield Completed(prompt_tokens, (whole[chosen],))
+
+
+async def _generate(start: Callable[[int], Events], index: int, queue: Queue, ended: asyncio.Semaphore) -> None:
+    """Put the events of generation `index` into the queue, and the failure that ended it, if one did.
+
+    `ended`: places that generations of this request gave back.
+    """
+    from ray.serve.exceptions import BackPressureError
+
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            async with aclosing(_generation(start, index)) as events:
+                async for event in events:
+                    queue.put_nowait((index, event))
+            ended.release()
+            return
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # by us
+            queue.put_nowait((index, EngineLost("an engine cancelled a generation that nobody had given up")))
+            return
+        except Exception as error:
+            if index == 0 or not isinstance(error, BackPressureError):
+                queue.put_nowait((index, error))
+                return
+        try:
+            await asyncio.wait_for(ended.acquire(), pause_s * random.uniform(0.5, 1))
+        except TimeoutError:
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 async def _generation(start: Callable[[int], Events], index: int) -> AsyncGenerator[Event, None]:

@@ -89,11 +89,7 @@ def select(
     labels = _labels(domains, len(points))
     if method == "longest" and columns[0] is None:
         raise UserError("method='longest' needs lengths")
-    if (quotas or benchmark_picks) and labels is None:
-        raise UserError("quotas and benchmark_picks need domains")
-    for name, most in (quotas or {}).items():
-        if most < 1:
-            raise UserError(f"quotas: {name!r} may give {most} rows, must be 1 or more")
+    _check_domains(labels, quotas or {}, benchmark_picks)
     if len(points) == 0 or size == 0:
         return np.zeros(0, dtype=np.int64)
     order = np.argsort(content_keys(points, columns, labels, seed), kind="stable")
@@ -111,6 +107,14 @@ def select(
     size = min(size, len(pool))
     picks = choose(pool, size) if method in METHODS else _checked(choose(pool, size), pool, size, method)
     return order[picks].astype(np.int64)
+
+
+def _check_domains(labels: object, quotas: Mapping[str, int], benchmark_picks: int) -> None:
+    if (quotas or benchmark_picks) and labels is None:
+        raise UserError("quotas and benchmark_picks need domains")
+    for name, most in quotas.items():
+        if most < 1:
+            raise UserError(f"quotas: {name!r} may give {most} rows, must be 1 or more")
 
 
 def run_of(method: str) -> Run:
