@@ -30,8 +30,9 @@ QUIET = {
     "RAY_DATA_LOG_LEVEL": "ERROR",
     # One line of Ray's own about every pool of actors ends up on the terminal otherwise.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    # Serve's controller ends itself while it is asked to: every regular end would be reported as a failed task.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "ServeController.graceful_shutdown",
+    # Serve's controller ends itself while it is asked to, and a sentinel (serve/watcher.py) while it is waited for:
+    # every regular end would be reported as a failed task.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": r"ServeController\.graceful_shutdown|Sentinel\.wait",
 }
 
 
