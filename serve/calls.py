@@ -73,6 +73,7 @@ class _Meter:
         self._model, self._arrived, self._metrics = order.model, arrived, metrics
         self._state, self._has_text = metrics.waiting.labels(order.model), False
         self._alone = order.parallel is None
+        self._unfinished: dict[int, Added] = {}  # choice -> what it had last
         self._state.inc()
 
     def saw(self, event: Event) -> None:
@@ -84,15 +85,22 @@ class _Meter:
             metrics.waited.labels(model).observe(time.monotonic() - self._arrived)
         if isinstance(event, Accepted):
             metrics.prompt.labels(model).inc(event.prompt_tokens)
-        elif isinstance(event, Added) and not self._has_text:
-            self._has_text = True
-            metrics.first.labels(model).observe(time.monotonic() - self._arrived)
+        elif isinstance(event, Added):
+            self._unfinished[event.choice] = event
+            if not self._has_text:
+                self._has_text = True
+                metrics.first.labels(model).observe(time.monotonic() - self._arrived)
         elif isinstance(event, Finished | Progress):
+            if isinstance(event, Finished):
+                self._unfinished.pop(event.choice, None)
             metrics.completed(model, event.report)
         elif isinstance(event, Completed) and self._alone:
             for choice in event.choices:
                 metrics.completed(model, choice.report)
 
     def close(self) -> None:
+        """What was generated for a client that left, or until the deadline, has cost the same as any other."""
+        for last in self._unfinished.values():
+            self._metrics.generated(self._model, last)
         self._state.dec()
         self._metrics.took.labels(self._model).observe(time.monotonic() - self._arrived)

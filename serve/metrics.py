@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import Metric
 
-from serve.events import Report
+from serve.events import Added, Report
 
 _TOKENS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 7200)
@@ -56,15 +56,19 @@ class Metrics:
 
     def completed(self, model: str, report: Report) -> None:
         """Count one completion."""
-        self.thinking.labels(model).inc(report.thinking_tokens)
-        self.forced.labels(model).inc(report.forced_tokens)
-        self.answer.labels(model).inc(report.answer_tokens)
+        self.generated(model, report)
         if report.ended_by is not None:  # of a completion that was not to think there is nothing to tell
             self.length.labels(model).observe(report.thinking_tokens)
             self.ends.labels(model, report.ended_by).inc()
         self.ignored.labels(model).inc(report.rounds)
         if report.unmet is not None:
             self.unmet.labels(model, report.unmet).inc()
+
+    def generated(self, model: str, counts: Report | Added) -> None:
+        """Count the tokens of one completion, or of what there is of it."""
+        self.thinking.labels(model).inc(counts.thinking_tokens)
+        self.forced.labels(model).inc(counts.forced_tokens)
+        self.answer.labels(model).inc(counts.answer_tokens)
 
     def collect(self) -> list[Metric]:
         """All of it as it stands."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from s1.errors import UserError
 from serve import events
@@ -72,6 +73,14 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_empty_turn(cls, message: Any) -> Any:
+        """OpenAI's clients hand on a turn of the model that had no content, such as one cut off, with null."""
+        if isinstance(message, dict) and message.get("role") == "assistant" and message.get("content") is None:
+            return {**cast(dict[str, Any], message), "content": ""}
+        return cast(Any, message)
 
     @field_validator("content", mode="before")
     @classmethod
@@ -278,10 +287,19 @@ def _validated(kind: type[RequestT], body: Any) -> RequestT:
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-    param = _path(first["loc"]) or None
-    rule = first["msg"].removeprefix("Value error, ")
+        wrong = _broken_rule(error)
+    param = _path(wrong["loc"]) or None
+    unknown = wrong["type"] == "extra_forbidden"
+    rule = "is not known here; leave it out" if unknown else wrong["msg"].removeprefix("Value error, ")
     raise BadRequest(f"{param}: {rule}" if param else rule, param)
+
+
+def _broken_rule(error: ValidationError) -> ErrorDetails:
+    """The first error; where a field has alternatives, that of the one whose type the value has, if it has any."""
+    first, *others = error.errors(include_url=False, include_input=False)
+    field = _path(first["loc"])
+    of_field = [other for other in others if f"{_path(other['loc'])}.".startswith(f"{field}.")]
+    return max([first, *of_field], key=lambda found: (not found["type"].endswith("_type"), len(_path(found["loc"]))))
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -1,18 +1,21 @@
 """The parts of the HTTP side that need no server: responses, keys, votes, metrics, the dashboard."""
 
+import asyncio
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 from starlette.requests import ClientDisconnect
 
 from serve import votes
-from serve.events import Added, Choice, Completed, Finished, Progress, Report, Segment, Vote
+from serve.calls import follow
+from serve.events import Accepted, Added, Choice, Completed, Finished, Progress, Report, Segment, Vote
 from serve.failures import failure
 from serve.keys import KeyRing, hashed, new_key
 from serve.metrics import Metrics
-from serve.protocol import ParallelSampling
+from serve.protocol import ChatRequest, ParallelSampling, Terms, parse
 from serve.responses import Envelope
 
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana" / "forcing.json"
@@ -121,10 +124,10 @@ def test_a_key_opens_and_nothing_else_does():
     assert KeyRing({}).owner(None) == ""
 
 
-def test_a_client_that_leaves_while_it_sends_its_body_is_no_failure_of_the_server(caplog):
+def test_a_client_that_leaves_while_it_sends_its_body_is_no_failure_of_the_server(serve_log):
     assert failure(ClientDisconnect()).status == 499
     assert failure(RuntimeError("ours")).status == 500
-    assert [record.exc_info[1].args for record in caplog.records] == [("ours",)]
+    assert [record.exc_info[1].args for record in serve_log.records] == [("ours",)]
 
 
 def test_metrics_say_what_forcing_did():
@@ -140,6 +143,31 @@ def test_metrics_say_what_forcing_did():
         's1_requests_waiting{model="m"} 0.0',
     ):
         assert line in text.splitlines()
+
+
+def test_what_was_generated_for_a_client_that_left_is_counted():
+    metrics = Metrics(["m"])
+    order = parse(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "x"}], "n": 2}, Terms())
+
+    async def events():
+        yield Accepted(7)
+        for tokens in (2, 5):
+            yield Added(0, "hm", "", (), thinking_tokens=tokens, forced_tokens=1, answer_tokens=0)
+        yield Added(1, "", "4", (), thinking_tokens=3, forced_tokens=2, answer_tokens=4)
+        yield Finished(1, report())
+        yield Added(0, "hm", "", (), thinking_tokens=9, forced_tokens=1, answer_tokens=0)
+
+    async def leave():
+        following = follow(order, events(), time.monotonic(), metrics)
+        for _ in range(5):
+            await anext(following)
+        await following.aclose()
+
+    asyncio.run(leave())
+    lines = metrics.text().decode().splitlines()
+    for name, tokens in (("thinking", 5 + 3), ("forced", 1 + 2), ("answer", 4)):
+        assert f's1_{name}_tokens_total{{model="m"}} {float(tokens)}' in lines
+    assert 's1_thinking_length_tokens_count{model="m"} 1.0' in lines  # of whole completions
 
 
 def test_a_completion_that_was_not_to_think_has_no_end_of_thinking():

@@ -290,3 +290,25 @@ def test_the_number_of_messages_and_of_parts_is_bounded():
     with pytest.raises(BadRequest, match=str(protocol.MAX_PARTS)) as refused:
         parse({**BODY, "messages": [{"role": "user", "content": [part] * (protocol.MAX_PARTS + 1)}]})
     assert refused.value.param.startswith("messages.0.content")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"stop": ["x"] * 17}, "stop: List should have at most 16 items"),
+        ({"stop": ["x", 1]}, "stop.1: Input should be a valid string"),
+        ({"budget_forcing": {"ignore_str": []}}, "budget_forcing.ignore_str: List should have at least 1 item"),
+        ({"verbosity": "low"}, "verbosity: is not known here; leave it out"),
+    ],
+)
+def test_the_rule_that_is_broken_is_the_one_that_is_told(change, said):
+    with pytest.raises(BadRequest) as refused:
+        parse({**BODY, **change})
+    assert str(refused.value).startswith(said)
+
+
+def test_a_turn_of_the_model_without_content_is_an_empty_one():
+    turns = [{"role": "assistant", "content": None}, {"role": "assistant", "reasoning": "hm"}]
+    assert [turn.content for turn in parse({**BODY, "messages": turns}).generation.messages] == ["", ""]
+    with pytest.raises(BadRequest, match=r"messages\.0\.content"):
+        parse({**BODY, "messages": [{"role": "user", "content": None}]})
