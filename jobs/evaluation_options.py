@@ -56,7 +56,9 @@ class ConditionalOptions(Config):
     class_tokens: PositiveInt | None = Field(
         None, description="Most tokens of short and fewest of long thinking; by default the mean of the natural end."
     )
-    with_forcing: bool = Field(False, description="Also ask each of them with its bounds enforced.")
+    with_forcing: bool = Field(
+        False, description="Also ask each of them with its bounds enforced; the classes have one with class_tokens."
+    )
     models: tuple[str, ...] = Field((), description="Ask only these models in this way; by default all.")
     num_questions: PositiveInt | None = Field(None, description="Ask only this many of the questions in this way.")
 

@@ -32,6 +32,7 @@ CONDITIONAL: dict[str, tuple[Method, Method]] = {  # kind -> in words, and with 
     "class": ("class_conditional", "class_conditional_forced"),
 }
 SHORT, LONG = "short", "long"
+WHOLE_CONTEXT = 2**31 - 1  # as a cap: the server reduces it to what the context leaves beside an answer
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,19 @@ class Setting:
     max_completion_tokens: int | None = None  # without thinking; None: the context is the bound
 
     def budget_forcing(self, final_answer_prefix: str | None) -> dict[str, Any]:
-        """The `budget_forcing` object of the request; keys that are not set keep the server's default."""
+        """The `budget_forcing` object of the request; keys that are not set keep the server's default.
+
+        Thinking that is lengthened may fill the context: as in the paper, it is cut off where an answer still fits.
+        """
         wanted: dict[str, Any] = {"num_ignore": self.num_ignore}
+        lengthened = bool(self.num_ignore or self.min_thinking_tokens)
         if self.max_thinking_tokens is not None:
             wanted["max_tokens"] = self.max_thinking_tokens
+        elif lengthened:
+            wanted["max_tokens"] = WHOLE_CONTEXT
         if self.min_thinking_tokens:
             wanted["min_tokens"] = self.min_thinking_tokens
-        if self.num_ignore or self.min_thinking_tokens:
+        if lengthened:
             wanted["ignore_str"] = self.ignore_str
         if final_answer_prefix is not None:
             wanted["final_answer_prefix"] = final_answer_prefix

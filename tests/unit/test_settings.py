@@ -1,5 +1,6 @@
-from s1.evaluation.settings import Setting, conditional, direct, forced, rejection
+from s1.evaluation.settings import WHOLE_CONTEXT, Setting, conditional, direct, forced, rejection
 from s1.evaluation.tasks import Sweep
+from serve.budget import MAX_COUNT
 
 
 def test_every_setting_once_and_the_longest_first():
@@ -32,6 +33,9 @@ def test_what_ends_by_itself_is_guarded():
 
 def test_without_a_guard_only_the_context_ends_the_thinking():
     assert Setting("natural", None).budget_forcing(None) == {"num_ignore": 0}
+    # Thinking that is lengthened and never ends by itself is cut off where the context has room for an answer yet.
+    for lengthened in (Setting("wait_2", None, num_ignore=2), Setting("class_long", None, min_thinking_tokens=9)):
+        assert lengthened.budget_forcing(None)["max_tokens"] == WHOLE_CONTEXT == MAX_COUNT
 
 
 def test_without_thinking_nothing_is_forced_and_the_answer_has_a_cap_of_its_own():
