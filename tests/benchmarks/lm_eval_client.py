@@ -4,7 +4,9 @@
     python tests/benchmarks/lm_eval_client.py --lm-eval ~/lm-eval/bin/lm_eval --model runs/laptop/checkpoint
 
 Deploys the model, writes the task (questions and exact match of the last number) into a temporary folder, runs lm-eval
-with and without a budget, and prints its accuracy for each. The budget goes in through lm-eval's own `gen_kwargs`.
+with and without a budget, and prints its accuracy for each. The budget goes in through lm-eval's own `gen_kwargs`; the
+server's metrics say whether it arrived. Exit code 1 when a run has not one completion for every question, or one that
+thinks longer than its budget.
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 MODEL = "embedded:smollm2-135m-instruct"
 TASK = """\
@@ -57,9 +63,43 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, ray_session(), deployed({"m": options.model}) as url:
         write_task(Path(folder), options.questions)
+        missed: list[str] = []
         for budget in [None, *options.budgets]:
+            before = thinking(url)
             accuracy = evaluate(options.lm_eval, Path(folder), url, budget)
-            print(json.dumps({"thinking_token_budget": budget, "exact_match": accuracy}), flush=True)
+            completions = thinking(url) - before
+            found = {"thinking_token_budget": budget, "exact_match": accuracy, "completions": completions.total()}
+            print(json.dumps(found), flush=True)
+            missed += missed_bounds(budget, options.questions, completions)
+    for line in missed:
+        print(f"missed: {line}", file=sys.stderr)
+    raise SystemExit(1 if missed else 0)
+
+
+def thinking(url: str) -> Counter[float]:
+    """Completions so far, by the upper bound of the histogram's bucket that their number of thinking tokens is in."""
+    text = httpx.get(f"{url.removesuffix('/v1')}/metrics", timeout=60).raise_for_status().text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    found: Counter[float] = Counter()
+    below = 0.0
+    for sample in getattr(families.get("s1_thinking_length_tokens"), "samples", ()):
+        if sample.name.endswith("_bucket"):
+            found[float(sample.labels["le"])] = int(sample.value - below)
+            below = sample.value
+    return found
+
+
+def missed_bounds(budget: int | None, questions: int, completions: Counter[float]) -> list[str]:
+    """What a run of so many questions misses whose `completions` are counted as `thinking` does."""
+    missed: list[str] = []
+    if completions.total() != questions:
+        missed.append(f"budget {budget}: {completions.total()} completions of {questions} questions")
+    # The smallest bucket that holds the budget holds all that keep to it; one of the histogram's bounds is exact.
+    holds = min((bound for bound in completions if budget is not None and bound >= budget), default=float("inf"))
+    longer = sum(count for bound, count in completions.items() if bound > holds)
+    if longer:
+        missed.append(f"budget {budget}: {longer} completions think longer than {holds:g} tokens")
+    return missed
 
 
 def write_task(folder: Path, num_questions: int) -> None:

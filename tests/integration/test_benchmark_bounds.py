@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from argparse import Namespace
+from collections import Counter
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -202,6 +204,28 @@ def asked(system: str, rate: float, share: float = 0.1) -> dict[str, Any]:
 def test_teacher_throughput(results: dict[str, Any], begins: list[str]):
     found = loaded("teacher_throughput").missed(results)
     assert len(found) == len(begins) and all(map(str.startswith, found, begins)), found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "together", "apart", "num_missed"),
+    [((500, 10), 1.9, 2.5, 0), ((500, 10), 2.0, 2.5, 1), ((5000, 10), 2.0, 2.5, 0), ((500, 10), 1.9, 1.8, 1)],
+)
+def test_bootstrap(arguments: tuple[int, int], together: float, apart: float, num_missed: int):
+    options = Namespace(questions=arguments[0], runs=arguments[1], resamples=10_000)
+    assert len(loaded("bootstrap_speed").missed_bounds(options, together, apart)) == num_missed
+
+
+@pytest.mark.parametrize(
+    ("budget", "completions", "num_missed"),
+    [
+        (16, {0.0: 2, 16.0: 1, 32.0: 0}, 0),
+        (16, {0.0: 2, 32.0: 1, 16.0: 0}, 1),
+        (None, {0.0: 2, 32.0: 1}, 0),
+        (None, {0.0: 2}, 1),
+    ],
+)
+def test_lm_eval(budget: int | None, completions: dict[float, int], num_missed: int):
+    assert len(loaded("lm_eval_client").missed_bounds(budget, 3, Counter(completions))) == num_missed
 
 
 def test_both_servers_fit_on_one_gpu():
