@@ -142,9 +142,9 @@ class SelectionShard:
             return self._ranks, self._rows, np.zeros((0, sample.shape[1]), dtype=np.float32)
         unit = unit_length(self._points)
         weight = np.ones(len(unit)) if table.quality is None else table.quality[self._rows]
-        room = Room(groups[self._rows], most) if most else None
         few = facility.num_candidates(len(unit), len(sample), size)  # those with the lowest ranks: a random part
         own = np.where(self._ranks < len(sample), self._ranks, -1)[:few]
+        room = Room(groups[self._rows[:few]], most) if most else None
         picks = facility.lazy_greedy(unit[:few], facility.Sample(sample, own), weight[:few], min(size, few), room)
         return self._ranks[picks], self._rows[picks], unit[picks]
 

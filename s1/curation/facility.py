@@ -21,7 +21,10 @@ from s1.curation.quota import Room
 SAMPLE_ROWS, SAMPLE_ROWS_PER_PICK = 8192, 8
 # Of more rows than fit into such a table, or than so many times the size, a sample are candidates at first.
 TABLE_BYTES, CANDIDATE_ROWS_PER_PICK = 512 << 20, 4
+# Greedy runs on a sample each, whose picks are the candidates of the last run.
+SAMPLES = 3
 _STEPS = 255  # of a similarity, where a byte has to do
+_MOST_ROWS = 1 << 24  # whose sum of steps 32 bits hold
 _TABLE_ROWS = 256  # rows of the table that are made at a time
 _LOOK_AGAIN = 256  # candidates that are looked at together, at most
 _REFINE_ROUNDS = 4
@@ -49,23 +52,39 @@ def facility_location(
 ) -> NDArray[np.int64]:
     """Picks that maximise the sum over rows of the cosine similarity to the nearest pick (0 at least), in greedy order.
 
-    Where there are many rows, gains are sums over a sample (the first rows: their order is random); where there are
-    very many, the candidates are a larger sample; then every pick moves to the row that serves its neighbourhood best,
-    of all rows. With `quality`, the gain of a candidate counts times its quality; with `room`, no group gives more rows
-    than it has room for.
+    Where there are many rows, greedy runs on several samples (parts of the rows, whose order is random) make a short
+    list, of which a last run picks with gains over all rows, or over the largest sample that its table has room for;
+    where there are very many, the candidates of each run are a sample too. Then every pick moves to the row that serves
+    its neighbourhood best, of all rows. With `quality`, the gain of a candidate counts times its quality; with `room`,
+    no group gives more rows than it has room for.
     """
     unit = unit_length(points)
     num_rows = num_sample_rows(len(unit), size)
+    few = num_candidates(len(unit), num_rows, size)
     weight = np.ones(len(unit)) if quality is None else quality
-    candidates = unit[: num_candidates(len(unit), num_rows, size)]
-    if num_rows == len(candidates) == len(unit):
+    if num_rows == few == len(unit):
         return lazy_greedy(unit, everything(unit), weight, size, room)
-    own = np.where(np.arange(len(candidates)) < num_rows, np.arange(len(candidates)), -1)
-    sample = Sample(unit[:num_rows], own)
-    first = lazy_greedy(candidates, sample, weight[: len(candidates)], size, room)
-    picks = _refine(unit, first, weight, None if room is None else room.groups)
-    order = lazy_greedy(unit[picks], Sample(sample.rows, np.full(len(picks), -1)), weight[picks], size)
+    found: list[NDArray[np.int64]] = []
+    for start in np.linspace(0, len(unit) - num_rows, SAMPLES).astype(int).tolist():
+        # The candidates begin at the sample, too, as far as there are as many behind it.
+        first = min(start, len(unit) - few)
+        among, place = slice(first, first + few), np.arange(first, first + few) - start
+        sample = Sample(unit[start : start + num_rows], np.where((place >= 0) & (place < num_rows), place, -1))
+        found.append(first + lazy_greedy(unit[among], sample, weight[among], size, room and room.among(among)))
+    short = np.unique(np.concatenate(found))
+    sample = _largest(unit, short)
+    picks = short[lazy_greedy(unit[short], sample, weight[short], size, room and room.among(short))]
+    picks = _refine(unit, picks, weight, None if room is None else room.groups)
+    order = lazy_greedy(unit[picks], _largest(unit, picks), weight[picks], size)
     return picks[order]
+
+
+def _largest(unit: Matrix, candidates: NDArray[np.int64]) -> Sample:
+    """All rows, or as many as there is room for in the table of so many candidates."""
+    num_rows = min(TABLE_BYTES // len(candidates), _MOST_ROWS)
+    if num_rows >= len(unit):
+        return Sample(unit, np.full(len(candidates), -1))  # each counts for itself too
+    return Sample(unit[:num_rows], np.where(candidates < num_rows, candidates, -1))
 
 
 def num_candidates(num_rows: int, num_sampled: int, size: int) -> int:
@@ -102,8 +121,7 @@ def lazy_greedy(
         bound[top] = -np.inf
         gains.pick(top)
         if room is not None:
-            closed = room.take(top)
-            bound[closed[closed < len(bound)]] = -np.inf
+            bound[room.take(top)] = -np.inf
     return np.array(picks, dtype=np.int64)
 
 

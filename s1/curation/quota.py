@@ -15,6 +15,10 @@ class Room:
         self.groups = groups  # (N,) code of every row's group
         self._left = dict(most)
 
+    def among(self, rows: slice | NDArray[np.int64]) -> Room:
+        """The room as it is for some of the rows alone, which are numbered in their order."""
+        return Room(self.groups[rows], self._left)
+
     def has(self, group: int) -> bool:
         """Whether the group may still give a row."""
         return self._left.get(group, 1) > 0

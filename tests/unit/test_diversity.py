@@ -56,6 +56,14 @@ def test_facility_location_on_a_sample_is_as_good_as_on_all(monkeypatch: pytest.
     assert value(points, picks[:10]) >= 0.9 * value(points, select(points, 10, "facility_location"))
 
 
+def test_the_last_run_of_facility_location_sees_all_rows(monkeypatch: pytest.MonkeyPatch):
+    points = cloud(4000, num_clusters=14)
+    greedy = value(points, select(points, 70, "facility_location"))
+    monkeypatch.setattr(facility, "SAMPLE_ROWS", 560)  # too few to tell which of many similar rows is the best
+    monkeypatch.setattr(facility, "TABLE_BYTES", 560 * 4000)
+    assert value(points, select(points, 70, "facility_location")) >= 0.999 * greedy
+
+
 def test_a_byte_for_a_similarity_is_as_good_as_four(monkeypatch: pytest.MonkeyPatch):
     points = cloud(3000)
     exact = value(points, select(points, 40, "facility_location"))
