@@ -20,7 +20,8 @@ from s1.training.memory import Run
 from s1.training.plan import Training
 from s1.training.shapes import KNOWN, ModelShape, shape_from_config
 
-# Kinds of models whose sequences are proven not to see each other in a pack (tests/unit/test_training_attention.py).
+# Kinds of models whose sequences are proven not to see each other in a pack, in tests/integration/training
+# (test_training_attention.py).
 PACKABLE = ("llama", "qwen2", "qwen3")
 # Options that change how the model is trained, not which model comes out: losses and weights are equal to rounding.
 # `precision` counts by the number type that it means.

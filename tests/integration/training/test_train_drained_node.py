@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_cases import last_committed, write_model, write_selection
+from training_cases import last_committed, plain_loop, write_model, write_selection
 
 from jobs.runner import execute
 from jobs.train import JOB
@@ -71,6 +71,7 @@ def test_a_notice_is_followed_by_a_checkpoint_and_the_other_node_goes_on_from_it
         batch_size=8,
         epochs=60,
         learning_rate=1e-3,
+        weight_decay=5.0,  # that of the recipe would be less than what is compared
         block_size=256,
         precision="fp32",
         micro_batch_size=8,
@@ -90,3 +91,5 @@ def test_a_notice_is_followed_by_a_checkpoint_and_the_other_node_goes_on_from_it
         thread.join()
     records = json.loads((tmp_path / "checkpoint" / "loss.json").read_text())
     assert SAVE_STEPS < len(saved) < len(records) and records[: len(saved)] == saved
+    losses, _ = plain_loop(options, str(tmp_path), until=len(saved) + SAVE_STEPS)
+    assert [record["loss"] for record in records[: len(losses)]] == pytest.approx(losses, rel=1e-4)

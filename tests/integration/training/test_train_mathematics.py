@@ -96,6 +96,7 @@ def options_of(folder: Path, model: str = MODEL["model"], **more: Any) -> TrainO
         batch_size=8,
         epochs=2,
         learning_rate=1e-2,
+        weight_decay=0.5,  # that of the recipe would be less than what is compared
         block_size=256,
         precision="fp32",
         loss_chunk_tokens=40,

@@ -57,6 +57,7 @@ def plain(model, tmp_path_factory) -> dict[int, list[float]]:
 
 def options_of(model: Path, **more: Any) -> TrainOptions:
     same = {"batch_size": 8, "epochs": 16, "learning_rate": 1e-3, "block_size": 256, "precision": "fp32"}
+    same |= {"weight_decay": 5.0}  # that of the recipe would be less than what is compared
     how = {"threads_per_worker": 1, "cpus_per_worker": 0.5, "save_steps": 4, "save_in_background": False}
     return TrainOptions(**{**same, **how, "model": str(model), **more})
 
@@ -103,7 +104,7 @@ def curve(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_is_continued_on_more_workers_and_in_less_memory(ray, model, plain, tmp_path, capsys):
-    same = {"lora_rank": 4, "zero_stage": 3}
+    same = {"lora_rank": 4, "zero_stage": 1}
     first = options_of(model, **same, micro_batch_size=4)
     then = options_of(model, **same, workers=2, packing=True, activation_checkpointing=True)
     write_selection(tmp_path, 22)
@@ -119,7 +120,7 @@ def test_a_run_is_continued_on_more_workers_and_in_less_memory(ray, model, plain
     assert left == [False] and "was half-written; going on from its copy" in capsys.readouterr().err
     assert curve(tmp_path)[: len(before)] == before
     losses = [record["loss"] for record in curve(tmp_path)]
-    assert losses == pytest.approx(plain[4], rel=1e-3, abs=1e-3)
+    assert losses == pytest.approx(plain[4], rel=1e-4)
 
 
 def test_an_elastic_run_takes_the_most_workers_that_share_the_batch_equally(ray, model, plain, tmp_path):
@@ -128,7 +129,7 @@ def test_an_elastic_run_takes_the_most_workers_that_share_the_batch_equally(ray,
     write_selection(tmp_path, 22)
     # Room for three of four workers, which cannot share batches of 8.
     cpus = ray_.cluster_resources()["CPU"] / 3 - 0.05
-    options = options_of(model, zero_stage=3, workers=4, min_workers=1, cpus_per_worker=cpus)
+    options = options_of(model, zero_stage=2, workers=4, min_workers=1, cpus_per_worker=cpus)
     stopped = interrupted(options, tmp_path)
     assert train_engine.num_writers(stopped) == 2
     check_rewriting(shutil.copytree(stopped, tmp_path / "whole"), shutil.copytree(stopped, tmp_path / "broken"))
@@ -136,7 +137,7 @@ def test_an_elastic_run_takes_the_most_workers_that_share_the_batch_equally(ray,
     hold_all_cpus(f"train-{stopped.parents[1]}")
     execute(JOB, options, str(tmp_path))
     losses = [record["loss"] for record in curve(tmp_path)]
-    assert losses == pytest.approx(plain[0], rel=1e-3, abs=1e-3)
+    assert losses == pytest.approx(plain[0], rel=1e-4)
 
 
 def test_a_disk_that_is_full_while_ray_lists_the_checkpoints_is_one_line_and_loses_nothing(
@@ -155,7 +156,7 @@ def test_a_disk_that_is_full_while_ray_lists_the_checkpoints_is_one_line_and_los
     execute(JOB, options, str(tmp_path))
     told = capsys.readouterr().err
     assert "was half-written; going on from its copy" in told and "workers begin at step 1 of" not in told
-    assert [record["loss"] for record in curve(tmp_path)] == pytest.approx(plain[0], rel=1e-3, abs=1e-3)
+    assert [record["loss"] for record in curve(tmp_path)] == pytest.approx(plain[0], rel=1e-4)
 
 
 def hold_all_cpus(requester: str) -> None:
@@ -212,7 +213,7 @@ def check_rewriting(whole: Path, broken: Path) -> None:
 
     for file in (broken / train_engine.SHARDS).glob("*model_states.pt"):
         file.unlink()
-    with pytest.raises(RuntimeError, match=r"(?s)broken: not rewritten for another number of workers: .*model_states"):
+    with pytest.raises(RuntimeError, match=r"(?s)broken: not rewritten for another number of workers: .*mp_rank"):
         train_engine.make_universal(broken)
     assert not (broken / train_engine.UNIVERSAL).exists()
 

@@ -113,8 +113,11 @@ def examples_of(options: TrainOptions, run_dir: str) -> Table:
     return render(table, Template(AutoTokenizer.from_pretrained(options.model)), options.block_size, "error")[0]
 
 
-def plain_loop(options: TrainOptions, run_dir: str) -> tuple[list[float], PreTrainedModel]:
-    """The recipe's training, one sequence at a time in one process, written to be read; losses and trained model."""
+def plain_loop(options: TrainOptions, run_dir: str, until: int | None = None) -> tuple[list[float], PreTrainedModel]:
+    """The recipe's training, one sequence at a time in one process, written to be read; losses and trained model.
+
+    It ends after `until` steps.
+    """
     import torch
     from torch.nn import functional
     from transformers import AutoModelForCausalLM
@@ -132,7 +135,7 @@ def plain_loop(options: TrainOptions, run_dir: str) -> tuple[list[float], PreTra
     steps = schedule.num_steps(len(rows), options.batch_size, options.epochs, options.max_steps)
     warmup = schedule.num_warmup_steps(steps, options.warmup_ratio)
     losses = []
-    for step in range(steps):
+    for step in range(steps)[:until]:
         indices = batches.batch(step, len(rows), options.batch_size, options.seed)
         means = []
         for index in indices:
