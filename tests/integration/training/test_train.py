@@ -147,6 +147,7 @@ def test_a_run_that_loses_workers_and_drivers_ends_like_an_undisturbed_one(ray, 
     # 48 steps of 2 workers, a checkpoint of 2 shards every 6.
     options = TrainOptions(
         **OPTIONS | {"learning_rate": 3e-3},
+        weight_decay=5.0,  # that of the recipe would be less than what is compared
         model=str(model),
         precision="fp32",
         epochs=16,

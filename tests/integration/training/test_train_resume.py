@@ -127,15 +127,16 @@ def test_an_elastic_run_takes_the_most_workers_that_share_the_batch_equally(ray,
     import ray as ray_
 
     write_selection(tmp_path, 22)
+    cpus = ray_.cluster_resources()["CPU"]
     # Room for three of four workers, which cannot share batches of 8.
-    cpus = ray_.cluster_resources()["CPU"] / 3 - 0.05
-    options = options_of(model, zero_stage=2, workers=4, min_workers=1, cpus_per_worker=cpus)
+    options = options_of(model, zero_stage=2, workers=4, min_workers=1, cpus_per_worker=cpus / 3 - 0.05)
     stopped = interrupted(options, tmp_path)
     assert train_engine.num_writers(stopped) == 2
     check_rewriting(shutil.copytree(stopped, tmp_path / "whole"), shutil.copytree(stopped, tmp_path / "broken"))
     # What a driver that was killed had asked for is kept, and this training's to take over.
     hold_all_cpus(f"train-{stopped.parents[1]}")
-    execute(JOB, options, str(tmp_path))
+    # Room for one.
+    execute(JOB, options.model_copy(update={"cpus_per_worker": cpus - 0.05}), str(tmp_path))
     losses = [record["loss"] for record in curve(tmp_path)]
     assert losses == pytest.approx(plain[0], rel=1e-4)
 
