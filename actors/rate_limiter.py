@@ -90,6 +90,7 @@ class RateLimiter:
             num_under_way=self._limiter.num_under_way,
             concurrency=self._limiter.concurrency,
             stopped=stopped.reason if stopped else None,
+            waits=self._limiter.waits,
         )
 
     async def publish(self) -> Numbers:

@@ -27,9 +27,10 @@ from jobs.runner import Context, Job, Outcome, command
 from jobs.served import served
 from s1 import extensions, schema
 from s1.artifacts import Manifest
+from s1.endpoint import Endpoint, served_models, server_facts
 from s1.errors import UserError
 from s1.evaluation import benchmarks
-from s1.evaluation.client import Endpoint, connected, served_models, server_facts
+from s1.evaluation.client import connected
 from s1.evaluation.engine import OVERFLOW, as_they_come
 from s1.evaluation.journal import Journal
 from s1.evaluation.methods import Response, respond

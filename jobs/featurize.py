@@ -24,6 +24,7 @@ from actors.embedder import Embedder, EmbedderOptions
 from actors.grader import CONTAMINATED, TestItems, TraceGrader, grade_attempts, ruled_out
 from actors.solver import Solver, SolverOptions
 from jobs import asking, capacity, domains, judging
+from jobs.asking import AskOptions
 from jobs.domains import DomainOptions
 from jobs.judging import JudgeOptions
 from jobs.progress import Progress
@@ -92,11 +93,20 @@ def check(options: FeaturizeOptions) -> None:
         )
     if options.solver.models and not options.solver.num_gpus:  # GPUs may be where the solvers run, and not here
         options.solver.check_device()
-    domains.check(options.domains)
-    if options.judge.enabled:
-        asking.check(options.judge, "judge.openai")
+    for name, asked in asked_models(options).items():
+        asking.check(asked, name)
     for path in options.test_sets:
         records.check(path)
+
+
+def asked_models(options: FeaturizeOptions) -> dict[str, AskOptions]:
+    """The models behind endpoints that are asked, by the name of their options."""
+    named: dict[str, AskOptions] = {}
+    if options.judge.enabled:
+        named["judge.openai"] = options.judge
+    if options.domains.method == "llm":
+        named["domains.llm.openai"] = options.domains.llm
+    return named
 
 
 def describe(options: FeaturizeOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
@@ -121,6 +131,8 @@ def run(options: FeaturizeOptions, context: Context) -> Outcome:
     ids = unique_ids(traces)
     tests = test_items(options)
     ledger_uri = join(context.run_dir, "_ledger")
+    for name, asked_model in asked_models(options).items():
+        asking.check_reached(asked_model, name, ledger_uri)
     found: Row = {}
     with ray_session(*capacity.of_featurize(options)):
         features = grade_traces(options, traces, len(ids), tests)

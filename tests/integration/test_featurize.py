@@ -174,6 +174,14 @@ def test_a_model_judges_what_no_rule_decides_and_names_subjects(ray, tmp_path: P
     assert sum(count for prompt, count in server.paid.items() if "two-digit" in prompt and "sky" in prompt) == 2
 
 
+def test_a_model_that_nobody_reaches_is_said_before_ray_starts(tmp_path: Path):
+    put(tmp_path, trace_rows())
+    nobody = OpenAI(base_url="http://127.0.0.1:9/v1", model="r1")
+    options = featurize.FeaturizeOptions(domains=DomainOptions(method="llm", llm=AskOptions(openai=nobody)))
+    with pytest.raises(UserError, match=r"domains.llm.openai.base_url='http://127.0.0.1:9/v1': nothing answers there"):
+        execute(featurize.JOB, options, str(tmp_path))
+
+
 def test_one_question_twice_is_said_before_ray_starts(tmp_path: Path):
     put(tmp_path, [*trace_rows(), trace_rows()[0]])
     with pytest.raises(UserError, match="is there 2 times"):

@@ -8,7 +8,7 @@ from actors import rate_limiter
 from actors.rate_limiter import RateLimiter
 from s1.teachers import limiter as rules
 from s1.teachers.limiter import Result, Stop
-from s1.teachers.limits import Limits
+from s1.teachers.limits import Breaker, Limits
 from s1.teachers.numbers import Finished
 from s1.teachers.openai import OpenAI
 
@@ -59,6 +59,19 @@ def test_what_workers_tell_becomes_the_numbers_of_the_progress_line_and_of_the_m
         assert numbers.gauges()["ok"] == 4
         assert numbers.gauges()["tokens"] == 150
         assert numbers.tokens_per_s > 0
+
+    asyncio.run(run())
+
+
+def test_the_progress_line_says_why_next_to_nothing_is_asked():
+    async def run() -> None:
+        limiter = limited()
+        assert "waiting" not in (await limiter.report()).note()
+        for _ in range(Breaker.WINDOW):
+            permit = await limiter.enter("openai", "a")
+            assert isinstance(permit, int)
+            await limiter.leave(permit, Result(failed=True, detail="HTTP 503: busy"))
+        assert (await limiter.report()).note().endswith(", waiting: openai fails (HTTP 503: busy)")
 
     asyncio.run(run())
 
