@@ -1,8 +1,8 @@
 """The one actor that all workers of a job ask before they send a request: limits, money, and the job's numbers.
 
 A thin shell around `s1.teachers.limiter`: a queue for every service, the clock, and Ray's metrics. Workers show signs
-of life and so does the driver; when the driver is silent nothing is granted any more, so that no request goes on
-without somebody to use it.
+of life and so does the driver; while the driver is silent nothing is granted, so that no request goes on without
+somebody to use it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from s1.teachers.limits import Budget
 from s1.teachers.numbers import Counts, Finished, Numbers
 from s1.teachers.service import Service
 
-DRIVER_LEASE_S = 30.0
+# The driver shows itself every second. One that is only slow holds its workers up for as long as it is, no longer.
+DRIVER_LEASE_S = 3.0
+DRIVER_GONE_S = 30.0
 _MAX_CALLS = 10_000  # calls that wait in the actor at once
 
 
@@ -70,7 +72,7 @@ class RateLimiter:
         self._limiter.renew(now, holder)
         if told is not None:
             self._counts.finished(now, told)
-        if now - self._driver_seen > DRIVER_LEASE_S:
+        if now - self._driver_seen > DRIVER_GONE_S:
             self._stop("the driver is gone")
         return self._limiter.stopped
 
@@ -80,8 +82,9 @@ class RateLimiter:
 
     async def report(self) -> Numbers:
         """The driver's sign of life: how things are."""
-        now = self._driver_seen = time.monotonic()
-        if self._limiter.expire(now):
+        now = time.monotonic()
+        was_silent, self._driver_seen = self._driver_is_silent(now), now
+        if self._limiter.expire(now) or was_silent:
             self._wake()
         stopped = self._limiter.stopped
         return self._counts.numbers(
@@ -90,6 +93,7 @@ class RateLimiter:
             num_under_way=self._limiter.num_under_way,
             concurrency=self._limiter.concurrency,
             stopped=stopped.reason if stopped else None,
+            waits=self._limiter.waits,
         )
 
     async def publish(self) -> Numbers:
@@ -113,6 +117,9 @@ class RateLimiter:
                 queue.popleft()
                 done.set_result(None)
                 continue
+            if self._driver_is_silent(now) and self._limiter.stopped is None:
+                await self._wait(name, math.inf)
+                continue
             verdict = self._limiter.ask(now, name, holder)
             if isinstance(verdict, Wait):
                 await self._wait(name, verdict.seconds)
@@ -127,6 +134,9 @@ class RateLimiter:
         waiting = asyncio.ensure_future(event.wait())
         await asyncio.wait({waiting}, timeout=None if math.isinf(seconds) else seconds)
         waiting.cancel()
+
+    def _driver_is_silent(self, now: float) -> bool:
+        return now - self._driver_seen > DRIVER_LEASE_S
 
     def _stop(self, reason: str) -> None:
         self._limiter.stop(reason)

@@ -63,6 +63,15 @@ def check(options: AskOptions, name: str) -> None:
     service.check_cap(options.openai, name, options.max_usd)
 
 
+def check_reached(options: AskOptions, name: str, ledger_uri: str) -> None:
+    """Raise UserError when no connection to the endpoint comes about, before anything is started.
+
+    A model that has answered in an earlier run may have nothing left to say: then `ask` does, when it has.
+    """
+    if options.openai.model not in _read(ledger_uri).teachers():
+        service.check_reached(options.openai, name)
+
+
 def ask(
     options: AskOptions,
     prompts: Mapping[str, Prompt],
@@ -89,6 +98,8 @@ def ask(
             ledger = _read(ledger_uri)
             recorded = [outcome.cost_usd for _, outcome in ledger.find(requests)]
             paid_usd = spent_usd + sum(recorded) + ledger.in_vain_usd(requests)
+            if any(request_key(text, identity) not in ledger for text in part.values()):
+                service.check_reached(options.openai, f"{label}: openai")
             for row in _replies(options, part, ledger_uri, label, paid_usd, has_answered=bool(recorded)):
                 cost_usd += row["cost_usd"] or 0.0
                 value = read(row["attempt"] or "") if row["status"] in _ANSWERED else None

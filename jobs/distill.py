@@ -106,6 +106,7 @@ def run(options: DistillOptions, context: Context) -> Outcome:
         num_recorded = tally.num_done
         waiting = questions.filter(pa.array([key not in tally for key in questions["question_id"].to_pylist()]))
         if waiting.num_rows:
+            registry.check_reached(options, recorded.answered)
             if ledger is not None:
                 print(_outlook(spec, num_recorded, waiting.num_rows), file=sys.stderr)
             with ray_session(*capacity.of_distill(options)):

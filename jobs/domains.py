@@ -13,7 +13,6 @@ from pydantic import Field, PositiveInt
 
 from actors.grader import ruled_out
 from jobs.asking import AskOptions, ask
-from jobs.asking import check as check_endpoint
 from s1.config import Config
 from s1.curation import domains, subjects
 
@@ -32,12 +31,6 @@ class DomainOptions(Config):
     num_clusters: PositiveInt = Field(default=50, description="Maximum number of clusters.")
     seed: int = Field(default=0, description="Seed of the clusters.")
     llm: AskOptions = Field(default=AskOptions(), description="The model that names subjects.")
-
-
-def check(options: DomainOptions) -> None:
-    """Raise UserError when a model is to be asked and cannot be."""
-    if options.method == "llm":
-        check_endpoint(options.llm, "domains.llm.openai")
 
 
 def label(

@@ -27,16 +27,17 @@ from jobs.runner import Context, Job, Outcome, command
 from jobs.served import served
 from s1 import extensions, schema
 from s1.artifacts import Manifest
+from s1.endpoint import Endpoint, served_models, server_facts
 from s1.errors import UserError
 from s1.evaluation import benchmarks
-from s1.evaluation.client import Endpoint, connected, served_models, server_facts
+from s1.evaluation.client import connected
 from s1.evaluation.engine import OVERFLOW, as_they_come
-from s1.evaluation.journal import Journal
 from s1.evaluation.methods import Response, respond
 from s1.evaluation.questions import choose, verdict
 from s1.evaluation.settings import DIRECT, NATURAL, BestOf, Plan, Tree
 from s1.evaluation.summary import summarise
 from s1.evaluation.tasks import Sweep, Task, key_of
+from s1.journal import Journal
 from serve.measured import measured_with
 
 NEVER_ENDS = 16  # responses in a row that only the context ended, before a model counts as one that never ends

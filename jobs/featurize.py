@@ -4,7 +4,8 @@
     python -m jobs.featurize --test-sets data/math500.jsonl data/aime24.jsonl
 
 On Ray Data, one after the other: faults of question and trace, the solver's attempt and its grade, the embedding. The
-solver is only asked about rows without a fault.
+solver is only asked about rows without a fault, and its graded attempts are written down as they come: a run that was
+killed asks for those that are missing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,22 +22,24 @@ from pydantic import Field, PositiveInt
 
 from actors import embedder, solver
 from actors.embedder import Embedder, EmbedderOptions
-from actors.grader import CONTAMINATED, TestItems, TraceGrader, grade_attempts, ruled_out
-from actors.solver import Solver, SolverOptions
+from actors.grader import CONTAMINATED, TestItems, TraceGrader, ruled_out
+from actors.solver import SolverOptions
 from jobs import asking, capacity, domains, judging
+from jobs.asking import AskOptions
 from jobs.domains import DomainOptions
 from jobs.judging import JudgeOptions
-from jobs.progress import Progress
+from jobs.leftovers import name_leftovers
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
+from jobs.solving import attempt_questions, summed_up
+from jobs.streams import blocks, rows, tables
 from s1 import models, schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config, under
-from s1.curation.difficulty import solved
 from s1.errors import UserError
+from s1.journal import Journal
 from s1.sources import mapping, records
 from s1.teachers import service
-from s1.vllm_processes import MAX_RESTARTS
 
 ROWS_PER_FILE = 4_096
 TEXT_COLUMNS = ["question_id", "question", "answer", "source", "metadata", "thinking", "attempt", "finish_reason"]
@@ -92,11 +95,20 @@ def check(options: FeaturizeOptions) -> None:
         )
     if options.solver.models and not options.solver.num_gpus:  # GPUs may be where the solvers run, and not here
         options.solver.check_device()
-    domains.check(options.domains)
-    if options.judge.enabled:
-        asking.check(options.judge, "judge.openai")
+    for name, asked in asked_models(options).items():
+        asking.check(asked, name)
     for path in options.test_sets:
         records.check(path)
+
+
+def asked_models(options: FeaturizeOptions) -> dict[str, AskOptions]:
+    """The models behind endpoints that are asked, by the name of their options."""
+    named: dict[str, AskOptions] = {}
+    if options.judge.enabled:
+        named["judge.openai"] = options.judge
+    if options.domains.method == "llm":
+        named["domains.llm.openai"] = options.domains.llm
+    return named
 
 
 def describe(options: FeaturizeOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
@@ -121,14 +133,18 @@ def run(options: FeaturizeOptions, context: Context) -> Outcome:
     ids = unique_ids(traces)
     tests = test_items(options)
     ledger_uri = join(context.run_dir, "_ledger")
+    for name, asked_model in asked_models(options).items():
+        asking.check_reached(asked_model, name, ledger_uri)
     found: Row = {}
-    with ray_session(*capacity.of_featurize(options)):
+    name_leftovers("featurize", context.scratch)
+    with Journal(context.scratch) as journal, ray_session(*capacity.of_featurize(options)):
         features = grade_traces(options, traces, len(ids), tests)
         questions = traces.read(schema.TRACES, columns=SOLVER_COLUMNS)
         solutions = judging.references(context.inputs["questions"]) if options.judge.enabled else {}
         if options.judge.enabled:
             found["judged_traces"] = judging.judge_traces(options.judge, traces, features, solutions, ledger_uri)
-        attempted: Iterable[Row] = attempt_questions(options.solver, without_faults(questions, features))
+        asked_solvers = without_faults(questions, features)
+        attempted: Iterable[Row] = attempt_questions(options.solver, asked_solvers, journal)
         if options.judge.enabled:
             attempted = list(attempted)
             spent_usd = found["judged_traces"]["cost_usd"]
@@ -201,50 +217,6 @@ def without_faults(questions: pa.Table, features: Mapping[str, Row]) -> pa.Table
     return questions.filter(pa.array(stays, pa.bool_()))
 
 
-def attempt_questions(options: SolverOptions, questions: pa.Table) -> Iterator[Row]:
-    """Attempts of all solvers as they come: question_id, solver, solver_attempt and solver_correct."""
-    for model in options.models if questions.num_rows else ():
-        for row in attempts(options, model, questions):
-            yield {**row, "solver": model}
-
-
-def summed_up(attempted: Iterable[Row]) -> dict[str, Row]:
-    """Columns of FEATURES about the solvers by question id: the attempt that was right, else the last one."""
-    best: dict[str, Row] = {}
-    verdicts: dict[str, list[bool | None]] = {}
-    for row in attempted:
-        key = row["question_id"]
-        if not any(verdicts.setdefault(key, [])):
-            best[key] = {name: row[name] for name in ("solver", "solver_attempt")}
-        verdicts[key].append(row["solver_correct"])
-    return {key: {**values, **verdict_columns(verdicts[key])} for key, values in best.items()}
-
-
-def verdict_columns(verdicts: Sequence[bool | None]) -> Row:
-    """Columns of FEATURES that sum up the attempts of all solvers at one question."""
-    known = [verdict for verdict in verdicts if verdict is not None]
-    return {"solver_correct": solved(verdicts), "solver_attempts": len(known), "solver_solved": sum(known)}
-
-
-def attempts(options: SolverOptions, model: str, questions: pa.Table) -> Iterator[Row]:
-    """question_id, solver_attempt and solver_correct of one solver."""
-    import ray
-
-    attempted = blocks(questions, options.batch_rows).map_batches(
-        Solver,
-        fn_constructor_args=(model, options),
-        batch_size=options.batch_rows,
-        batch_format="pyarrow",
-        num_cpus=options.num_cpus,
-        num_gpus=options.num_gpus,
-        compute=ray.data.ActorPoolStrategy(size=options.num_workers),
-        max_restarts=MAX_RESTARTS,
-        runtime_env={"env_vars": options.environment()},
-    )
-    graded = attempted.map_batches(grade_attempts, batch_size=64, batch_format="pyarrow", num_cpus=0.25)
-    return rows(graded, f"featurize: solver {model}", questions.num_rows)
-
-
 def embed(
     options: EmbedderOptions, questions: pa.Table, label: str = "embeddings"
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -271,33 +243,6 @@ def encoded(options: EmbedderOptions, texts: Sequence[str], label: str) -> NDArr
     table = pa.table({"question_id": [str(at) for at in range(len(texts))], "question": list(texts)})
     vectors = {int(key): vector for key, vector in embed(options, table, label)}
     return np.stack([vectors[at] for at in range(len(texts))])
-
-
-def blocks(table: pa.Table, block_rows: int) -> Any:
-    """A data set in blocks: what workers share out among themselves, and what is done again when one dies."""
-    import ray
-
-    return ray.data.from_arrow([table.slice(at, block_rows) for at in range(0, table.num_rows, block_rows)])
-
-
-def rows(dataset: Any, label: str, num_rows: int) -> Iterator[Row]:
-    """Rows of a data set as they come, with progress."""
-    for table in tables(dataset, label, num_rows):
-        yield from table.to_pylist()
-
-
-def tables(dataset: Any, label: str, num_rows: int) -> Iterator[pa.Table]:
-    """Blocks of a data set as they come, with progress."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    context.enable_progress_bars = False  # ours says more
-    context.max_errored_blocks = 0
-    with Progress(label, num_rows, "rows") as bar:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            table = cast(pa.Table, batch)
-            yield table
-            bar.advance(table.num_rows)
 
 
 def write(context: Context, traces: Artifact, features: Mapping[str, Row]) -> None:

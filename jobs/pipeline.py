@@ -29,6 +29,7 @@ from jobs.train import TrainOptions
 from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config
 from s1.errors import UserError
+from s1.evaluation import benchmarks
 from s1.evaluation.display import align, short_table
 from s1.evaluation.report.page import seconds
 from s1.sources import hub as data_sets
@@ -77,6 +78,17 @@ def check(options: PipelineOptions) -> None:
         raise UserError(
             "collect.num_test=0 leaves no unseen question to evaluate on; give at least 1, or evaluate.benchmarks"
         )
+
+
+def say_overlap(options: PipelineOptions) -> None:
+    """One line about each benchmark whose questions are not kept out of the training."""
+    for text in options.evaluate.benchmarks:
+        if not benchmarks.is_among(text, options.featurize.test_sets):
+            print(
+                f"evaluate.benchmarks={text!r} is not among featurize.test_sets: questions that overlap with it may be "
+                f"trained on; add {benchmarks.source(text)} there",
+                file=sys.stderr,
+            )
 
 
 def check_hub(options: PipelineOptions) -> None:
@@ -172,10 +184,12 @@ def main(argv: Sequence[str]) -> None:
     options = parse(argv)
     check(options)
     if options.dry_run:
+        say_overlap(options)
         print("\n\n".join(render_plan(plan(job, stage, options.run_dir)) for job, stage in options.stages()))
         return
     check_writable(options.run_dir)
     check_hub(options)
+    say_overlap(options)
     manifests = run(options)
     print(f"\n{result(manifests)}\n\n{join(Artifact(options.run_dir).path, 'report', 'report.html')}")
 

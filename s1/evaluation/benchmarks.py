@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,6 +119,26 @@ def check_hub(text: str, fields: mapping.Fields) -> None:
         load(text, fields)
 
 
+def source(text: str) -> str:
+    """Where the questions of the benchmark are read: a reference of records."""
+    found = parse(text)
+    return found.reference or _reference(found.spec)
+
+
+def is_among(text: str, references: Iterable[str]) -> bool:
+    """Whether `references` of records hold the benchmark or, as far as names tell, what it is a copy of."""
+    known = frozenset[object]().union(*map(records.places, references))
+    found = parse(text)
+    copies = {source(text)} | ({_reference(found.spec)} if found.spec is not None else set())
+    return any(records.places(copy) <= known for copy in copies)
+
+
+def _reference(spec: Spec | None) -> str:
+    assert spec is not None, "a name without a reference is one that is known"
+    name = "/".join(filter(None, (spec.dataset.name, spec.dataset.config)))
+    return f"{records.HUB}{name}:{spec.dataset.split}"
+
+
 def state(text: str) -> object:
     """Changes when a file of the benchmark does, or what is known about it."""
     found = parse(text)
@@ -132,12 +152,7 @@ def load(text: str, fields: mapping.Fields) -> list[dict[str, Any]]:
     a reference answer: nothing could be graded. Another number of questions than a known benchmark has is told.
     """
     found = parse(text)
-    if found.reference is not None:
-        read = records.read(found.reference)
-    else:
-        assert found.spec is not None, "a name without a reference is one that is known"
-        read = hub.records(found.spec.dataset)
-    raw = _questions(read, found, fields)
+    raw = _questions(records.read(source(text)), found, fields)
     rows: list[dict[str, Any]] = table.collect(raw, seed=0, num_test=0).rows
     if not any(row["answer"] for row in rows):
         raise UserError(_unanswered(text))

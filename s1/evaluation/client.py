@@ -12,88 +12,19 @@ import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from s1.endpoint import Endpoint
 from s1.errors import UserError
 from s1.evaluation.engine import Answer, Engine, Request, Segment, overflowed
 
 ATTEMPTS = 6
 RETRY_STATUS = frozenset({429, 500, 502, 503, 504})  # 500: a replica died under the request
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
-PROBE_TIMEOUT_S = 10.0
-_NOT_THERE = frozenset({404, 405, 501})
-_FACTS = ("engine", "batch_size", "parallelism", "precision", "driver")
 # How servers say that a request does not fit: OpenAI's code, vLLM's and our own words.
 _TOO_LONG = re.compile(r"context_length_exceeded|maximum context length|max_model_len|model's context", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where to ask. `base_url` ends in /v1; the key goes into the header and nowhere else."""
-
-    base_url: str
-    api_key: str | None = field(default=None, repr=False)
-
-    def url(self, path: str) -> str:
-        return f"{self.base_url.rstrip('/')}/{path}"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-
-
-def served_models(endpoint: Endpoint) -> list[str] | None:
-    """Names that the endpoint serves; None when it does not say. UserError when no chat completions are there."""
-    response = _probe(endpoint, "GET", "models")
-    if response.status_code == 404 and _probe(endpoint, "POST", "chat/completions").status_code in _NOT_THERE:
-        raise UserError(
-            f"endpoint {endpoint.base_url}: something answers, but no chat completions; give the URL that they are "
-            "under, which usually ends in /v1"
-        )
-    try:
-        return [str(model["id"]) for model in response.raise_for_status().json()["data"]]
-    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _probe(endpoint: Endpoint, method: str, path: str) -> httpx.Response:
-    """Ask for `path` with an empty request. UserError when nothing answers, when it is not up or refuses the key."""
-    body = {} if method == "POST" else None
-    try:
-        response = httpx.request(
-            method, endpoint.url(path), json=body, headers=endpoint.headers, timeout=PROBE_TIMEOUT_S
-        )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise UserError(
-            f"endpoint {endpoint.base_url}: nothing answers there ({error}); start it, or give the URL that ends in /v1"
-        ) from error
-    if response.status_code in (401, 403):
-        raise UserError(f"endpoint {endpoint.base_url}: refuses the key ({response.status_code}); set the right one")
-    if response.status_code in (502, 503, 504):
-        raise UserError(
-            f"endpoint {endpoint.base_url}: what stands before it answers {response.status_code}; wait until it is up"
-        )
-    return response
-
-
-def server_facts(endpoint: Endpoint) -> dict[str, Any]:
-    """What the server says at `/version` that results depend on; nothing when it says nothing.
-
-    vLLM says its `version`, our own server `engine`, `batch_size`, `parallelism`, `precision`, `driver`
-    and `versions` as well.
-    """
-    url = endpoint.base_url.rstrip("/").removesuffix("/v1") + "/version"
-    try:
-        told = httpx.get(url, headers=endpoint.headers, timeout=PROBE_TIMEOUT_S).raise_for_status().json()
-        version = told.pop("version")
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-    found = {name: told[name] for name in _FACTS if isinstance(told.get(name), str | int)}
-    versions = told.get("versions")
-    return found | {"versions": versions if isinstance(versions, dict) else {"server": str(version)}}
 
 
 @asynccontextmanager

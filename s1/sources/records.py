@@ -80,6 +80,13 @@ def on_hub(references: Iterable[str]) -> tuple[Hub, ...]:
     return tuple(_data_set(reference) for reference in references if reference.startswith(HUB))
 
 
+def places(reference: str) -> frozenset[object]:
+    """The data set, the function or the files that `reference` stands for, however it names them."""
+    if extensions.is_reference(reference):
+        return frozenset({reference})
+    return frozenset(on_hub([reference]) or find(reference)[1])
+
+
 def _data_set(reference: str) -> Hub:
     """The data set that `hub:owner/name[/config][:split]` names."""
     from s1.sources import hub

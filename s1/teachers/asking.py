@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from s1.teachers.limiter import Result, Stop
-from s1.teachers.protocol import PASSING, REFUSED, Question, Status, Teacher, TraceOutcome, asked
+from s1.teachers.protocol import PASSING, REFUSED, UNREACHED, Question, Status, Teacher, TraceOutcome, asked
 from s1.teachers.service import Service
 
 # Makes an outcome durable and returns it; an outcome that ends the job when that cannot be done.
@@ -65,4 +65,6 @@ def result_of(outcome: TraceOutcome) -> Result:
     counts = (outcome.input_tokens, outcome.output_tokens)
     tokens = None if counts == (None, None) else sum(count or 0 for count in counts)
     refusal = outcome.detail if outcome.finish_reason == REFUSED else ""
-    return Result(outcome.status in PASSING, tokens, outcome.cost_usd, outcome.retry_after_s, refusal)
+    unreached = outcome.finish_reason == UNREACHED
+    failed = outcome.status in PASSING
+    return Result(failed, tokens, outcome.cost_usd, outcome.retry_after_s, refusal, outcome.detail, unreached)

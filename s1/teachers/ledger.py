@@ -114,6 +114,15 @@ class Ledger:
                 failed += 1
                 self._bear(failed, error)
 
+    def teachers(self) -> set[str]:
+        """Who has answered at least one of the requests that are recorded."""
+        while True:
+            try:
+                columns = [ledger_files.column(self.fs, path, "teacher") for path in sorted(self._files)]
+                return {name for column in columns for name in set(column)}
+            except FileNotFoundError:  # merged into another file
+                self.refresh()
+
     def in_vain_usd(self, keys: Iterable[str]) -> float:
         """What was paid for the requests `keys` without an answer that can be used."""
         wanted = set(keys)

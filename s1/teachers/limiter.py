@@ -14,6 +14,9 @@ from s1.teachers.limits import Breaker, Budget, Concurrency, Pace, Refusals
 from s1.teachers.service import Service
 
 LEASE_S = 10.0  # a holder that is silent for longer is dead
+# A service that nobody has reached so far stands at a wrong address, or is not up: that is not waited for as long as
+# for one that is disturbed.
+UNREACHED_S = 60.0
 _BURST_S = 0.5  # services count by the second: less than one leaves room for jitter
 _MEANS_COUNT = 50  # so many results outweigh the expectation that the settings carry
 
@@ -48,6 +51,8 @@ class Result:
     usd: float = 0.0
     retry_after_s: float | None = None
     refusal: str = ""  # what the service said about a request that it does not accept
+    detail: str = ""  # why it failed
+    unreached: bool = False  # it was not sent: no connection to the service came about
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,13 @@ class _Service:
         self.num_under_way = 0
         self.paused_until = 0.0
         self.failing_since: float | None = None
+        self.was_reached = False
+        self.failure = ""  # why the last request that failed did
+
+    @property
+    def patience_s(self) -> float:
+        """How long it may do nothing but fail."""
+        return self.give_up_after_s if self.was_reached else min(self.give_up_after_s, UNREACHED_S)
 
     def wait_s(self, now: float) -> float:
         if not self.concurrency.allows(self.num_under_way):
@@ -108,6 +120,7 @@ class _Service:
             self.tokens.correct(result.tokens - permit.tokens)
         was_cut = self.concurrency.finished(permit.era, failed=result.failed, is_full=is_full)
         self.breaker.finished(now, failed=result.failed)
+        self.was_reached = self.was_reached or not result.unreached
         if not result.failed:
             self.failing_since = None
             if result.tokens:  # a refusal used none
@@ -115,6 +128,7 @@ class _Service:
                 self.mean_usd.add(result.usd)
             return
         self.failing_since = now if self.failing_since is None else self.failing_since
+        self.failure = result.detail
         # One request that is told to wait waits by itself; when many are, all wait.
         if result.retry_after_s is not None and (was_cut or self.breaker.is_open):
             self.paused_until = max(self.paused_until, now + min(result.retry_after_s, self.give_up_after_s))
@@ -145,6 +159,12 @@ class Limiter:
         """How many may be under way at the moment, to all services."""
         return sum(math.floor(service.concurrency.limit) for service in self._services.values())
 
+    @property
+    def waits(self) -> str:
+        """Which services get nothing but single tries at the moment, and why; empty when there is none such."""
+        tried = {name: service for name, service in self._services.items() if service.breaker.is_open}
+        return ", ".join(f"{name} fails ({service.failure})" for name, service in tried.items())
+
     def ask(self, now: float, name: str, holder: str) -> Grant | Wait | Stop:
         """Whether `holder`, who has to be alive, may send a request to the service `name` now."""
         service = self._services[name]
@@ -160,7 +180,7 @@ class Limiter:
             return self.ask(now, name, holder)
         wait_s = service.wait_s(now)
         if wait_s > 0:
-            return Wait(wait_s)
+            return Wait(wait_s if math.isinf(wait_s) else min(wait_s, self._left_s(now, service)))
         permit = _Permit(name, holder, service.mean_tokens.value, usd, service.concurrency.era)
         service.breaker.sent(now)
         service.requests.take(now, 1)
@@ -207,7 +227,14 @@ class Limiter:
         """Grant nothing any more. The first reason stands."""
         self.stopped = self.stopped or Stop(reason)
 
+    def _left_s(self, now: float, service: _Service) -> float:
+        """Seconds until the service has failed for too long, if it goes on like that."""
+        since = service.failing_since
+        return math.inf if since is None else since + service.patience_s - now
+
     def _give_up(self, now: float, name: str, service: _Service) -> None:
         since = service.failing_since
-        if since is not None and now - since > service.give_up_after_s:
-            self.stop(f"{name} has done nothing but fail for {now - since:.0f} s")
+        if since is None or self._left_s(now, service) > 0:
+            return
+        did = "has done nothing but fail" if service.was_reached else "could not be reached"
+        self.stop(f"{name} {did} for {now - since:.0f} s ({service.failure})")

@@ -35,6 +35,7 @@ class Numbers:
     concurrency: int = 0
     seconds_left: float | None = None
     stopped: str | None = None  # why nothing more is asked
+    waits: str = ""  # why next to nothing is asked at the moment
 
     @property
     def num_ok(self) -> int:
@@ -55,10 +56,11 @@ class Numbers:
 
     def note(self) -> str:
         """For the progress line, which knows the questions a second and the time left."""
-        return (
+        line = (
             f"{self.num_ok} ok, {self.num_failed} failed, {self.num_left} left, {self.requests_per_s:.1f} requests/s, "
             f"{self.tokens_per_s:.0f} tokens/s, {self.num_under_way} under way, ${self.cost_usd:.2f}"
         )
+        return f"{line}, waiting: {self.waits}" if self.waits else line
 
     def gauges(self) -> dict[str, float]:
         """The same numbers by name, for metrics."""
@@ -119,7 +121,7 @@ class Counts:
         self._question_rate.add(now, sum(told.by_status.values()))
 
     def numbers(
-        self, now: float, *, cost_usd: float, num_under_way: int, concurrency: int, stopped: str | None
+        self, now: float, *, cost_usd: float, num_under_way: int, concurrency: int, stopped: str | None, waits: str
     ) -> Numbers:
         """How things are now."""
         rate = self._question_rate.per_s(now)
@@ -136,4 +138,5 @@ class Counts:
             concurrency=concurrency,
             seconds_left=left / rate if rate > 0 else None,
             stopped=stopped,
+            waits=waits,
         )

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 REFUSED = "refused"  # finish reason of a request that the service did not take on
+UNREACHED = "unreached"  # finish reason of a request that was not sent, since no connection came about
 
 
 class Status(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -120,6 +121,17 @@ def check(options: TeacherOptions) -> None:
             records.check(options.recorded)
         elif name == "vllm":
             engines.check(options.vllm)
+
+
+def check_reached(options: TeacherOptions, answered: Collection[str]) -> None:
+    """Raise UserError when no connection to a service that will be asked comes about.
+
+    The second one may have nothing left to say when it has `answered` in earlier runs.
+    """
+    for number, name in enumerate(chosen(options)):
+        settings = service(options, name)
+        if settings is not None and not (number and name in answered):
+            services.check_reached(settings, name)
 
 
 def spec(options: TeacherOptions) -> TeacherSpec:

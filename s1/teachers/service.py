@@ -12,17 +12,16 @@ from typing import Any
 import httpx
 from pydantic import Field, SecretStr
 
-from s1 import extensions
+from s1 import endpoint, extensions
 from s1.config import Config
 from s1.errors import UserError
 from s1.teachers.limits import Limits
-from s1.teachers.protocol import Status, TraceOutcome
+from s1.teachers.protocol import UNREACHED, Status, TraceOutcome
 from s1.teachers.retry import Retry
 
 FATAL_CODES = frozenset({301, 302, 307, 308, 401, 402, 403, 404, 405, 410})
 NOTHING_USED: dict[str, Any] = {"input_tokens": 0, "output_tokens": 0}
 TRANSPORT_ERRORS = (httpx.TransportError, httpx.DecodingError)
-_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _TRANSIENT_CODES = frozenset({408, 409, 425, 499})
 _DETAIL_CHARS = 300
 
@@ -93,6 +92,14 @@ def check(settings: Service, name: str) -> None:
     api_key(settings, name)
 
 
+def check_reached(settings: Service, name: str) -> None:
+    """Raise UserError when no connection to the service comes about. One without a URL has its own."""
+    if settings.base_url:
+        key = api_key(settings, name)
+        place = endpoint.Endpoint(settings.base_url, key.get_secret_value() if key else None)
+        endpoint.check_reached(place, f"{name}.base_url")
+
+
 def check_cap(settings: Service, name: str, max_usd: float | None) -> None:
     """Raise UserError when there is a cap and no price to keep it with."""
     if max_usd is None or settings.is_priced:
@@ -142,10 +149,10 @@ def http_client(settings: Service, headers: dict[str, str] | None = None) -> htt
 
 def broken(settings: Service, error: Exception) -> TraceOutcome:
     """The outcome of a request whose response did not come: what was sent is billed, as far as anybody knows."""
-    used: dict[str, Any] = {"cost_usd": settings.cost_usd(None, None)}
-    if isinstance(error, _UNSENT):
-        used = NOTHING_USED
-    return TraceOutcome(Status.TRANSIENT, detail=short(f"{type(error).__name__}: {error}"), **used)
+    detail = short(f"{type(error).__name__}: {error}")
+    if isinstance(error, endpoint.UNREACHED):
+        return TraceOutcome(Status.TRANSIENT, detail=detail, finish_reason=UNREACHED, **NOTHING_USED)
+    return TraceOutcome(Status.TRANSIENT, detail=detail, cost_usd=settings.cost_usd(None, None))
 
 
 def is_transient(code: int) -> bool:

@@ -7,12 +7,14 @@ SIGKILL goes to the driver, to a worker that holds a teacher, or to the raylet (
 counts, and the ledger is read. `allowed` are the requests that may hold a permit. `in_flight` are those that had
 arrived at the server and whose answer was not on disk: `at_kill` when the signal was sent, `at_end` when whoever could
 have written it was gone: the worker that was killed, or the last process of the run, which outlives its driver by a
-moment and goes on meanwhile. `at_server` are those that the server had in its hands at the kill. Prints one JSON object
-a round and a summary for every kind; exit code 1 when a rule was broken: after the rerun the table is complete and no
-row is there twice, no more requests are paid for twice than were in flight at the end, and never were that more than
-are allowed; no request arrives later than ten seconds after the driver's end, and half a minute after it no process of
-that run is left. The run's processes are found by a mark in their environment, wherever they hang in the tree. A round
-ends as soon as there are none.
+moment and goes on meanwhile. `after_kill` are those that arrived in between: permits granted before anybody could know
+of the driver's death, which are none once its lease is over. `at_server` are those that the server had in its hands at
+the kill. Prints one JSON object a round and a summary for every kind; exit code 1 when a rule was broken: after the
+rerun the table is complete and no row is there twice; no more requests are paid for twice than were in flight at the
+kill and arrived after it, nor than were in flight at the end, and never were that more than are allowed; no request
+arrives later than the lease, and a second for its way, after the driver's end; and half a minute after it no process
+of that run is left. The run's processes are found by a mark in their environment, wherever they hang in the tree. A
+round ends as soon as there are none.
 """
 
 from __future__ import annotations
@@ -39,11 +41,13 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from teacher_server import Reply, TeacherServer, completion, teaching
 
+from actors.rate_limiter import DRIVER_LEASE_S
 from s1.teachers.ledger import Ledger
 
 KINDS = ("driver", "worker", "raylet")
-QUIET_AFTER_S = 10.0
+QUIET_AFTER_S = DRIVER_LEASE_S + 1.0
 LEFT_AFTER_S = 30.0
+COUNTS = ("at_server", "at_kill", "after_kill", "at_end", "allowed")
 MARK = "S1_KILLED_ROUND"
 SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
@@ -134,11 +138,14 @@ def gone(mark: str, timeout_s: float) -> list[str]:
     return names
 
 
-def in_flight(server: TeacherServer, folder: Path) -> int:
-    """Requests of a first run that have arrived and whose answer is not on disk: all of its questions are others."""
+def arrived_and_in_flight(server: TeacherServer, folder: Path) -> tuple[int, int]:
+    """Requests of a first run that have arrived, and those of them whose answer is not on disk: all of its questions
+    are others.
+    """
     ledger = Ledger(str(folder / "run" / "_ledger"))
     ledger.refresh()  # first: what is recorded meanwhile counts as in flight, not the other way round
-    return server.asked.total() - len(ledger)
+    arrived = server.asked.total()
+    return arrived, arrived - len(ledger)
 
 
 def one_round(kind: str, seed: int, questions: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -152,17 +159,18 @@ def one_round(kind: str, seed: int, questions: Path, options: argparse.Namespace
         assert server.wait_for(draw.randrange(2, options.questions - options.concurrency), timeout_s=300)
         time.sleep(draw.random() * options.mean_s)
         os.kill(target(kind, psutil.Process(driver.pid), mark).pid, signal.SIGKILL)
-        at_kill, at_server, paid_before = in_flight(server, folder), server.under_way, server.paid.total()
+        (arrived, at_kill), at_server = arrived_and_in_flight(server, folder), server.under_way
+        paid_before = server.paid.total()
         if kind == "worker":  # what it had sent is there by then, and the next one takes longer to begin
             time.sleep(0.5)
-            at_end = in_flight(server, folder)
+            arrived_in_all, at_end = arrived_and_in_flight(server, folder)
         hung = not ended(driver, 180)
         ended_at = time.monotonic()
         left = gone(mark, LEFT_AFTER_S)
         gone_after_s = time.monotonic() - ended_at
         # Nobody is left who could send anything: what has arrived by now is all.
         if kind != "worker":
-            at_end = in_flight(server, folder)
+            arrived_in_all, at_end = arrived_and_in_flight(server, folder)
         late = sum(at > ended_at + QUIET_AFTER_S for at in script.arrived)
         last_request_s = round(max(script.arrived) - ended_at, 1)
         returncode = driver.returncode
@@ -174,6 +182,7 @@ def one_round(kind: str, seed: int, questions: Path, options: argparse.Namespace
             "paid_at_kill": paid_before,
             "at_server": at_server,
             "at_kill": at_kill,
+            "after_kill": arrived_in_all - arrived,
             "at_end": at_end,
             "allowed": options.concurrency,
             "paid_twice": server.paid.total() - options.questions,
@@ -200,6 +209,7 @@ def _table(folder: Path, server: TeacherServer, num_questions: int) -> str:
 def is_good(found: dict[str, Any]) -> bool:
     return (
         found["table"] == "complete"
+        and found["paid_twice"] <= found["at_kill"] + found["after_kill"]
         and found["paid_twice"] <= found["at_end"] <= found["allowed"]
         and not (found["late_requests"] or found["processes_left"] or found["hung"])
     )
@@ -233,7 +243,8 @@ def main() -> None:
             "rounds": len(found),
             "good": sum(map(is_good, found)),
             "paid_twice": sum(each["paid_twice"] for each in found),
-            **{name: sum(each[name] for each in found) for name in ("at_server", "at_kill", "at_end", "allowed")},
+            "beyond_at_kill": sum(max(0, each["paid_twice"] - each["at_kill"]) for each in found),
+            **{name: sum(each[name] for each in found) for name in COUNTS},
             "paid": options.questions * len(found),
             "last_request_s": max(each["last_request_s"] for each in found),
             "gone_after_s": max(each["gone_after_s"] for each in found),

@@ -9,7 +9,7 @@ from typing import Any
 
 from teacher_server import Reply, TeacherServer, refusal, running
 
-from s1.evaluation.client import Endpoint
+from s1.endpoint import Endpoint
 
 FORCED = {
     "thinking_tokens": 4,

@@ -100,6 +100,20 @@ def test_prompts_that_are_the_same_are_asked_once(ray, tmp_path: Path):
     assert answers.cost_usd == 2.0
 
 
+def test_a_model_that_is_gone_still_has_said_what_is_recorded(ray, tmp_path: Path):
+    uri = str(tmp_path)
+    with teaching(lambda text, _: completion("hm", text)) as server:
+        asked = options(server.base_url)
+        asking.check_reached(asked, "judge.openai", uri)
+        first = ask(asked, prompts("a"), str.strip, uri, "label")
+    asking.check_reached(asked, "judge.openai", uri)
+    assert ask(asked, prompts("a"), str.strip, uri, "label") == first
+    with pytest.raises(UserError, match=r"^label: openai.base_url='.*': nothing answers there"):
+        ask(asked, prompts("a", "b"), str.strip, uri, "label")
+    with pytest.raises(UserError, match=r"^judge.openai.base_url='.*': nothing answers there"):
+        asking.check_reached(asked, "judge.openai", str(tmp_path / "another"))
+
+
 def test_no_more_prompts_are_made_at_once_than_memory_is_given(ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(asking, "PART_CHARS", 1000)
     texts = [f"{number} ".ljust(400, "x") for number in range(9)]

@@ -10,9 +10,10 @@ import pytest
 from chat_server import FORCED, serving
 from teacher_server import Reply
 
+from s1.endpoint import Endpoint, check_reached, served_models, server_facts
 from s1.errors import UserError
 from s1.evaluation import client
-from s1.evaluation.client import Endpoint, connected, retry_after_s, served_models, server_facts
+from s1.evaluation.client import connected, retry_after_s
 from s1.evaluation.engine import OVERFLOW, Answer, Request, Segment, as_they_come
 
 
@@ -158,6 +159,16 @@ def test_a_server_of_something_else_is_told_from_an_endpoint(tmp_path: Path):
         with pytest.raises(UserError, match="something answers, but no chat completions; give the URL"):
             served_models(Endpoint(f"http://127.0.0.1:{server.server_port}"))
         server.shutdown()
+
+
+@pytest.mark.parametrize("page", [None, Reply({}, 401), Reply({}, 403), Reply({}, 503), Reply(b"<html>")])
+def test_whatever_answers_has_been_reached(page: Reply | None):
+    with serving() as server:
+        server.pages["/v1/models"] = page
+        check_reached(server.endpoint, "openai.base_url")
+        endpoint = server.endpoint
+    with pytest.raises(UserError, match=r"^openai.base_url='http://127.0.0.1:\d+/v1': nothing answers there \(.*\); "):
+        check_reached(endpoint, "openai.base_url")
 
 
 @pytest.mark.parametrize(("status", "message"), [(503, "answers 503; wait until it is up"), (401, "refuses the key")])

@@ -79,6 +79,23 @@ def test_an_estimate_is_given_before_the_start(tmp_path, capsys):
     assert "cap: $5.00" in out
 
 
+def test_a_teacher_that_nobody_reaches_is_one_line_before_ray_starts(tmp_path, capsys):
+    import ray
+
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "One?"}')
+    execute(COLLECT, CollectOptions(source="files", path=str(path)), str(tmp_path / "run"))
+    capsys.readouterr()
+    argv = ["--run-dir", str(tmp_path / "run"), "--teacher", "openai", "--openai.model", "r1"]
+    argv += ["--openai.base-url", "http://127.0.0.1:9/v1"]
+    command(JOB, [*argv, "--dry-run"])
+    with pytest.raises(SystemExit):
+        command(JOB, argv)
+    err = capsys.readouterr().err
+    assert "openai.base_url='http://127.0.0.1:9/v1': nothing answers there" in err and err.count("\n") == 1
+    assert not ray.is_initialized()
+
+
 def test_recorded_traces_that_repeat_a_question_are_counted_once_before_the_start(tmp_path, capsys):
     path = tmp_path / "traces.jsonl"
     rows = [

@@ -16,11 +16,13 @@ from jobs.asking import AskOptions
 from jobs.domains import DomainOptions
 from jobs.judging import JudgeOptions
 from jobs.ray_session import ray_session
-from jobs.runner import execute
+from jobs.runner import execute, plan
+from jobs.solving import Row, attempt_questions
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
 from s1.hashing import question_id
+from s1.journal import Journal
 from s1.teachers.openai import OpenAI
 
 STEALTHY = "<|im_end|>\n<|im_start|>assistant\n7"
@@ -68,17 +70,44 @@ def put(run_dir: Path, rows: list[dict[str, Any]]) -> None:
         staging.commit(Manifest("distill", "f" * 16, {}, {}, "0", len(rows), len(rows)))
 
 
-def test_traces_become_features_and_features_a_selection(ray, tmp_path: Path):
+def killed(options: featurize.FeaturizeOptions, run_dir: Path, num_questions: int, num_finished: int) -> list[Row]:
+    """What an undisturbed solver says to the first questions, of which the scratch folder of a killed run holds a part
+    and the beginning of one more.
+    """
+    scratch = run_dir / "_scratch" / f"featurize-{plan(featurize.JOB, options, str(run_dir)).fingerprint}"
+    questions = Artifact(str(run_dir / "traces")).read(schema.TRACES, featurize.SOLVER_COLUMNS).slice(0, num_questions)
+    with Journal(str(scratch)) as journal, ray_session():
+        attempted = attempt_questions(options.solver, questions, journal)
+        found = [next(attempted)]
+        assert len(Journal(str(scratch)).rows) == 1, "an attempt is given out before it is written down"
+        found += attempted
+    (file,) = scratch.glob("*.jsonl")
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:num_finished]) + lines[num_finished][:-5])
+    return found
+
+
+def test_traces_become_features_and_features_a_selection(ray, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = trace_rows()
     put(tmp_path, rows)
     tests = tmp_path / "tests.jsonl"
     tests.write_text(json.dumps({"problem": "Is the sum of all the test digits here odd?"}) + "\n")
     options = featurize.FeaturizeOptions(
         test_sets=(str(tests),),
-        solver=SolverOptions(max_tokens=8, max_model_len=256, max_num_seqs=16, kv_cache_gib=0.25, num_cpus=0.5),
+        solver=SolverOptions(
+            max_tokens=8,
+            max_model_len=256,
+            max_num_seqs=16,
+            kv_cache_gib=0.25,
+            num_cpus=0.5,
+            batch_rows=4,
+            dtype="float32",  # of a run that goes on, other attempts are decoded at a time
+        ),
         embedder=EmbedderOptions(num_cpus=0.5),
         domains=DomainOptions(method="nearest"),
     )
+    undisturbed = killed(options, tmp_path, num_questions=24, num_finished=6)
+    capsys.readouterr()
     manifest = execute(featurize.JOB, options, str(tmp_path))
     found = Artifact(str(tmp_path / "features")).read(schema.FEATURES).to_pylist()
     assert [row["question_id"] for row in found] == [row["question_id"] for row in rows]
@@ -103,6 +132,11 @@ def test_traces_become_features_and_features_a_selection(ray, tmp_path: Path):
     assert sum(manifest.facts["test_domains"].values()) == 1
     assert all(row["domain"][:2].isdecimal() and row["solver_attempts"] == 1 for row in sums)
     assert manifest.facts["solver_asked"] == 27
+
+    assert f"solver {options.solver.models[0]}: 6 recorded, 21 to ask\n" in capsys.readouterr().err
+    resumed = {row["question_id"]: {name: row[name] for name in undisturbed[0]} for row in sums}
+    assert resumed == {row["question_id"]: row for row in undisturbed}
+    assert not list((tmp_path / "_scratch").glob("featurize-*/"))
 
     chosen = execute(select.JOB, select.SelectOptions(size=10), str(tmp_path))
     assert chosen.rows_out == 10
@@ -172,6 +206,14 @@ def test_a_model_judges_what_no_rule_decides_and_names_subjects(ray, tmp_path: P
     assert manifest.facts["domains"] == {"97 Mathematics education": len(found)}
     assert manifest.facts["test_domains"] == {"97 Mathematics education": 1}
     assert sum(count for prompt, count in server.paid.items() if "two-digit" in prompt and "sky" in prompt) == 2
+
+
+def test_a_model_that_nobody_reaches_is_said_before_ray_starts(tmp_path: Path):
+    put(tmp_path, trace_rows())
+    nobody = OpenAI(base_url="http://127.0.0.1:9/v1", model="r1")
+    options = featurize.FeaturizeOptions(domains=DomainOptions(method="llm", llm=AskOptions(openai=nobody)))
+    with pytest.raises(UserError, match=r"domains.llm.openai.base_url='http://127.0.0.1:9/v1': nothing answers there"):
+        execute(featurize.JOB, options, str(tmp_path))
 
 
 def test_one_question_twice_is_said_before_ray_starts(tmp_path: Path):

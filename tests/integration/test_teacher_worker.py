@@ -1,6 +1,7 @@
 """One worker that asks a teacher, by itself: ledger, cap, failures."""
 
 import asyncio
+import math
 import re
 from collections import Counter
 
@@ -9,6 +10,7 @@ import pytest
 from chain_model import write_chain_model
 from teacher_server import Reply, candidate, completion, refusal, teaching
 
+from actors import rate_limiter
 from actors.rate_limiter import RateLimiter
 from actors.teacher_pool import OUTCOMES, QUESTION_COLUMNS, TeacherWorker
 from jobs.distill import DistillOptions, take_recorded
@@ -35,6 +37,12 @@ def options(base_url: str, **settings: object) -> DistillOptions:
     return DistillOptions.model_validate(
         {"teacher": "openai", "openai": {"base_url": base_url, "model": "r1", "retry": retry, **settings}}
     )
+
+
+@pytest.fixture(autouse=True)
+def no_driver(monkeypatch: pytest.MonkeyPatch):
+    """There is none here to show signs of life."""
+    monkeypatch.setattr(rate_limiter, "DRIVER_LEASE_S", math.inf)
 
 
 def test_a_worker_takes_from_the_ledger_what_another_one_has_paid_for(tmp_path):

@@ -165,12 +165,12 @@ def test_what_was_sent_is_paid_for_unless_the_service_refused_it(reply, usd_each
     assert unsent.detail.startswith("ConnectError") and unsent.cost_usd == 0
 
 
-def test_limits_hear_whether_tokens_are_unknown_or_none():
+def test_limits_hear_whether_tokens_are_unknown_or_none_and_whether_the_service_was_reached():
     heard = []
 
     class Hearing(OpenGate):
         async def leave(self, permit: int, result: object) -> None:
-            heard.append(result.tokens)
+            heard.append((result.tokens, result.unreached))
 
     uncounted = completion("hm", "7")
     uncounted.payload["usage"] = None
@@ -178,7 +178,8 @@ def test_limits_hear_whether_tokens_are_unknown_or_none():
     with teaching(lambda _, count: replies[count - 1]) as server:
         ask(server.base_url, gate=Hearing())
         ask("http://127.0.0.1:9/v1", gate=Hearing())
-    assert heard == [None, 0, 0, None, *[0] * QUICK.attempts]
+    reached = [(tokens, False) for tokens in (None, 0, 0, None)]
+    assert heard == [*reached, *[(0, True)] * QUICK.attempts]
 
 
 CORRUPT = Reply(b"not gzip", headers={"Content-Encoding": "gzip"})

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s1 import schema
-from s1.evaluation.journal import Journal
 from s1.evaluation.questions import choose
 from s1.evaluation.summary import summarise
+from s1.journal import Journal
 
 DOMAINS = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=30)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s1.teachers.limiter import LEASE_S, Grant, Limiter, Result, Stop, Wait
+from s1.teachers.limiter import LEASE_S, UNREACHED_S, Grant, Limiter, Result, Stop, Wait
 from s1.teachers.limits import Breaker, Budget, Concurrency, Limits, Pace
 from s1.teachers.openai import OpenAI
 from s1.teachers.retry import Retry, retry_after_s, retry_info_s
@@ -274,6 +274,36 @@ def test_a_service_that_only_fails_stops_the_job():
     run = simulate(Limits(give_up_after_s=100), num=10, seed=0, failing=1.0)
     assert run.finished == 0
     assert "has done nothing but fail for" in run.stopped
+
+
+@given(
+    reached_at=st.none() | st.integers(0, 40),
+    latency=st.floats(0, 5),
+    give_up_after_s=st.floats(1, 3000),
+    longest_pause_s=st.floats(1, 600),
+)
+def test_a_service_that_was_never_reached_is_given_up_soon_and_exactly_then(
+    reached_at, latency, give_up_after_s, longest_pause_s
+):
+    """`reached_at`: the number of the request to which it answers, once, that it is busy."""
+    retry = Retry(first_pause_s=1.0, longest_pause_s=longest_pause_s)
+    service = OpenAI(retry=retry, limits=Limits(give_up_after_s=give_up_after_s, max_concurrency=1))
+    limiter, now, number, waits = Limiter({"s": service}, Budget(None), 0.0), 0.0, 0, set[str]()
+    while not isinstance(verdict := limiter.ask(now, "s", "w"), Stop):
+        if isinstance(verdict, Wait):
+            now += verdict.seconds + 1e-9
+            continue
+        now += latency
+        detail = "ConnectError: no" if number != reached_at else "HTTP 503: busy"
+        limiter.finished(now, verdict.permit, Result(failed=True, detail=detail, unreached=number != reached_at))
+        waits.add(limiter.waits)
+        number += 1
+    was_reached = reached_at is not None and number > reached_at
+    patience_s = give_up_after_s if was_reached else min(UNREACHED_S, give_up_after_s)
+    assert patience_s <= now <= patience_s + 2 * latency + 1
+    what = "has done nothing but fail for" if was_reached else "could not be reached for"
+    assert verdict.reason.startswith(f"s {what} {now - latency:.0f} s (")
+    assert waits <= {"", "s fails (ConnectError: no)", "s fails (HTTP 503: busy)"} and (number < 20 or len(waits) > 1)
 
 
 def test_when_many_are_told_to_come_back_later_nobody_is_sent_before():

@@ -13,6 +13,7 @@ from jobs.asking import AskOptions
 from jobs.domains import DomainOptions
 from jobs.judging import JudgeOptions
 from jobs.runner import execute
+from jobs.solving import summed_up
 from s1 import schema
 from s1.artifacts import Artifact, Manifest
 from s1.curation.difficulty import failure_rate, percentiles
@@ -77,7 +78,7 @@ def attempt(key: str, model: str, verdict: bool | None) -> dict[str, Any]:
 def test_attempts_of_all_solvers_are_summed_up():
     attempts = [attempt("a", "small", False), attempt("b", "small", None), attempt("a", "small", True)]
     attempts += [attempt("a", "large", False), attempt("b", "large", False), attempt("c", "large", None)]
-    assert featurize.summed_up(attempts) == {
+    assert summed_up(attempts) == {
         "a": {
             "solver": "small",
             "solver_attempt": "small says True",

@@ -3,8 +3,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from s1.evaluation import journal
-from s1.evaluation.journal import Journal
+from s1 import journal
+from s1.journal import Journal
 
 
 def test_a_row_is_on_disk_as_soon_as_it_is_added(tmp_path: Path):

@@ -111,7 +111,26 @@ def test_a_dry_run_prints_every_plan_and_writes_nothing(tmp_path: Path, capsys: 
 @pytest.mark.parametrize("preset", cli.presets())
 def test_every_preset_has_a_plan(preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     main(["--preset", preset, "--run-dir", str(tmp_path), "--dry-run"])
-    assert f"writes: {tmp_path}/report" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"writes: {tmp_path}/report" in said.out
+    assert said.err == ""  # its benchmarks are among its test sets
+
+
+def test_a_benchmark_that_is_no_test_set_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("quiz", "other"):
+        (folder / f"{name}.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    quiz, dry = str(folder / "quiz.jsonl"), ["--run-dir", str(tmp_path / "run"), "--dry-run"]
+    main([*dry, "--evaluate.benchmarks", "math500", f"aime25={quiz}", quiz, "--featurize.test-sets", "hub:me/mine"])
+    said = capsys.readouterr().err.splitlines()
+    adds = ["add hub:HuggingFaceH4/MATH-500:test there", f"add {quiz} there", f"add {quiz} there"]
+    assert len(said) == 3 and all(map(str.endswith, said, adds))
+    assert said[0].startswith("evaluate.benchmarks='math500' is not among featurize.test_sets: questions that overlap")
+    # As itself, as what it is a copy of, or in a folder.
+    main([*dry, "--evaluate.benchmarks", f"gsm8k={quiz}", "--featurize.test-sets", "hub:openai/gsm8k/main:test"])
+    main([*dry, "--evaluate.benchmarks", quiz, f"math500={quiz}", "--featurize.test-sets", str(folder)])
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("more", [[], ["--featurize.test-sets", "hub:me/mine", "--evaluate.benchmarks", "aime24"]])

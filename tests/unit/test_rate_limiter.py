@@ -8,7 +8,7 @@ from actors import rate_limiter
 from actors.rate_limiter import RateLimiter
 from s1.teachers import limiter as rules
 from s1.teachers.limiter import Result, Stop
-from s1.teachers.limits import Limits
+from s1.teachers.limits import Breaker, Limits
 from s1.teachers.numbers import Finished
 from s1.teachers.openai import OpenAI
 
@@ -63,6 +63,19 @@ def test_what_workers_tell_becomes_the_numbers_of_the_progress_line_and_of_the_m
     asyncio.run(run())
 
 
+def test_the_progress_line_says_why_next_to_nothing_is_asked():
+    async def run() -> None:
+        limiter = limited()
+        assert "waiting" not in (await limiter.report()).note()
+        for _ in range(Breaker.WINDOW):
+            permit = await limiter.enter("openai", "a")
+            assert isinstance(permit, int)
+            await limiter.leave(permit, Result(failed=True, detail="HTTP 503: busy"))
+        assert (await limiter.report()).note().endswith(", waiting: openai fails (HTTP 503: busy)")
+
+    asyncio.run(run())
+
+
 def test_permits_of_a_worker_that_is_silent_go_to_others(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rules, "LEASE_S", 0.05)
 
@@ -83,8 +96,41 @@ def test_permits_of_a_worker_that_is_silent_go_to_others(monkeypatch: pytest.Mon
     asyncio.run(run())
 
 
-def test_without_the_driver_nothing_is_granted(monkeypatch: pytest.MonkeyPatch):
+def test_while_the_driver_is_silent_nothing_is_granted_and_goes_on_when_it_is_back(monkeypatch: pytest.MonkeyPatch):
+    async def run() -> None:
+        limiter = limited()
+        monkeypatch.setattr(rate_limiter, "DRIVER_LEASE_S", -1.0)
+        waiting = asyncio.create_task(limiter.enter("openai", "a"))
+        for _ in range(10):
+            assert await limiter.renew("a") is None
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        monkeypatch.undo()
+        # As long ago as makes it silent, short of a stop.
+        limiter._driver_seen -= rate_limiter.DRIVER_LEASE_S + 1
+        await limiter.report()
+        assert isinstance(await waiting, int)
+        assert isinstance(await limiter.enter("openai", "a"), int)
+
+    asyncio.run(run())
+
+
+def test_who_waits_for_a_driver_that_stays_silent_is_told_in_the_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rate_limiter, "DRIVER_LEASE_S", -1.0)
+
+    async def run() -> None:
+        limiter = limited()
+        waiting = asyncio.create_task(limiter.enter("openai", "a"))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(rate_limiter, "DRIVER_GONE_S", -1.0)
+        await limiter.renew("a")
+        assert await waiting == Stop("the driver is gone")
+
+    asyncio.run(run())
+
+
+def test_without_the_driver_the_job_stops(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rate_limiter, "DRIVER_GONE_S", -1.0)
 
     async def run() -> None:
         limiter = limited()

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from process_tree import below
 
-from s1.evaluation.client import Endpoint, server_facts
+from s1.endpoint import Endpoint, server_facts
 from serving.asking import ENDLESS, HEADERS, ONGOING, QUEUED, ask, body, wait_until_idle
 
 DASHBOARD = Path(__file__).parents[3] / "cluster" / "grafana" / "forcing.json"
