@@ -136,14 +136,14 @@ def with_lora(options: TrainOptions, data: Data, of: ModelShape) -> Changes | No
 def _cheapest(options: TrainOptions, always: Changes, data: Data, of: ModelShape) -> Changes | None:
     """The cheapest of the changes that include `always`."""
     base = options.model_copy(update=always)
-    if base.batch_size % base.workers:
-        return None
     few = replace(data, lengths=_thinned(data.lengths))
     enough: list[Changes] = []
     for changes in sorted(_candidates(base, few, of), key=len):
         if any(kept.items() <= changes.items() for kept in enough):
             continue  # more than is needed
         changed = base.model_copy(update=changes)
+        if not _allowed(changed, by=train_sizes.check):
+            continue  # told at once, where room takes a while
         # The few say quickly what is not enough; what is may still leave out the fullest pass of all.
         if _has_room(changed, few, of) and _allowed(changed) and (few == data or _has_room(changed, data, of)):
             enough.append(changes)
@@ -247,9 +247,9 @@ def _recompute_limits(options: TrainOptions, data: Data) -> list[int]:
     return [usual] if max(data.lengths) <= usual < data.longest else []
 
 
-def _allowed(options: TrainOptions) -> bool:
+def _allowed(options: TrainOptions, by: Callable[[TrainOptions], None] = check) -> bool:
     try:
-        check(options)
+        by(options)
     except UserError:
         return False
     return True

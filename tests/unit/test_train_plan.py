@@ -94,6 +94,15 @@ def test_a_model_that_no_change_makes_fit_is_told_so():
     assert found["change"] is None and "no change of memory options is enough" in verdict(found)
 
 
+def test_more_workers_than_a_batch_has_examples_are_proposed_where_groups_share_sequences():
+    found = plan_of(preset(hardware={"device": "a100-40"}), Data(S1.lengths, longest=32768))
+    assert found["change"]["options"] == {"workers": 32, "activation_checkpointing": True}
+    assert found["change"]["peak_gib"] == pytest.approx(28.4, abs=0.05)
+    # Groups may come with the change itself: two workers have one example each, eight of them share two.
+    found = plan_of(small(batch_size=2, workers=2, hardware={"device": "rtx-4090", "memory_gib": 12}))
+    assert found["change"]["options"] == {"workers": 8, "sequence_parallel": 4, "packing": True}
+
+
 def test_a_long_example_that_may_come_is_recomputed_alone():
     found = plan_of(preset(), Data(S1.lengths, longest=32768))
     assert found["change"]["options"] == {"recompute_above_tokens": 10000}
