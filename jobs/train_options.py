@@ -15,7 +15,7 @@ from s1 import models, precision
 from s1.config import Config
 from s1.errors import UserError
 from s1.template import STYLES, Style
-from s1.training.hardware import Hardware
+from s1.training.hardware import DEVICES, Hardware
 from s1.training.memory import Run
 from s1.training.plan import Training
 from s1.training.shapes import KNOWN, ModelShape, shape_from_config
@@ -134,6 +134,7 @@ def check(options: TrainOptions) -> None:
     if options.model and file.is_file():  # else a model of the hub or an embedded one
         configuration(file)
     _check_tokenizer(options)
+    _check_device(options)
     _check_parallel(options)
     if options.offload_activations and not options.activation_checkpointing:
         raise UserError(
@@ -182,14 +183,24 @@ def check_packable(ref: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def _check_parallel(options: TrainOptions) -> None:
-    """Workers, groups of workers, their devices and heads that fit each other."""
-    device = options.hardware.device
-    if device != "cpu" and not options.gpus_per_worker:
+def _check_device(options: TrainOptions) -> None:
+    """Workers on what the plan and the bill take them to be on."""
+    device, gpus = options.hardware.device, options.gpus_per_worker
+    if device != "cpu" and not gpus:
         raise UserError(
             f"hardware.device={device} with gpus_per_worker=0: the workers would train on CPUs but be planned and "
             f"billed as {device}; set gpus_per_worker=1, or hardware.device=cpu"
         )
+    if device == "cpu" and gpus:
+        known = ", ".join(name for name in DEVICES if name != device)
+        raise UserError(
+            f"gpus_per_worker={gpus} with hardware.device=cpu: the workers would train on GPUs but be planned and "
+            f"billed as CPUs; set hardware.device to the nearest of {known}, or gpus_per_worker=0"
+        )
+
+
+def _check_parallel(options: TrainOptions) -> None:
+    """Workers, groups of workers and heads that fit each other."""
     size, shards = options.sequence_parallel, options.secondary_shards
     if size > 1 and not options.packing:
         raise UserError(f"sequence_parallel={size} divides packed sequences; add --packing")
