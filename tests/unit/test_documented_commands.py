@@ -203,3 +203,13 @@ def test_the_preset_of_the_configuration_page_is_one(tmp_path: Path, monkeypatch
     pipeline.check(options)
     assert (options.select.size, options.train.epochs, options.evaluate.budgets) == (100, 2, (8, 32))
     assert options.train.hardware.memory_gib == 12  # of the laptop
+def test_the_numbers_of_questions_of_the_evaluation_page_are_those_of_the_presets():
+    page = " ".join((ROOT / "docs" / "jobs" / "evaluate.md").read_text().split())
+    says = r"preset asks the tuned model (\d+) questions in words\. The presets `s1` and `s1\.1` ask it (\d+), "
+    (found,) = re.findall(says, page)
+    for preset, number in (("laptop", found[0]), ("s1", found[1]), ("s1.1", found[1])):
+        asked = pipeline.parse(["--preset", preset]).evaluate
+        parts = [asked.conditional] if preset == "laptop" else [asked.conditional, asked.parallel]
+        assert {(part.num_questions, part.models) for part in parts} == {(int(number), ("tuned",))}
+
+
