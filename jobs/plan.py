@@ -21,7 +21,7 @@ from jobs import capacity, cli
 from jobs.runner import RunFlags, plan, section
 from jobs.select import SelectOptions
 from jobs.train_options import TrainOptions, check, shape
-from jobs.train_plan import Data, lack, link_warning, report, verdict
+from jobs.train_plan import Data, lack, link_note, link_warning, report, verdict
 from s1 import schema
 from s1.artifacts import Artifact, join
 from s1.config import Config, validate
@@ -190,6 +190,9 @@ def _time_lines(found: dict[str, Any]) -> list[str]:
         prices += f" at ${found['usd_per_hour']:.2f} a device and hour"
     if found["usd_spot"] is not None:
         prices += f", ${found['usd_spot']:.2f} as spot instances at ${found['spot_usd_per_hour']:.2f}"
+    promised = f"{found['hours'] * 60:.1f} min, {prices}"
+    if links := link_note(found, "train."):
+        promised += f";{links}"
     seconds = found["evaluation_seconds"]
     evaluation = [f"  held-out losses and answers: {seconds:.0f} s in all"] if seconds else []
     return [
@@ -197,7 +200,7 @@ def _time_lines(found: dict[str, Any]) -> list[str]:
         f"  checkpoint: {found['checkpoint_gib']:.1f} GiB, written in {found['checkpoint_seconds']:.0f} s; all of them "
         f"lengthen the training by {found['saving_seconds']:.0f} s",
         *evaluation,
-        f"  time: {found['hours'] * 60:.1f} min, {prices}; training only, solver and evaluation are not counted",
+        f"  time: {promised}; training only, solver and evaluation are not counted",
     ]
 
 

@@ -30,7 +30,7 @@ from jobs.train_options import (
     known_shape,
     planned,
 )
-from jobs.train_plan import Data, report, verdict
+from jobs.train_plan import Data, link_note, report, verdict
 from s1 import models, schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.errors import UserError
@@ -155,7 +155,8 @@ def _check_plan(options: TrainOptions, data: Data, of: ModelShape) -> float | No
     line = verdict(found)
     if not found["fits"] and not options.ignore_plan:
         raise UserError(f"{line}; or go on with --ignore-plan")
-    print(f"train: {line}; about {found['hours'] * 60:.0f} min, ${found['usd']:.2f}", file=sys.stderr)
+    promised = f"about {found['hours'] * 60:.0f} min, ${found['usd']:.2f}{link_note(found)}"
+    print(f"train: {line}; {promised}", file=sys.stderr)
     return found["seconds_per_step"] if options.gpus_per_worker else None
 
 

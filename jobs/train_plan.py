@@ -67,6 +67,13 @@ def link_warning(found: Mapping[str, Any], prefix: str = "") -> str | None:
     return f"{line}; no option helps enough: take faster links or fewer nodes" if found["fits"] else line
 
 
+def link_note(found: Mapping[str, Any], prefix: str = "") -> str:
+    """What a time and a price of several nodes take for granted: the links between them; `prefix` as in `verdict`."""
+    if found["nodes"] == 1:
+        return ""
+    return f" with links of {found['node_gbit_per_s']:g} Gbit/s between nodes ({prefix}hardware.node_gbit_per_s)"
+
+
 def verdict(found: Mapping[str, Any], prefix: str = "") -> str:
     """One line: fits with how much room, or the cheapest change that makes it fit.
 
@@ -100,7 +107,8 @@ def lack(needs: Mapping[str, Any]) -> str:
 
 def _described(change: Mapping[str, Any], prefix: str) -> str:
     options = " ".join(_flag(name, value, prefix) for name, value in change["options"].items())
-    return f"{options} ({change['peak_gib']:.1f} GiB, {change['hours'] * 60:.0f} min)"
+    links = f" with links of {change['node_gbit_per_s']:g} Gbit/s between nodes" if change["nodes"] > 1 else ""
+    return f"{options} ({change['peak_gib']:.1f} GiB, {change['hours'] * 60:.0f} min{links})"
 
 
 def _flag(name: str, value: object, prefix: str) -> str:
@@ -199,6 +207,8 @@ def _told(options: TrainOptions, changes: Changes, data: Data, of: ModelShape) -
         "peak_gib": round(_peak_gib(changed, data, of), 2),
         "hours": round(needed.seconds / 3600, 3),
         "usd": round(needed.usd, 2),
+        "nodes": planner.nodes(_training(changed, data, of)),
+        "node_gbit_per_s": options.hardware.resolved().node_gbit_per_s,
     }
 
 

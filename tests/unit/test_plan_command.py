@@ -158,10 +158,14 @@ def test_steps_that_wait_for_their_links_are_told_with_the_cheapest_remedy(tmp_p
     text = capsys.readouterr().out
     warned = f"  warning: communication takes 96% of a step; the cheapest remedy: {' '.join(flags)} ("
     assert text.count(warned) == 1
-    assert "; training only, solver and evaluation are not counted\n" in text
+    assert "; with links of 100 Gbit/s between nodes (train.hardware.node_gbit_per_s); training only, " in text
+    assert slow["node_gbit_per_s"] == 100
 
     plan.main(["--preset", "s1", "--run-dir", str(tmp_path)])
-    assert "warning" not in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "warning" not in text and "; with links of 3200 Gbit/s between nodes (train.hardware.node_g" in text
+    plan.main(["--preset", "s1", "--train.workers", "8", "--run-dir", str(tmp_path)])
+    assert " Gbit/s between nodes" not in capsys.readouterr().out
     none = [*argv, "--train.no-packing", "--train.sequence-parallel", "1", "--train.activation-checkpointing"]
     plan.main([*none, "--run-dir", str(tmp_path)])
     assert "of a step; no option helps enough: take faster links or fewer nodes" in capsys.readouterr().out
