@@ -3,7 +3,8 @@
     python -m jobs.plan --preset s1
     python -m jobs.plan --preset s1 --train.workers 8 --train.no-activation-checkpointing --json
 
-Not a job: it reads manifests and the selected table, and writes nothing.
+Not a job: it reads manifests and the selected table, and the hub's config.json of a model that is not known, and writes
+nothing to the run folder.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pydantic import Field
 from jobs import capacity, cli
 from jobs.runner import RunFlags, plan, section
 from jobs.select import SelectOptions
-from jobs.train_options import TrainOptions, check, shape
+from jobs.train_options import TrainOptions, check, check_hub, shape
 from jobs.train_plan import Data, lack, link_note, link_warning, report, verdict
 from s1 import schema
 from s1.artifacts import Artifact, join
@@ -233,6 +234,7 @@ def main(argv: Sequence[str]) -> None:
     summary = "Print what a run would take, and start nothing."
     options = cli.parse(PlanCommand, arguments, prog="python -m jobs.plan", description=summary, fill=fill)
     check(options.train)
+    check_hub(options.train)
     size = validate(SelectOptions, sections.get("select", {}), "select").size
     lengths = selected(options.run_dir, size, options.plan.expected)
     found = {**training(options.train, lengths), "data": lengths.origin}

@@ -222,24 +222,49 @@ def check_heads(options: TrainOptions, of: ModelShape) -> None:
         )
 
 
+def check_configuration(options: TrainOptions, config: Mapping[str, Any], of: ModelShape | None) -> None:
+    """Refuse a model that changes its logits after the head, where the loss does not look, or cannot be divided."""
+    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if config.get(name) not in (None, 1, 1.0):
+            raise UserError(f"{options.model}: {name}={config[name]} is not supported; choose a model without it")
+    if options.packing:
+        check_packable(options.model, config)
+    if of is not None:
+        check_heads(options, of)
+
+
+def check_hub(options: TrainOptions) -> None:
+    """What only the hub can say, before anything is started: that it has the model, and the model can be trained so.
+
+    It is asked for the configuration alone, and only for that of a model that is not known.
+    """
+    if models.is_on_hub(options.model) and known_shape(options.model) is None:
+        config = configuration(models.config_file(options.model))
+        check_configuration(options, config, _shape_or_none(config))
+
+
 def known_shape(ref: str) -> ModelShape | None:
-    """Shape of the model `ref`, as far as it can be seen now."""
-    try:
-        return shape(ref)
-    except UserError:
-        return None
+    """Shape of the model `ref`, as far as it can be seen here; nobody is asked for it."""
+    file = Path(ref).expanduser() / models.CONFIG
+    if ref and file.is_file():
+        return _shape_or_none(configuration(file))
+    return KNOWN.get(ref.partition("@")[0])
 
 
 def shape(ref: str) -> ModelShape:
-    """Shape of the model `ref`, without downloading or converting its weights."""
-    name = ref.partition("@")[0]
-    if name in KNOWN:
-        return KNOWN[name]
-    file = Path(ref).expanduser() / "config.json"
-    if ref and file.is_file():
-        return shape_from_config(configuration(file), ref)
-    models.check(ref)
-    raise UserError(f"model {ref!r}: its shape is not known here; use {', '.join(KNOWN)}, or any folder")
+    """Shape of the model `ref`, without its weights; the hub is asked for the configuration of one that is not known.
+
+    UserError when there is no such model, or it is of a kind that is not planned.
+    """
+    return known_shape(ref) or shape_from_config(configuration(models.config_file(ref)), ref)
+
+
+def _shape_or_none(config: Mapping[str, Any]) -> ModelShape | None:
+    """The shape that a configuration describes; None: it is of a kind that is trained, but not planned or counted."""
+    try:
+        return shape_from_config(config, "")
+    except UserError:
+        return None
 
 
 def configuration(file: Path) -> dict[str, Any]:
