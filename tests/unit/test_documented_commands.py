@@ -183,6 +183,23 @@ def test_the_dollars_of_the_cloud_page_are_what_the_plan_prints(tmp_path: Path, 
         assert f" {minutes}," in line and dollars in line
 
 
+def test_what_solvers_and_evaluation_cost_on_the_cloud_page_is_what_the_plan_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    (arguments,) = re.findall(r"`python -m jobs\.plan (.*--plan\.expected\.tokens-per-s-per-gpu \d+)`", page)
+    rows = re.findall(r"^\| [^|]*, ([\d,]+) questions \|(.*)\|$", page, re.MULTILINE)
+    plan.main([*arguments.split(), "--run-dir", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert len(rows) == 2
+    for questions, cells in rows:
+        completions, tokens, most, hours, dollars = map(str.strip, cells.strip("|").split(" | "))
+        fewest, _, at_most = completions.partition(" to ")
+        work = f"{fewest} completions with {tokens} tokens expected, at most {at_most or fewest} with {most}"
+        assert f"generates for {questions} questions: {work}" in text
+        assert f"GPU-hours: {hours} at 1,130 tokens/s of a GPU, {dollars} at $6.88" in text
+
+
 def test_the_trainings_of_the_gpu_page_take_what_the_plan_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = re.findall(
         r"^\| .* \| `python -m jobs\.plan (.*)` \| ([\d.]+ of [\d.]+ GiB) \| ([\d.]+ min) \| (\$[\d.]+) \|$",
@@ -196,13 +213,6 @@ def test_the_trainings_of_the_gpu_page_take_what_the_plan_prints(tmp_path: Path,
         assert f"together {memory}" in text and f"  time: {minutes}, {dollars} " in text
 
 
-def test_the_preset_of_the_configuration_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text(preset_of_ones_own())
-    options = pipeline.parse(["--preset", "mine.yaml"])
-    pipeline.check(options)
-    assert (options.select.size, options.train.epochs, options.evaluate.budgets) == (100, 2, (8, 32))
-    assert options.train.hardware.memory_gib == 12  # of the laptop
 def test_the_numbers_of_questions_of_the_evaluation_page_are_those_of_the_presets():
     page = " ".join((ROOT / "docs" / "jobs" / "evaluate.md").read_text().split())
     says = r"preset asks the tuned model (\d+) questions in words\. The presets `s1` and `s1\.1` ask it (\d+), "
@@ -213,3 +223,10 @@ def test_the_numbers_of_questions_of_the_evaluation_page_are_those_of_the_preset
         assert {(part.num_questions, part.models) for part in parts} == {(int(number), ("tuned",))}
 
 
+def test_the_preset_of_the_configuration_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(preset_of_ones_own())
+    options = pipeline.parse(["--preset", "mine.yaml"])
+    pipeline.check(options)
+    assert (options.select.size, options.train.epochs, options.evaluate.budgets) == (100, 2, (8, 32))
+    assert options.train.hardware.memory_gib == 12  # of the laptop
