@@ -267,6 +267,7 @@ def main(argv: Sequence[str]) -> None:
                 f"ablate needs the {name} of a run, but {options.run_dir} holds none; run python -m jobs.pipeline first"
             )
     if options.force or not all(up_to_date(job, stage, options.run_dir) for job, stage in asked):
+        train.check_hub(options.train)
         evaluate.check_hub(options.evaluate)
     found = run(options)
     write(options, found)

@@ -25,7 +25,7 @@ from jobs.progress import Progress
 from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from jobs.served import served
-from s1 import extensions, schema
+from s1 import extensions, schema, workload
 from s1.artifacts import Manifest
 from s1.endpoint import Endpoint, served_models, server_facts
 from s1.errors import UserError
@@ -302,7 +302,36 @@ def outside(options: EvaluateOptions) -> object:
 def describe(options: EvaluateOptions, manifests: Mapping[str, Manifest | None]) -> Sequence[str]:
     names = [setting.name for setting in options.settings]
     where = options.endpoint or f"Ray {'Data' if options.offline else 'Serve'}, for the time of the job"
-    return (f"asks {', '.join(options.models)} in {len(names)} settings: {', '.join(names)}", f"engine: {where}")
+    number = num_questions(options, manifests)
+    work = workload_of(options, number)
+    return (
+        f"asks {', '.join(options.models)} in {len(names)} settings: {', '.join(names)}",
+        "generates: unknown before the questions are there, unless num_questions is given"
+        if work is None
+        else f"generates for {number:,} questions: {work}",
+        *((workload.ASSUMED,) if work is not None else ()),
+        f"engine: {where}",
+    )
+
+
+def num_questions(options: EvaluateOptions, manifests: Mapping[str, Manifest | None]) -> int | None:
+    """Most questions that are asked; None: not known before they are there."""
+    if options.benchmarks:
+        specs = [benchmarks.parse(text).spec for text in options.benchmarks]
+        known = None if None in specs else sum(spec.num_questions for spec in specs if spec is not None)
+    else:
+        questions = manifests.get("questions")
+        known = questions.facts.get("num_test") if questions else None
+    return min((number for number in (known, options.num_questions) if number is not None), default=None)
+
+
+def workload_of(options: EvaluateOptions, number: int | None) -> workload.Workload | None:
+    """What the models generate for `number` questions; None for None."""
+    if number is None:
+        return None
+    questions = [{"question_id": str(at), "question": ""} for at in range(number)]
+    context = None if options.endpoint else options.serve.engine.context_tokens
+    return workload.of_sweep(_sweep(options, questions), context)
 
 
 def needs(options: EvaluateOptions) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from jobs.ray_session import ray_session
 from jobs.runner import Context, Job, Outcome, command
 from jobs.solving import attempt_questions, summed_up
 from jobs.streams import blocks, rows, tables
-from s1 import models, schema
+from s1 import models, schema, workload
 from s1.artifacts import Artifact, Manifest, join
 from s1.config import Config, under
 from s1.errors import UserError
@@ -119,12 +119,30 @@ def describe(options: FeaturizeOptions, manifests: Mapping[str, Manifest | None]
     lines = [
         f"rows: {known}; solvers: {solvers}; encoder: {options.embedder.model}; test sets: {len(options.test_sets)}"
     ]
+    if count is not None:
+        lines += generates(options, count)
     if options.judge.enabled:
         each = 1 + len(options.solver.models) * options.solver.attempts  # the trace and all attempts
         lines.append(service.estimate(options.judge.openai, "judge", None if count is None else each * count))
     if options.domains.method == "llm":
         lines.append(service.estimate(options.domains.llm.openai, "domains.llm", count))
     return lines
+
+
+def generates(options: FeaturizeOptions, count: int) -> list[str]:
+    """What the solvers generate for `count` questions, to read; nothing without solvers."""
+    if not options.solver.models:
+        return []
+    line = f"generates for {count:,} questions: {workload_of(options, count)}"
+    if options.solver.max_tokens > workload.ANSWER_TOKENS:
+        line += f" (expected as in the paper: {workload.ANSWER_TOKENS} tokens of an answer)"
+    return [line]
+
+
+def workload_of(options: FeaturizeOptions, count: int) -> workload.Workload:
+    """What the solvers generate for `count` questions; those with a fault are not asked."""
+    solver = options.solver
+    return workload.of_attempts(count * len(solver.models) * solver.attempts, solver.max_tokens)
 
 
 def run(options: FeaturizeOptions, context: Context) -> Outcome:

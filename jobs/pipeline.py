@@ -10,8 +10,8 @@ continues a killed run.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from pydantic import Field
@@ -65,10 +65,8 @@ def check(options: PipelineOptions) -> None:
     """Everything that can be known before anything starts: each stage by itself, then what they ask of each other."""
     # The model to train is the student of featurize, too: what is wrong with it is told of train.
     for job, stage in sorted(options.stages(), key=lambda each: each[0] is not train.JOB):
-        try:
+        with _named(job):
             runner.check(job, stage, options.run_dir)
-        except UserError as error:
-            raise UserError(f"{job.name}: {error}") from error
     if options.featurize.student != options.train.model:
         raise UserError(
             f"featurize.student={options.featurize.student!r}: its tokenizer would count the traces that "
@@ -92,9 +90,10 @@ def say_overlap(options: PipelineOptions) -> None:
 
 
 def check_hub(options: PipelineOptions) -> None:
-    """Whether the hub gives every data set that the stages still to run will read. UserError with the stage's name.
+    """Whether the hub gives every data set that the stages still to run will read, and the model to train can be.
 
-    The first row of each is read, since nothing less shows that a name, a split and a token are right.
+    UserError with the stage's name. The first row of each data set is read, since nothing less shows that a name, a
+    split and a token are right; of the model its configuration.
     """
     checked = set[data_sets.Hub]()
     stages = list(options.stages())
@@ -108,12 +107,22 @@ def check_hub(options: PipelineOptions) -> None:
             if not checked:
                 print("asking the hub for the data sets", file=sys.stderr)
             checked.add(hub)
-            try:
+            with _named(job):
                 data_sets.check(hub)
-            except UserError as error:
-                raise UserError(f"{job.name}: {error}") from error
+        if job is train.JOB:
+            with _named(job):
+                train.check_hub(options.train)
         if job is evaluate.JOB:
             evaluate.check_hub(options.evaluate)
+
+
+@contextmanager
+def _named(job: Job[Any]) -> Generator[None]:
+    """A UserError with the name of the stage."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{job.name}: {error}") from error
 
 
 def check_writable(run_dir: str) -> None:

@@ -1,9 +1,10 @@
-"""What a run would take, without starting anything: stages, steps, tokens, memory of a worker, hours, dollars.
+"""What a run would take, without starting anything: stages, tokens, steps, memory of a worker, hours, dollars.
 
     python -m jobs.plan --preset s1
     python -m jobs.plan --preset s1 --train.workers 8 --train.no-activation-checkpointing --json
 
-Not a job: it reads manifests and the selected table, and writes nothing.
+Not a job: it reads manifests and the selected table, and the hub's config.json of a model that is not known, and writes
+nothing to the run folder.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from jobs import capacity, cli
 from jobs.runner import RunFlags, plan, section
 from jobs.select import SelectOptions
-from jobs.train_options import TrainOptions, check, shape
-from jobs.train_plan import Data, lack, link_warning, report, verdict
+from jobs.train_options import TrainOptions, check, check_hub, shape
+from jobs.train_plan import Data, lack, link_note, link_warning, report, verdict
 from s1 import schema
 from s1.artifacts import Artifact, join
 from s1.config import Config, validate
 from s1.errors import UserError
 from s1.training.examples import drawn
 from s1.training.lengths import Histogram, published, spread
+from s1.workload import Workload
+
+if TYPE_CHECKING:
+    from jobs.evaluation_options import EvaluateOptions
+    from jobs.featurize import FeaturizeOptions
 
 # Tokens of an example beside question, thinking and attempt: the model's own system prompt, the turns, the delimiters.
 TEMPLATE_TOKENS = 50
@@ -36,11 +42,18 @@ _OF_TABLE = "selected table, prompts estimated"
 
 
 class Expected(Config):
-    """Lengths of the examples before there is a selected table."""
+    """Lengths of the examples before there is a selected table, and the speed of models that answer."""
 
     histogram: Histogram | None = Field(None, description="Lengths as in the paper's data set s1 or s1.1.")
     mean_tokens: float = Field(4700, gt=0, description="Tokens of an example on average, without a histogram.")
     longest_tokens: int = Field(8121, ge=1, description="Tokens of the longest example, without a histogram.")
+    tokens_per_s_per_gpu: float | None = Field(
+        None,
+        gt=0,
+        description="Tokens that one GPU generates per second while solvers and evaluation run, for their GPU-hours: "
+        "measure it. Published: 1,130 by vLLM 0.11 with Qwen3-32B on an H100, 1,000 requests at once "
+        "(docs.gpustack.ai/2.0/performance-lab/qwen3-32b/h100).",
+    )
 
 
 class PlanOptions(Config):
@@ -133,11 +146,12 @@ def _verdict(found: dict[str, Any]) -> str:
     return f"train {how} refuse this: {found['refused']}. The memory: {memory}"
 
 
-def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[tuple[str, Sequence[str]]]) -> str:
+def render(found: dict[str, Any], options: TrainOptions, stages: Sequence[Stage]) -> str:
     """The plan as text."""
     lines = ["stages"]
-    for name, notes in stages:
-        lines += [f"  {name}: {notes[0] if notes else 'no notes'}", *(f"    {note}" for note in notes[1:])]
+    for stage in stages:
+        first = stage.notes[0] if stage.notes else "no notes"
+        lines += [f"  {stage.name}: {first}", *(f"    {note}" for note in stage.notes[1:])]
     left_out = f", {found['too_long']} left out beyond block_size" if found["too_long"] else ""
     held_out = f", {found['held_out']} more held out" if found["held_out"] else ""
     lines += [
@@ -190,6 +204,9 @@ def _time_lines(found: dict[str, Any]) -> list[str]:
         prices += f" at ${found['usd_per_hour']:.2f} a device and hour"
     if found["usd_spot"] is not None:
         prices += f", ${found['usd_spot']:.2f} as spot instances at ${found['spot_usd_per_hour']:.2f}"
+    promised = f"{found['hours'] * 60:.1f} min, {prices}"
+    if links := link_note(found, "train."):
+        promised += f";{links}"
     seconds = found["evaluation_seconds"]
     evaluation = [f"  held-out losses and answers: {seconds:.0f} s in all"] if seconds else []
     return [
@@ -197,7 +214,7 @@ def _time_lines(found: dict[str, Any]) -> list[str]:
         f"  checkpoint: {found['checkpoint_gib']:.1f} GiB, written in {found['checkpoint_seconds']:.0f} s; all of them "
         f"lengthen the training by {found['saving_seconds']:.0f} s",
         *evaluation,
-        f"  time: {found['hours'] * 60:.1f} min, {prices}; training only, solver and evaluation are not counted",
+        f"  time: {promised}; training only, for solver and evaluation see their stages",
     ]
 
 
@@ -206,16 +223,79 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     return [] if line is None else [f"  warning: {line}"]
 
 
-def stage_notes(options: PlanCommand, sections: dict[str, Any]) -> list[tuple[str, Sequence[str]]]:
+@dataclass(frozen=True)
+class Stage:
+    """What a job of the pipeline says about itself, and what its models generate on GPUs that have to be paid for."""
+
+    name: str
+    notes: tuple[str, ...]
+    work: Workload | None = None
+
+
+def stages_of(options: PlanCommand, sections: dict[str, Any]) -> list[Stage]:
     """Every job of the pipeline with its own description of what it would do, and the workers that it asks for."""
+    from jobs import featurize
     from jobs.pipeline import STAGES
 
-    notes: list[tuple[str, Sequence[str]]] = []
+    found: dict[str, Any] = {
+        job.name: options.train if job.name == "train" else validate(job.options, section(job, sections), job.name)
+        for job in STAGES
+    }
+    traces = Artifact(join(options.run_dir, "traces")).manifest()
+    count = traces.rows_out if traces else _expected_questions(found)
+    work = {"featurize": _solvers(found["featurize"], count), "evaluate": _evaluation(options, found["evaluate"])}
+    stages: list[Stage] = []
     for job in STAGES:
-        stage = options.train if job.name == "train" else validate(job.options, section(job, sections), job.name)
-        asked = [f"{demand.option}: {demand.needs}" for demand in capacity.of_stages([(job.name, stage)])]
-        notes.append((job.name, [*plan(job, stage, options.run_dir).notes, *asked]))
-    return notes
+        notes = [*plan(job, found[job.name], options.run_dir).notes]
+        if job.name == "featurize" and traces is None and count is not None:
+            notes += featurize.generates(found["featurize"], count)
+        generated = work.get(job.name)
+        hours = [] if generated is None else [_gpu_hours(options, generated)]
+        asked = [f"{demand.option}: {demand.needs}" for demand in capacity.of_stages([(job.name, found[job.name])])]
+        stages.append(Stage(job.name, (*notes, *hours, *asked), generated))
+    return stages
+
+
+def _expected_questions(stages: Mapping[str, Any]) -> int | None:
+    """Most questions that will have a trace, as far as the options say."""
+    said = (stages["distill"].num_questions, stages["collect"].num_questions, stages["collect"].expected)
+    return min((number for number in said if number is not None), default=None)
+
+
+def _solvers(asked: FeaturizeOptions, count: int | None) -> Workload | None:
+    """Of the solvers on GPUs."""
+    from jobs import featurize
+
+    return featurize.workload_of(asked, count) if count is not None and asked.solver.num_gpus else None
+
+
+def _evaluation(options: PlanCommand, asked: EvaluateOptions) -> Workload | None:
+    """Of the models that are evaluated on GPUs."""
+    from jobs import evaluate
+
+    if asked.endpoint or asked.serve.engine.device != "gpu":
+        return None
+    questions = Artifact(join(options.run_dir, "questions")).manifest()
+    return evaluate.workload_of(asked, evaluate.num_questions(asked, {"questions": questions}))
+
+
+def _gpu_hours(options: PlanCommand, work: Workload) -> str:
+    """GPU-hours, expected and at most, and their dollars at the speed that was given."""
+    rate, price = options.plan.expected.tokens_per_s_per_gpu, options.train.hardware.price
+    sizes = [tokens / 3600 for tokens in (work.tokens, work.most_tokens) if tokens is not None]
+    if rate is None:
+        hours = " to ".join(f"{size:,.0f} / N" for size in sizes)
+        return f"GPU-hours: {hours} at N tokens/s of a GPU (plan.expected.tokens_per_s_per_gpu)"
+    hours = " to ".join(f"{size / rate:,.1f}" for size in sizes)
+    usd = " to ".join(f"${size / rate * price:,.0f}" for size in sizes)
+    return f"GPU-hours: {hours} at {rate:,.0f} tokens/s of a GPU, {usd} at ${price:.2f} an hour"
+
+
+def _work_found(stage: Stage, expected: Expected) -> dict[str, Any]:
+    """The work of a stage for the JSON object; its GPU-hours are null without a speed."""
+    assert stage.work is not None
+    rate = expected.tokens_per_s_per_gpu
+    return {**asdict(stage.work), "gpu_hours": None if rate is None else round(stage.work.tokens / 3600 / rate, 2)}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -230,12 +310,15 @@ def main(argv: Sequence[str]) -> None:
     summary = "Print what a run would take, and start nothing."
     options = cli.parse(PlanCommand, arguments, prog="python -m jobs.plan", description=summary, fill=fill)
     check(options.train)
+    check_hub(options.train)
     size = validate(SelectOptions, sections.get("select", {}), "select").size
     lengths = selected(options.run_dir, size, options.plan.expected)
     found = {**training(options.train, lengths), "data": lengths.origin}
-    stages = stage_notes(options, sections)
+    stages = stages_of(options, sections)
     if options.as_json:
-        print(json.dumps({**found, "stages": {name: list(notes) for name, notes in stages}}, indent=2))
+        work = {stage.name: _work_found(stage, options.plan.expected) for stage in stages if stage.work is not None}
+        notes = {stage.name: list(stage.notes) for stage in stages}
+        print(json.dumps({**found, "stages": notes, "work": work}, indent=2))
     else:
         print(render(found, options.train, stages))
 

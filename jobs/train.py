@@ -24,13 +24,13 @@ from jobs.train_options import (
     HOW,
     TrainOptions,
     check,
-    check_heads,
-    check_packable,
+    check_configuration,
+    check_hub,
     configuration,
     known_shape,
     planned,
 )
-from jobs.train_plan import Data, report, verdict
+from jobs.train_plan import Data, link_note, report, verdict
 from s1 import models, schema
 from s1.artifacts import Artifact, Manifest, join
 from s1.errors import UserError
@@ -71,9 +71,10 @@ def run(options: TrainOptions, context: Context) -> Outcome:
     from s1.training.examples import COLUMNS, hold_out, render
 
     selection = context.inputs["selection"].read(schema.SELECTION, COLUMNS)
-    folder = models.resolve(options.model)
+    check_hub(options)
+    folder = models.resolve(options.model, weights=False)  # they come when nothing speaks against the training
     of = known_shape(str(folder))  # None: another kind of model, which is trained, but not planned or counted
-    _check_model(options, folder, of)
+    check_configuration(options, configuration(folder / models.CONFIG), of)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
@@ -95,6 +96,9 @@ def run(options: TrainOptions, context: Context) -> Outcome:
             training = planned(options, data.lengths, of)
             check_disk(training, context.staging.local_path, Path(Artifact(context.scratch).path))
     _check_generation(options, folder, tokenizer.pad_token_id, sorted(template.stop_ids))
+    folder = models.resolve(options.model)
+    if of is not None:
+        weights.check(folder, of)
     name_leftovers("train", context.scratch)
     task = _task(options, context, template, examples, held_out, of)
     bill = Bill(context.scratch, options.hardware.price)
@@ -155,7 +159,8 @@ def _check_plan(options: TrainOptions, data: Data, of: ModelShape) -> float | No
     line = verdict(found)
     if not found["fits"] and not options.ignore_plan:
         raise UserError(f"{line}; or go on with --ignore-plan")
-    print(f"train: {line}; about {found['hours'] * 60:.0f} min, ${found['usd']:.2f}", file=sys.stderr)
+    promised = f"about {found['hours'] * 60:.0f} min, ${found['usd']:.2f}{link_note(found)}"
+    print(f"train: {line}; {promised}", file=sys.stderr)
     return found["seconds_per_step"] if options.gpus_per_worker else None
 
 
@@ -182,21 +187,6 @@ def check_disk(training: Training, folder: Path, scratch: Path) -> None:
             f"{folder}: {free:.1f} GiB of disk are there, the training keeps up to {needed:.1f} GiB "
             f"({kept[min(training.checkpoints, 2)]}); choose a --run-dir on a larger disk, or go on with --ignore-plan"
         )
-
-
-def _check_model(options: TrainOptions, folder: Path, of: ModelShape | None) -> None:
-    """Refuse a model that changes its logits after the head, where the loss does not look, cannot be divided, or has
-    the weights of another one.
-    """
-    config = configuration(folder / "config.json")
-    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        if config.get(name) not in (None, 1, 1.0):
-            raise UserError(f"{options.model}: {name}={config[name]} is not supported; choose a model without it")
-    if options.packing:
-        check_packable(options.model, config)
-    if of is not None:
-        weights.check(folder, of)
-        check_heads(options, of)
 
 
 def _check_generation(options: TrainOptions, folder: Path, pad_id: int | None, stop_ids: list[int]) -> None:

@@ -15,7 +15,7 @@ from s1 import models, precision
 from s1.config import Config
 from s1.errors import UserError
 from s1.template import STYLES, Style
-from s1.training.hardware import Hardware
+from s1.training.hardware import DEVICES, Hardware
 from s1.training.memory import Run
 from s1.training.plan import Training
 from s1.training.shapes import KNOWN, ModelShape, shape_from_config
@@ -135,6 +135,7 @@ def check(options: TrainOptions) -> None:
     if options.model and file.is_file():  # else a model of the hub or an embedded one
         configuration(file)
     _check_tokenizer(options)
+    _check_device(options)
     _check_parallel(options)
     if options.offload_activations and not options.activation_checkpointing:
         raise UserError(
@@ -183,14 +184,24 @@ def check_packable(ref: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def _check_parallel(options: TrainOptions) -> None:
-    """Workers, groups of workers, their devices and heads that fit each other."""
-    device = options.hardware.device
-    if device != "cpu" and not options.gpus_per_worker:
+def _check_device(options: TrainOptions) -> None:
+    """Workers on what the plan and the bill take them to be on."""
+    device, gpus = options.hardware.device, options.gpus_per_worker
+    if device != "cpu" and not gpus:
         raise UserError(
             f"hardware.device={device} with gpus_per_worker=0: the workers would train on CPUs but be planned and "
             f"billed as {device}; set gpus_per_worker=1, or hardware.device=cpu"
         )
+    if device == "cpu" and gpus:
+        known = ", ".join(name for name in DEVICES if name != device)
+        raise UserError(
+            f"gpus_per_worker={gpus} with hardware.device=cpu: the workers would train on GPUs but be planned and "
+            f"billed as CPUs; set hardware.device to the nearest of {known}, or gpus_per_worker=0"
+        )
+
+
+def _check_parallel(options: TrainOptions) -> None:
+    """Workers, groups of workers and heads that fit each other."""
     size, shards = options.sequence_parallel, options.secondary_shards
     if size > 1 and not options.packing:
         raise UserError(f"sequence_parallel={size} divides packed sequences; add --packing")
@@ -212,24 +223,49 @@ def check_heads(options: TrainOptions, of: ModelShape) -> None:
         )
 
 
+def check_configuration(options: TrainOptions, config: Mapping[str, Any], of: ModelShape | None) -> None:
+    """Refuse a model that changes its logits after the head, where the loss does not look, or cannot be divided."""
+    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if config.get(name) not in (None, 1, 1.0):
+            raise UserError(f"{options.model}: {name}={config[name]} is not supported; choose a model without it")
+    if options.packing:
+        check_packable(options.model, config)
+    if of is not None:
+        check_heads(options, of)
+
+
+def check_hub(options: TrainOptions) -> None:
+    """What only the hub can say, before anything is started: that it has the model, and the model can be trained so.
+
+    It is asked for the configuration alone, and only for that of a model that is not known.
+    """
+    if models.is_on_hub(options.model) and known_shape(options.model) is None:
+        config = configuration(models.config_file(options.model))
+        check_configuration(options, config, _shape_or_none(config))
+
+
 def known_shape(ref: str) -> ModelShape | None:
-    """Shape of the model `ref`, as far as it can be seen now."""
-    try:
-        return shape(ref)
-    except UserError:
-        return None
+    """Shape of the model `ref`, as far as it can be seen here; nobody is asked for it."""
+    file = Path(ref).expanduser() / models.CONFIG
+    if ref and file.is_file():
+        return _shape_or_none(configuration(file))
+    return KNOWN.get(ref.partition("@")[0])
 
 
 def shape(ref: str) -> ModelShape:
-    """Shape of the model `ref`, without downloading or converting its weights."""
-    name = ref.partition("@")[0]
-    if name in KNOWN:
-        return KNOWN[name]
-    file = Path(ref).expanduser() / "config.json"
-    if ref and file.is_file():
-        return shape_from_config(configuration(file), ref)
-    models.check(ref)
-    raise UserError(f"model {ref!r}: its shape is not known here; use {', '.join(KNOWN)}, or any folder")
+    """Shape of the model `ref`, without its weights; the hub is asked for the configuration of one that is not known.
+
+    UserError when there is no such model, or it is of a kind that is not planned.
+    """
+    return known_shape(ref) or shape_from_config(configuration(models.config_file(ref)), ref)
+
+
+def _shape_or_none(config: Mapping[str, Any]) -> ModelShape | None:
+    """The shape that a configuration describes; None: it is of a kind that is trained, but not planned or counted."""
+    try:
+        return shape_from_config(config, "")
+    except UserError:
+        return None
 
 
 def configuration(file: Path) -> dict[str, Any]:

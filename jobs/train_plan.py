@@ -67,6 +67,13 @@ def link_warning(found: Mapping[str, Any], prefix: str = "") -> str | None:
     return f"{line}; no option helps enough: take faster links or fewer nodes" if found["fits"] else line
 
 
+def link_note(found: Mapping[str, Any], prefix: str = "") -> str:
+    """What a time and a price of several nodes take for granted: the links between them; `prefix` as in `verdict`."""
+    if found["nodes"] == 1:
+        return ""
+    return f" with links of {found['node_gbit_per_s']:g} Gbit/s between nodes ({prefix}hardware.node_gbit_per_s)"
+
+
 def verdict(found: Mapping[str, Any], prefix: str = "") -> str:
     """One line: fits with how much room, or the cheapest change that makes it fit.
 
@@ -100,7 +107,8 @@ def lack(needs: Mapping[str, Any]) -> str:
 
 def _described(change: Mapping[str, Any], prefix: str) -> str:
     options = " ".join(_flag(name, value, prefix) for name, value in change["options"].items())
-    return f"{options} ({change['peak_gib']:.1f} GiB, {change['hours'] * 60:.0f} min)"
+    links = f" with links of {change['node_gbit_per_s']:g} Gbit/s between nodes" if change["nodes"] > 1 else ""
+    return f"{options} ({change['peak_gib']:.1f} GiB, {change['hours'] * 60:.0f} min{links})"
 
 
 def _flag(name: str, value: object, prefix: str) -> str:
@@ -136,14 +144,14 @@ def with_lora(options: TrainOptions, data: Data, of: ModelShape) -> Changes | No
 def _cheapest(options: TrainOptions, always: Changes, data: Data, of: ModelShape) -> Changes | None:
     """The cheapest of the changes that include `always`."""
     base = options.model_copy(update=always)
-    if base.batch_size % base.workers:
-        return None
     few = replace(data, lengths=_thinned(data.lengths))
     enough: list[Changes] = []
     for changes in sorted(_candidates(base, few, of), key=len):
         if any(kept.items() <= changes.items() for kept in enough):
             continue  # more than is needed
         changed = base.model_copy(update=changes)
+        if not _allowed(changed, by=train_sizes.check):
+            continue  # told at once, where room takes a while
         # The few say quickly what is not enough; what is may still leave out the fullest pass of all.
         if _has_room(changed, few, of) and _allowed(changed) and (few == data or _has_room(changed, data, of)):
             enough.append(changes)
@@ -199,6 +207,8 @@ def _told(options: TrainOptions, changes: Changes, data: Data, of: ModelShape) -
         "peak_gib": round(_peak_gib(changed, data, of), 2),
         "hours": round(needed.seconds / 3600, 3),
         "usd": round(needed.usd, 2),
+        "nodes": planner.nodes(_training(changed, data, of)),
+        "node_gbit_per_s": options.hardware.resolved().node_gbit_per_s,
     }
 
 
@@ -247,9 +257,9 @@ def _recompute_limits(options: TrainOptions, data: Data) -> list[int]:
     return [usual] if max(data.lengths) <= usual < data.longest else []
 
 
-def _allowed(options: TrainOptions) -> bool:
+def _allowed(options: TrainOptions, by: Callable[[TrainOptions], None] = check) -> bool:
     try:
-        check(options)
+        by(options)
     except UserError:
         return False
     return True

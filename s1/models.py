@@ -15,8 +15,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from s1 import hub_client
 from s1.errors import UserError
 
 PREFIX = "embedded:"
+CONFIG = "config.json"
+_SMALL = ["*.json", "*.jinja", "*.txt", "*.model"]  # what a model of the hub has beside its weights
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 # Part of the cache folder's name: raise it when a conversion below changes what it writes.
 _CONVERSION = "2"
@@ -53,17 +55,31 @@ class _Embedded:
     subfolder: str = "."
 
 
-def resolve(ref: str) -> Path:
+def resolve(ref: str, *, weights: bool = True) -> Path:
     """The folder of the model `ref`; converts or downloads it first when that has not been done yet.
 
-    Safe to call from several processes at once: one does the work, the others wait for it. UserError when there is no
-    such model.
+    `weights` False: a model of the hub comes without them, in seconds. Safe to call from several processes at once: one
+    does the work, the others wait for it. UserError when there is no such model.
     """
     check(ref)
     if ref.startswith(PREFIX):
         return _embedded(ref.removeprefix(PREFIX))
-    folder = Path(ref).expanduser()
-    return folder.absolute() if folder.is_dir() else _from_hub(ref)
+    if is_on_hub(ref):
+        return _from_hub(ref, [*_SMALL, "*.safetensors"] if weights else _SMALL)
+    return Path(ref).expanduser().absolute()
+
+
+def config_file(ref: str) -> Path:
+    """`config.json` of the model `ref`. Of a model of the hub nothing else is fetched, and it once; UserError when the
+    hub does not answer in 10 seconds.
+    """
+    check(ref)
+    return _config_from_hub(ref) if is_on_hub(ref) else resolve(ref) / CONFIG
+
+
+def is_on_hub(ref: str) -> bool:
+    """Whether `ref`, which passes the check, is a model of the hub."""
+    return not ref.startswith(PREFIX) and not Path(ref).expanduser().is_dir()
 
 
 def check(ref: str) -> None:
@@ -79,7 +95,7 @@ def check(ref: str) -> None:
         return
     folder = Path(ref).expanduser()
     if ref and folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not (folder / CONFIG).is_file():
             raise UserError(f"model folder {ref!r} holds no config.json; give a folder in Hugging Face layout")
     elif ref.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(ref):
         raise UserError(
@@ -168,13 +184,40 @@ def _convert_gguf(package: Path, folder: Path) -> None:
     PreTrainedTokenizerFast.from_pretrained(package, gguf_file=file.name).save_pretrained(folder)
 
 
-def _from_hub(ref: str) -> Path:
+def _from_hub(ref: str, patterns: Sequence[str]) -> Path:
+    """The model's folder in the hub's cache, with the files of these patterns."""
     from huggingface_hub import snapshot_download
 
+    repo, revision = _parts(ref)
+    with _told(ref):
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+
+
+def _config_from_hub(ref: str) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repo, revision = _parts(ref)
+    with _told(ref):
+        with suppress(LocalEntryNotFoundError):
+            return Path(hf_hub_download(repo, CONFIG, revision=revision, local_files_only=True))
+        # One request with a limit of time: what follows would wait for a silent hub for ever.
+        get_hf_file_metadata(hf_hub_url(repo, CONFIG, revision=revision))
+        # With the list of the model's files, so that its folder in the cache is never taken for the whole model.
+        return _from_hub(ref, [CONFIG]) / CONFIG
+
+
+def _parts(ref: str) -> tuple[str, str | None]:
+    """Name and revision of a model of the hub."""
     repo, _, revision = ref.partition("@")
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    return repo, revision or None
+
+
+@contextmanager
+def _told(ref: str) -> Generator[None]:
+    """What the hub's client raises as one line."""
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
+        yield
     except hub_client.failures() as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(

@@ -1,4 +1,4 @@
-"""A real HTTP server that takes uploads and gives data sets as the Hugging Face hub does, small files only."""
+"""A real HTTP server that takes uploads and gives data sets and models as the Hugging Face hub does: small files."""
 
 import base64
 import json
@@ -14,12 +14,16 @@ COMMIT = "a" * 40
 _OF_DATA_SET = re.compile(
     r"/(?:api/)?datasets/(?P<name>[^/?]+/[^/?]+)(?:/(?P<what>revision|tree|resolve|paths-info)/(?P<rest>[^?]*))?(?:\?.*)?$"
 )
+_OF_MODEL = re.compile(
+    r"/(?:api/models/)?(?P<name>[^/?]+/[^/?]+)/(?P<what>revision|tree|resolve)/(?P<rest>[^?]*)(?:\?.*)?$"
+)
 
 
 class HubServer(ThreadingHTTPServer):
     """`files` are what was committed, by path; `created` are the bodies of requests for repositories.
 
-    `data_sets`: the files of each by name and path; `gated`: those that only the token of the same name may read.
+    `data_sets` and `models`: the files of each by name and path; `gated`: those that only the token of the same name
+    may read.
     """
 
     def __init__(self) -> None:
@@ -27,8 +31,9 @@ class HubServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.created: list[dict[str, Any]] = []
         self.data_sets: dict[str, dict[str, bytes]] = {}
+        self.models: dict[str, dict[str, bytes]] = {}
         self.gated: dict[str, str] = {}
-        self.asked: list[str] = []  # paths of the requests for data sets
+        self.asked: list[str] = []  # paths of the requests for data sets and models
 
     @property
     def origin(self) -> str:
@@ -43,18 +48,18 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        found = _OF_DATA_SET.match(self.path)
-        if found is None:
-            self._send({})
-        else:
-            self._data_set(found["name"], found["what"] or "", found["rest"] or "")
+        for pattern, kept in ((_OF_DATA_SET, self.server.data_sets), (_OF_MODEL, self.server.models)):
+            found = pattern.match(self.path)
+            if found is not None:
+                return self._repository(kept, found["name"], found["what"] or "", found["rest"] or "")
+        return self._send({})
 
     do_HEAD = do_GET
 
-    def _data_set(self, name: str, what: str, rest: str) -> None:
-        """Facts, list of files or one file of a data set."""
+    def _repository(self, kept: dict[str, dict[str, bytes]], name: str, what: str, rest: str) -> None:
+        """Facts, list of files or one file of a data set or a model."""
         self.server.asked.append(self.path)
-        files = self.server.data_sets.get(name)
+        files = kept.get(name)
         token = self.server.gated.get(name)
         given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if files is None:

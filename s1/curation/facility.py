@@ -25,7 +25,7 @@ TABLE_BYTES, CANDIDATE_ROWS_PER_PICK = 512 << 20, 4
 SAMPLES = 3
 _STEPS = 255  # of a similarity, where a byte has to do
 _MOST_ROWS = 1 << 24  # whose sum of steps 32 bits hold
-_TABLE_ROWS = 256  # rows of the table that are made at a time
+_TABLE_CELLS = 1 << 22  # of the table that are made at a time
 _LOOK_AGAIN = 256  # candidates that are looked at together, at most
 _REFINE_ROUNDS = 4
 _NEIGHBOURS = 512  # rows of a neighbourhood that its rows are compared with, at most
@@ -149,8 +149,9 @@ class _Gains:
         exact = 4 * len(unit) * len(sample.rows) <= TABLE_BYTES
         dtype = np.float32 if exact else np.uint8
         self._table: NDArray[Any] = np.empty((len(unit), len(sample.rows)), dtype=dtype)  # (N, R)
-        for start in range(0, len(unit), _TABLE_ROWS):
-            block = slice(start, start + _TABLE_ROWS)
+        height = max(1, _TABLE_CELLS // len(sample.rows))
+        for start in range(0, len(unit), height):
+            block = slice(start, start + height)
             similar: Matrix = unit[block] @ sample.rows.T
             own = sample.own[block]
             inside = np.flatnonzero(own >= 0)
@@ -165,8 +166,9 @@ class _Gains:
         """Gains (C,) of some candidates, or of all."""
         rows = range(len(self._table)) if candidates is None else candidates
         gains = np.empty(len(rows))
-        for start in range(0, len(rows), _LOOK_AGAIN):
-            part = slice(start, start + _LOOK_AGAIN)
+        height = max(1, _TABLE_CELLS // self._table.shape[1])
+        for start in range(0, len(rows), height):
+            part = slice(start, start + height)
             table = self._table[part] if candidates is None else self._table[candidates[part]]
             gains[part] = self._sum(np.maximum(table, self._best))
         return gains - self._sum(self._best)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -67,15 +67,17 @@ class Sweep:
 
     def tasks(self, done: Container[Key] = ()) -> list[Task]:
         """What is not `done` yet: by model, setting, question and sample."""
-        return [
-            task
-            for model in self.models
-            for setting in self.settings
-            if model in (self.only_models.get(setting.name) or self.models)
-            for question in self.questions[: self.only_questions.get(setting.name)]
-            for sample in range(self.samples if setting.plan is None else 1)
-            if (task := self._task(model, setting, question, sample)).key not in done
-        ]
+        return [task for asked in self.asked() if (task := self._task(*asked)).key not in done]
+
+    def asked(self) -> Iterator[tuple[str, Setting, Row, int]]:
+        """Model, setting, question and sample of every task."""
+        for model in self.models:
+            for setting in self.settings:
+                if model not in (self.only_models.get(setting.name) or self.models):
+                    continue
+                for question in self.questions[: self.only_questions.get(setting.name)]:
+                    for sample in range(self.samples if setting.plan is None else 1):
+                        yield model, setting, question, sample
 
     def mixed(self, tasks: Sequence[Task]) -> list[Task]:
         """`tasks` for an endpoint that serves all models at a time: setting by setting."""

@@ -138,6 +138,11 @@ def cost(training: Training) -> Cost:
     return Cost(peak(training).gib, seconds, seconds / 3600 * training.run.workers * training.hardware.price)
 
 
+def nodes(training: Training) -> int:
+    """How many nodes the workers take."""
+    return -(-training.run.workers // training.hardware.resolved().per_node)
+
+
 def report(training: Training) -> dict[str, Any]:
     """The plan as one JSON object: `fits`, `peak_gib`, `hours`, `usd`, `components` and what they follow from."""
     run, hardware, passes = training.run, training.hardware, _epoch(training)
@@ -160,7 +165,8 @@ def report(training: Training) -> dict[str, Any]:
         "warmup_steps": schedule.num_warmup_steps(steps, training.warmup_ratio),
         "tokens": round(passes.tokens * steps / passes.steps),
         "workers": run.workers,
-        "nodes": -(-run.workers // hardware.resolved().per_node),
+        "nodes": nodes(training),
+        "node_gbit_per_s": hardware.resolved().node_gbit_per_s,
         "hardware": hardware.device,
         "parameters": run.shape.num_parameters,
         **_time(training, passes),

@@ -56,14 +56,26 @@ def _qwen(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int
     return ModelShape(layers, hidden, intermediate, heads, kv_heads, hidden // heads, vocabulary, tied, qkv_bias=True)
 
 
-# Models of the recipe, so that they can be planned without a connection.
+def _qwen3(layers: int, hidden: int, intermediate: int, heads: int, tied: bool = False):
+    return ModelShape(layers, hidden, intermediate, heads, 8, 128, 151936, tied, qk_norm=True)
+
+
+# Models of the recipe and their nearest relatives, so that they can be planned without a connection.
 KNOWN: dict[str, ModelShape] = {
     "Qwen/Qwen2.5-32B-Instruct": _qwen(64, 5120, 27648, 40, 8, 152064),
+    "Qwen/Qwen2.5-32B": _qwen(64, 5120, 27648, 40, 8, 152064),
     "Qwen/Qwen2.5-14B-Instruct": _qwen(48, 5120, 13824, 40, 8, 152064),
+    "Qwen/Qwen2.5-14B": _qwen(48, 5120, 13824, 40, 8, 152064),
     "Qwen/Qwen2.5-7B-Instruct": _qwen(28, 3584, 18944, 28, 4, 152064),
+    "Qwen/Qwen2.5-7B": _qwen(28, 3584, 18944, 28, 4, 152064),
     "Qwen/Qwen2.5-3B-Instruct": _qwen(36, 2048, 11008, 16, 2, 151936, tied=True),
+    "Qwen/Qwen2.5-3B": _qwen(36, 2048, 11008, 16, 2, 151936, tied=True),
     "Qwen/Qwen2.5-1.5B-Instruct": _qwen(28, 1536, 8960, 12, 2, 151936, tied=True),
     "Qwen/Qwen2.5-0.5B-Instruct": _qwen(24, 896, 4864, 14, 2, 151936, tied=True),
+    "Qwen/Qwen3-32B": _qwen3(64, 5120, 25600, 64),
+    "Qwen/Qwen3-14B": _qwen3(40, 5120, 17408, 40),
+    "Qwen/Qwen3-8B": _qwen3(36, 4096, 12288, 32),
+    "Qwen/Qwen3-4B": _qwen3(36, 2560, 9728, 32, tied=True),
     "embedded:smollm2-135m-instruct": ModelShape(30, 576, 1536, 9, 3, 64, 49152, tied=True),
 }
 

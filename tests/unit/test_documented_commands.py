@@ -183,6 +183,23 @@ def test_the_dollars_of_the_cloud_page_are_what_the_plan_prints(tmp_path: Path, 
         assert f" {minutes}," in line and dollars in line
 
 
+def test_what_solvers_and_evaluation_cost_on_the_cloud_page_is_what_the_plan_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    (arguments,) = re.findall(r"`python -m jobs\.plan (.*--plan\.expected\.tokens-per-s-per-gpu \d+)`", page)
+    rows = re.findall(r"^\| [^|]*, ([\d,]+) questions \|(.*)\|$", page, re.MULTILINE)
+    plan.main([*arguments.split(), "--run-dir", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert len(rows) == 2
+    for questions, cells in rows:
+        completions, tokens, most, hours, dollars = map(str.strip, cells.strip("|").split(" | "))
+        fewest, _, at_most = completions.partition(" to ")
+        work = f"{fewest} completions with {tokens} tokens expected, at most {at_most or fewest} with {most}"
+        assert f"generates for {questions} questions: {work}" in text
+        assert f"GPU-hours: {hours} at 1,130 tokens/s of a GPU, {dollars} at $6.88" in text
+
+
 def test_the_trainings_of_the_gpu_page_take_what_the_plan_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = re.findall(
         r"^\| .* \| `python -m jobs\.plan (.*)` \| ([\d.]+ of [\d.]+ GiB) \| ([\d.]+ min) \| (\$[\d.]+) \|$",
@@ -194,6 +211,16 @@ def test_the_trainings_of_the_gpu_page_take_what_the_plan_prints(tmp_path: Path,
         plan.main([*arguments.split(), "--run-dir", str(tmp_path)])
         text = capsys.readouterr().out
         assert f"together {memory}" in text and f"  time: {minutes}, {dollars} " in text
+
+
+def test_the_numbers_of_questions_of_the_evaluation_page_are_those_of_the_presets():
+    page = " ".join((ROOT / "docs" / "jobs" / "evaluate.md").read_text().split())
+    says = r"preset asks the tuned model (\d+) questions in words\. The presets `s1` and `s1\.1` ask it (\d+), "
+    (found,) = re.findall(says, page)
+    for preset, number in (("laptop", found[0]), ("s1", found[1]), ("s1.1", found[1])):
+        asked = pipeline.parse(["--preset", preset]).evaluate
+        parts = [asked.conditional] if preset == "laptop" else [asked.conditional, asked.parallel]
+        assert {(part.num_questions, part.models) for part in parts} == {(int(number), ("tuned",))}
 
 
 def test_the_preset_of_the_configuration_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

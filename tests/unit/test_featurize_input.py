@@ -65,10 +65,12 @@ def test_a_dry_run_estimates_what_judge_and_naming_of_subjects_cost(tmp_path: Pa
     )
     manifests = {"traces": Artifact(str(tmp_path / "traces")).manifest()}
     assert featurize.describe(options, manifests)[1:] == [
+        "generates for 200 questions: 1,200 completions with 28,800 tokens expected, at most 1,200 with 28,800",
         "cost of judge: about $7.00 when all come to it and nothing is recorded (200 + 500 tokens each)",
         "cost of domains.llm: no price of 'r2' is set",
     ]
-    assert len(featurize.describe(featurize.FeaturizeOptions(), manifests)) == 1
+    unasked = featurize.FeaturizeOptions(solver=SolverOptions(models=()))
+    assert len(featurize.describe(unasked, manifests)) == 1
 
 
 def attempt(key: str, model: str, verdict: bool | None) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_the_papers_runs_are_planned_as_one_object(preset, steps, tokens, worker
     stages = ["collect", "distill", "featurize", "select", "train", "evaluate", "report"]
     assert list(found["stages"]) == stages
     assert "serve.num_replicas: 2 x (8 CPU and 8 GPU on one node)" in found["stages"]["evaluate"]
-    assert found["stages"]["featurize"][1:] == [
+    assert found["stages"]["featurize"][3:] == [
         "grader_workers: 16 x (2 CPU on one node)",
         "solver.num_workers: 8 x (4 CPU and 2 GPU on one node)",
         "embedder.num_workers: 4 x (4 CPU and 1 GPU on one node)",
@@ -158,13 +158,35 @@ def test_steps_that_wait_for_their_links_are_told_with_the_cheapest_remedy(tmp_p
     text = capsys.readouterr().out
     warned = f"  warning: communication takes 96% of a step; the cheapest remedy: {' '.join(flags)} ("
     assert text.count(warned) == 1
-    assert "; training only, solver and evaluation are not counted\n" in text
+    assert "; with links of 100 Gbit/s between nodes (train.hardware.node_gbit_per_s); training only, " in text
+    assert slow["node_gbit_per_s"] == 100
 
     plan.main(["--preset", "s1", "--run-dir", str(tmp_path)])
-    assert "warning" not in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "warning" not in text and "; with links of 3200 Gbit/s between nodes (train.hardware.node_g" in text
+    plan.main(["--preset", "s1", "--train.workers", "8", "--run-dir", str(tmp_path)])
+    assert " Gbit/s between nodes" not in capsys.readouterr().out
     none = [*argv, "--train.no-packing", "--train.sequence-parallel", "1", "--train.activation-checkpointing"]
     plan.main([*none, "--run-dir", str(tmp_path)])
     assert "of a step; no option helps enough: take faster links or fewer nodes" in capsys.readouterr().out
+
+
+def test_what_solvers_and_evaluation_generate_is_counted_and_priced_at_the_speed_that_is_given(tmp_path, capsys):
+    found = planned(["--preset", "s1"], tmp_path, capsys)
+    solvers, evaluation = found["work"]["featurize"], found["work"]["evaluate"]
+    assert (solvers["completions"], solvers["most_tokens"]) == (2 * 59029, 2 * 59029 * 8192)
+    # Of 90 questions the tuned model: 5 x 32 tries, 30 votes, 22 answers in words; of 728 both: 10, the base one more.
+    assert evaluation["most_completions"] == 90 * (5 * 32 + 30 + 22) + 728 * (2 * 10 + 1) == 34_368
+    assert evaluation["tokens"] < evaluation["most_tokens"] / 3 and evaluation["gpu_hours"] is None
+    note = f"GPU-hours: 20,988 / N to {solvers['most_tokens'] / 3600:,.0f} / N at N tokens/s of a GPU ("
+    assert any(line.startswith(note) for line in found["stages"]["featurize"])
+
+    found = planned(["--preset", "s1", "--plan.expected.tokens-per-s-per-gpu", "1000"], tmp_path, capsys)
+    hours = evaluation["tokens"] / 3.6e6
+    assert found["work"]["evaluate"]["gpu_hours"] == pytest.approx(hours, abs=0.01)
+    line = f"GPU-hours: {hours:.1f} to {evaluation['most_tokens'] / 3.6e6:.1f} at 1,000 tokens/s of a GPU, "
+    assert f"{line}${hours * 6.88:.0f} to " in " ".join(found["stages"]["evaluate"])
+    assert planned([], tmp_path, capsys)["work"] == {}  # CPUs are not paid for
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from jobs import train
 from jobs.cli import PRESETS
 from jobs.train_options import TrainOptions, check, planned
 from jobs.train_plan import SEARCHED, SPARE, Data, elastic_sizes, report, verdict
@@ -92,6 +93,25 @@ def test_lora_is_named_as_other_mathematics_beside_the_change():
 def test_a_model_that_no_change_makes_fit_is_told_so():
     found = plan_of(TrainOptions(model=QWEN_32B, hardware=Hardware(device="rtx-4090")), Data((1000,) * 16))
     assert found["change"] is None and "no change of memory options is enough" in verdict(found)
+
+
+def test_more_workers_than_a_batch_has_examples_are_proposed_where_groups_share_sequences():
+    found = plan_of(preset(hardware={"device": "a100-40"}), Data(S1.lengths, longest=32768))
+    assert found["change"]["options"] == {"workers": 32, "activation_checkpointing": True}
+    assert found["change"]["peak_gib"] == pytest.approx(28.4, abs=0.05)
+    assert " min with links of 1600 Gbit/s between nodes)" in verdict(found)
+    # Groups may come with the change itself: two workers have one example each, eight of them share two.
+    found = plan_of(small(batch_size=2, workers=2, hardware={"device": "rtx-4090", "memory_gib": 12}))
+    assert found["change"]["options"] == {"workers": 8, "sequence_parallel": 4, "packing": True}
+
+
+def test_a_time_of_several_nodes_names_the_links_that_it_takes_for_granted(capsys):
+    train._check_plan(preset(), S1, KNOWN[QWEN_32B])
+    assert (
+        " min, $26.64 with links of 3200 Gbit/s between nodes (hardware.node_gbit_per_s)\n" in capsys.readouterr().err
+    )
+    train._check_plan(preset(workers=8, activation_checkpointing=True), S1, KNOWN[QWEN_32B])
+    assert capsys.readouterr().err.endswith(" min, $33.29\n")
 
 
 def test_a_long_example_that_may_come_is_recomputed_alone():

@@ -109,10 +109,15 @@ SMOL = "embedded:smollm2-135m-instruct"
         ({"min_workers": 2}, "min_workers=2 is more than workers=1"),
         ({"attention": "flash_attention_3"}, "needs GPUs and bf16, not gpus_per_worker=0 and .*; take sdpa"),
         (
-            {"attention": "flash_attention_3", "gpus_per_worker": 1, "precision": "fp32"},
+            {"attention": "flash_attention_3", "gpus_per_worker": 1, "precision": "fp32", "hardware": H100},
             "needs GPUs and bf16, not gpus_per_worker=1 and fp32",
         ),
         ({"hardware": H100}, "hardware.device=h100 with gpus_per_worker=0: .* set gpus_per_worker=1"),
+        ({"gpus_per_worker": 1}, "with hardware.device=cpu: .* the nearest of .* h100, .*, or gpus_per_worker=0"),
+        (
+            {"gpus_per_worker": 1, "hardware": Hardware(memory_gib=24, tokens_per_s=900)},
+            "gpus_per_worker=1 with hardware.device=cpu: ",
+        ),
         ({"samples": 3, "held_out": 2}, "samples=3 are drawn from held_out=2"),
         (
             {"workers": 12, "gpus_per_worker": 1, "batch_size": 12, "hardware": H100},
@@ -146,7 +151,7 @@ def test_options_that_do_not_fit_each_other_are_one_line(values, says):
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr("jobs.train_options.find_spec", lambda _: None)
-    flash = {"attention": "flash_attention_3", "gpus_per_worker": 1, "precision": "bf16"}
+    flash = {"attention": "flash_attention_3", "gpus_per_worker": 1, "precision": "bf16", "hardware": H100}
     says = "the package flash_attn_3 is not installed; install it, or take sdpa"
     for values, line in (({"trackers": ("wandb",)}, "run: pip install wandb"), (flash, says)):
         with pytest.raises(UserError, match=line):
