@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 
 from s1.grading import workers
-from s1.grading.extract import final_answer, response_part, unterminated
+from s1.grading.extract import denied, final_answer, response_part, unterminated
 from s1.grading.normalise import normalise, plain, squeeze
 from s1.grading.rational import rational
 
@@ -33,7 +33,8 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 def equivalent(gold: str, prediction: str) -> bool:
     """Whether `prediction`, a final answer or a whole response, gives the answer `gold`.
 
-    Callable from any thread. Takes at most a few seconds, whatever is passed; fails closed.
+    Callable from any thread. Takes at most a few seconds, whatever is passed, besides waiting for a core and behind
+    others that take as long; fails closed.
     """
     prediction = response_part(prediction[-MAX_RESPONSE_CHARS:])
     gold = gold[-MAX_RESPONSE_CHARS:].strip()
@@ -42,7 +43,7 @@ def equivalent(gold: str, prediction: str) -> bool:
     wanted, given = final_answer(gold), final_answer(prediction)
     if same_text(wanted, given) or same_text(gold, given):
         return True
-    if max(len(wanted), len(given)) > MAX_ANSWER_CHARS:
+    if max(len(wanted), len(given)) > MAX_ANSWER_CHARS or denied(given):
         return False
     decided = decided_by_rules(wanted, given)
     return decided if decided is not None else _symbolic(gold, prediction, wanted, given)
@@ -67,7 +68,7 @@ def decided_by_rules(wanted: str, given: str) -> bool | None:
     left, right = rational(_value(wanted)), rational(_value(given))
     if left is not None and right is not None:
         return left == right
-    return True if _same_list(wanted, given) else None
+    return _same_list(wanted, given)
 
 
 def chosen(answer: str) -> str | None:
@@ -90,24 +91,30 @@ def _value(text: str) -> str:
     return f"{sign}({whole}+{top}/{bottom})" if int(top) < int(bottom) else text
 
 
-def _same_list(wanted: str, given: str) -> bool:
-    """Whether both list the same numbers; order counts only where both are in brackets."""
-    (left, ordered_left), (right, ordered_right) = _numbers(wanted), _numbers(given)
-    if left is None or right is None:
-        return False
-    return left == right if ordered_left and ordered_right else sorted(left) == sorted(right)
+def _same_list(wanted: str, given: str) -> bool | None:
+    """Whether a list of the same numbers is the same list; None where these are not lists of the same numbers.
+
+    Order counts where the reference is in round or square brackets. Two numbers in brackets of another kind are another
+    thing: an open interval is no closed one, a pair is no set.
+    """
+    (left, brackets), (right, other) = _numbers(wanted), _numbers(given)
+    if left is None or right is None or sorted(left) != sorted(right):
+        return None
+    if brackets not in ("(", "["):
+        return True
+    return left == right and (len(left) > 2 or other in (None, brackets))
 
 
-def _numbers(text: str) -> tuple[list[Fraction] | None, bool]:
-    """The numbers of a list such as `1, -2` or `(1,-2)` and whether it stands in round or square brackets."""
+def _numbers(text: str) -> tuple[list[Fraction] | None, str | None]:
+    """The numbers of a list such as `1, -2` or `(1,-2)` and the bracket that opens it."""
     text = _value(text.strip())
     opening = next((mark for mark in _BRACKETS if text.startswith(mark)), None)
     if opening is not None and text.endswith(_BRACKETS[opening]):
         text = text[len(opening) : -len(_BRACKETS[opening])]
     values = [rational(part) for part in re.split(r",|\band\b|\bor\b", text) if part.strip()]
     if len(values) < 2 or None in values:
-        return None, False
-    return [value for value in values if value is not None], opening in ("(", "[")
+        return None, None
+    return [value for value in values if value is not None], opening
 
 
 def _symbolic(gold: str, prediction: str, wanted: str, given: str) -> bool:

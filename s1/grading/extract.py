@@ -27,6 +27,16 @@ _BETWEEN = re.compile(
     r"(?:[\s$,;:.+()\\\[\]]|\\quad|\\qquad|\\text\{|\}|and|or)*|[^.\n]{0,40}\b(?:and|or)\b[^.\n]{0,10}"
 )
 
+_NOT = r"(?:\b(?:not|never|cannot|neither|nor)\b|n['\u2019]t\b)"
+_FILLING = r"(?:\s+(?:be|equals?|to|the|an?|just|really|exactly|right|correct|value|number|option|choice|answer)\b)*"
+_DENIED = re.compile(
+    rf"\A[\W_]*(?:\w+ly\s+)?{_NOT}{_FILLING}[^\w\\]++(?![A-Za-z]{{2}})"  # "the answer is" definitely not 5
+    # it isn't 5; 5 is not the answer; but in "5, not 6" it stands before
+    rf"|(?<![\d,;(){{}}$]\s)(?<!\(){_NOT}{_FILLING}(?:[^A-Za-z\n\\]|\\[A-Za-z]+|\b[A-Za-z]\b){{0,80}}\Z"
+    r"|\b(?:wrong|incorrect)\W*\Z",
+    re.IGNORECASE,
+)
+
 
 @dataclass(frozen=True)
 class Box:
@@ -115,6 +125,11 @@ def after_marker(text: str) -> str | None:
         if rest:
             return _TAIL.split(re.split(r"\n\s*\n", rest, maxsplit=1)[0], maxsplit=1)[0].rstrip(" .\n")
     return None
+
+
+def denied(answer: str) -> bool:
+    """Whether a final answer in words says what the answer is not."""
+    return _DENIED.search(answer[:40] + answer[40:][-200:]) is not None
 
 
 def final_answer(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from s1.grading import kinds, workers
 from s1.grading.equality import MAX_ANSWER_CHARS, MAX_RESPONSE_CHARS, chosen, decided_by_rules, equivalent, same_text
-from s1.grading.extract import final_answer, response_part, unterminated
+from s1.grading.extract import denied, final_answer, response_part, unterminated
 from s1.grading.normalise import plain
 
 _LITERAL = r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?"
@@ -55,6 +55,8 @@ def _chooses(question: str, gold: str, response: str) -> bool:
     named = kinds.letters(answer)
     if named:
         return named == wanted
+    if denied(answer):
+        return False
     options = kinds.options(question)
     same = [letter for letter, text in options.items() if _same_option(text, answer)]
     if same:
@@ -90,4 +92,6 @@ def _gives_number(gold: str, answer: str) -> bool:
     The number has to be written: a sum that would come to it is the question again.
     """
     numbers = re.findall(_LITERAL, plain(answer))
-    return bool(numbers) and not _OPEN.search(answer.rstrip(". ")) and equivalent(gold, numbers[-1].rstrip(","))
+    if not numbers or _OPEN.search(answer.rstrip(". ")) or denied(answer):
+        return False
+    return equivalent(gold, numbers[-1].rstrip(","))
