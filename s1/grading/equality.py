@@ -33,7 +33,8 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 def equivalent(gold: str, prediction: str) -> bool:
     """Whether `prediction`, a final answer or a whole response, gives the answer `gold`.
 
-    Callable from any thread. Takes at most a few seconds, whatever is passed; fails closed.
+    Callable from any thread. Takes at most a few seconds, whatever is passed, besides waiting for a core and behind
+    others that take as long; fails closed.
     """
     prediction = response_part(prediction[-MAX_RESPONSE_CHARS:])
     gold = gold[-MAX_RESPONSE_CHARS:].strip()
