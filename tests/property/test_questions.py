@@ -1,9 +1,12 @@
 """Laws of collecting: what is kept and held out depends on seed and question only."""
 
+import unicodedata
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s1.hashing import normalise_question
+from s1.hashing import normalise_question, question_id
 from s1.sources.mapping import RawQuestion, split_worked_answer
 from s1.sources.table import collect
 
@@ -18,6 +21,51 @@ QUESTIONS = st.lists(
     max_size=40,
     unique_by=lambda raw: normalise_question(raw.question),
 )
+
+
+@given(text=st.text(st.characters(max_codepoint=127)))
+def test_a_question_in_ascii_is_its_words_in_lower_case(text):
+    assert normalise_question(text) == " ".join(text.lower().split())
+
+
+@given(text=st.text())
+def test_spelling_does_not_make_another_question(text):
+    for form in ("NFC", "NFD"):
+        assert question_id(unicodedata.normalize(form, text)) == question_id(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is 3\u00b2?", "What is 32?"),
+        ("Find x\u2081\u2082.", "Find x12."),
+        ("Take 1\u00bd cups.", "Take 11\u20442 cups."),
+        ("Is f onto \u211d?", "Is f onto R?"),
+        ("What is \u2460 + 1?", "What is 1 + 1?"),
+        ("An area of 5 \u33a1?", "An area of 5 m2?"),
+    ],
+)
+def test_characters_that_mean_another_thing_make_another_question(one, other):
+    assert question_id(one) != question_id(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("\uff37hat is \uff11 + \uff11\uff1f", "What is 1 + 1?"),
+        ("What is\u00a01\u2009+\u30001?", "What is 1 + 1?"),
+        ("How di\ufb03cult is it\u2026", "How difficult is it..."),
+        ("Who was E\u0301variste?", "Who was \u00c9variste?"),
+        ("WHAT  IS\n1 + 1?", "What is 1 + 1?"),
+    ],
+)
+def test_other_spellings_of_one_question_are_one_question(one, other):
+    assert question_id(one) == question_id(other)
+
+
+def test_ids_stay_what_they_are():
+    assert question_id("What is 1 + 1?") == "99f829c3d56f0593"
+    assert question_id("Qui \u00e9tait  \u00c9variste\u00a0Galois?") == "2fc5f46db805c8fe"
 
 
 @given(raw=QUESTIONS, seed=st.integers(0, 3), num_test=st.integers(0, 4), order=st.randoms(use_true_random=False))
