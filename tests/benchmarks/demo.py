@@ -6,9 +6,9 @@
 Runs `jobs.pipeline --preset laptop` in a new run folder (what follows `--` goes to it) and looks at all its processes,
 Ray's among them, about once a second; memory is the sum of proportional set sizes. Prints the peak of every stage, then
 one JSON object. Ends with code 1 when something does not hold that is promised: at most ten minutes and 12 GB; the
-tuned model at least 60% at its natural end, and at least 40 points ahead of the base model in its own chat format; the
-largest budget at least 40 points above the smallest, no response beyond its budget, and ahead of every method by words
-in Control: the 95% interval of the lead leaves out 0.
+base model under 10% in the tuned model's format; the tuned model at least 60% at its natural end, and at least 40
+points ahead of the base model in its own chat format; the largest budget at least 40 points above the smallest, no
+response beyond its budget, and ahead of every method by words in Control: the 95% interval of the lead leaves out 0.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def broken(result: dict[str, Any]) -> list[str]:
     promises = {
         f"at most {MINUTES} minutes": result["minutes"] <= MINUTES,
         f"at most {GIGABYTES} GB": result["peak_gb"] <= GIGABYTES,
+        "base under 10% in the tuned model's format": result["base_natural_pct"] < 10,
         "tuned at least 60%": result["tuned_natural_pct"] >= 60,
         "tuned at least 40 points ahead of base": result["tuned_natural_pct"] - result["base_direct_pct"] >= 40,
         "at least 40 points between budgets": result["largest_minus_smallest_points"] >= 40,

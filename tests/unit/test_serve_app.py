@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_serve_run_sets_every_option_by_its_name():
     assert options.autoscaling is not None and options.autoscaling.max_replicas == 3
     assert {level: effort.max_tokens for level, effort in options.efforts.items()} == {"low": 7, "none": 0}
     assert options.api_keys == {"ann.b": "0" * 64}
+
+
+def test_the_preset_for_one_gpu_is_served_as_it_was_evaluated():
+    from jobs import pipeline
+
+    text = (LAPTOP.parents[1] / "docs" / "gpu.md").read_text().replace("\\\n", "")
+    command = next(line for line in text.splitlines() if line.startswith("serve run"))
+    options = run_with(*shlex.split(command)[3:])
+    evaluated = pipeline.parse(["--preset", "one-gpu"])
+    assert options.engine == evaluated.evaluate.serve.engine
+    assert options.served() == {"s1": f"$PWD/{evaluated.run_dir}/checkpoint"}
 
 
 def test_serve_run_reads_mappings_as_yaml_and_as_json():
