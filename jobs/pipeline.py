@@ -9,6 +9,7 @@ continues a killed run.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -118,11 +119,21 @@ def check_hub(options: PipelineOptions) -> None:
 
 @contextmanager
 def _named(job: Job[Any]) -> Generator[None]:
-    """A UserError with the name of the stage."""
+    """A UserError with the name of the stage, and its flags as they are given here."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{job.name}: {error}") from error
+        raise UserError(f"{job.name}: {with_section(job, str(error))}") from error
+
+
+def with_section(job: Job[Any], message: str) -> str:
+    """`message` of a job run by itself, with its flags as the pipeline has them: `--packing` is `--train.packing`."""
+
+    def named(flag: re.Match[str]) -> str:
+        option = flag[1].removeprefix("no-").partition(".")[0].replace("-", "_")
+        return f"--{job.name}.{flag[1]}" if option in job.options.model_fields else flag[0]
+
+    return re.sub(r"(?<!\S)--([a-z][\w.-]*)", named, message)
 
 
 def check_writable(run_dir: str) -> None:
@@ -156,7 +167,10 @@ def run(options: PipelineOptions) -> list[Manifest]:
                 stack.enter_context(ray_session(*asked))
                 waiting = False
             print(f"[{number}/{len(STAGES)}] {job.name}", file=sys.stderr)
-            manifests.append(execute(job, stage, options.run_dir, force=options.force))
+            try:
+                manifests.append(execute(job, stage, options.run_dir, force=options.force))
+            except UserError as error:
+                raise UserError(with_section(job, str(error))) from error
     return manifests
 
 

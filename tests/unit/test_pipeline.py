@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli, featurize, pipeline, runner
+from jobs import cli, featurize, pipeline, runner, train
 from jobs.pipeline import STAGES, check_writable, main, result
 from s1.artifacts import Artifact, Manifest
 from s1.errors import UserError
@@ -33,6 +33,7 @@ def mistake(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--collect.source", "files", "--collect.path", "nowhere.jsonl"], "collect: nowhere.jsonl: no such file"),
         (["--train.model", "embedded:gpt"], "train: unknown embedded model"),
         (["--train.batch-size", "16", "--train.workers", "3"], "not divisible"),
+        (["--train.no-packing", "--train.sequence-parallel", "2", "--train.workers", "2"], "add --train.packing"),
         (["--evaluate.budgets", "4", "9999"], "budget 9999 is above natural_max_tokens"),
         (["--evaluate.endpoint", "http://127.0.0.1:9/v1"], "evaluate: endpoint http://127.0.0.1:9/v1: nothing answers"),
         (["--collect.num-test", "0"], "collect.num_test=0 leaves no unseen question"),
@@ -46,6 +47,12 @@ def test_a_mistake_of_any_stage_is_said_before_the_first_one_runs(
     run_dir = tmp_path / "run"
     assert says in mistake([*argv, "--run-dir", str(run_dir)], capsys)
     assert not run_dir.exists()
+
+
+def test_flags_that_a_job_proposes_are_said_as_the_pipeline_has_them():
+    others = "choose a --run-dir, or add --train.packing to x--lora"
+    told = pipeline.with_section(train.JOB, f"--no-packing --micro-batch-tokens 4 --hardware.host-gib 9; {others}")
+    assert told == f"--train.no-packing --train.micro-batch-tokens 4 --train.hardware.host-gib 9; {others}"
 
 
 def test_a_run_folder_that_cannot_be_written_is_said_before_ray_starts(
