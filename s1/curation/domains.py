@@ -15,7 +15,6 @@ from s1.curation import coverage, diversity
 from s1.curation.coverage import Matrix, unit_length
 from s1.curation.subjects import SUBJECTS, label
 
-PROMPT_VERSION = "1"
 MAX_CHARS = 8_000  # of a question: enough to tell its subject
 ROWS_PER_CLUSTER = 16
 

@@ -167,6 +167,7 @@ def main() -> None:
                 os.kill(child.pid, signal.SIGKILL)
     for child in children:
         os.kill(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-PROMPT_VERSION = "1"
 _MAX_LINE = 200  # of one that holds a verdict and nothing else
 _MAX_CHARS = 20_000  # of each part: the end of a longer attempt or solution is shown
 
