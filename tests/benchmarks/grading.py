@@ -30,12 +30,13 @@ REFERENCES = {
     "Prove that 1 > 0.": "It is the square of a number that is not zero. " * 10,
 }
 
+NEVER_ENDS = "\\boxed{\\sum_{n=1}^{10^{100}} n!}"
 HOSTILE = {
     "tower of powers": "2^{2^{2^{2^{2^{2^{9}}}}}}",
     "tower without braces": "9^9^9^9^9^9",
     "tower in a box": "\\boxed{9^{9^{9^{9^{9}}}}}",
     "nested factorials": "\\boxed{((((9!)!)!)!)!}",
-    "huge sum": "\\boxed{\\sum_{n=1}^{10^{100}} n!}",
+    "huge sum": NEVER_ENDS,
     "huge product": "$\\prod_{k=1}^{10^{9}} (x+k)$",
     "huge binomial": "$\\binom{10^{9}}{5 \\cdot 10^{8}}$",
     "deep brackets": "(" * 5_000 + "1" + ")" * 5_000,
@@ -117,11 +118,10 @@ def hostile() -> list[str]:
 
 def mixed() -> list[str]:
     """Four threads, as a grader of traces has: three ask what never ends, one what is told at once; missed bounds."""
-    never_ends = HOSTILE["huge sum"]
     with ThreadPoolExecutor(3) as threads:
-        hostile = [threads.submit(equivalent, "7", never_ends) for _ in range(6)]
+        hostile = [threads.submit(equivalent, "7", NEVER_ENDS) for _ in range(6)]
         seconds: list[float] = []
-        while not all(asked.done() for asked in hostile):
+        while not (seconds and all(asked.done() for asked in hostile)):
             started = time.monotonic()
             assert equivalent("$x+1$", "$1+x$"), "wrong beside hostile ones"
             seconds.append(time.monotonic() - started)

@@ -38,6 +38,7 @@ def test_grading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: bool
     (folder / "math500_qwen3_answers.json").write_text("[]")
     module = loaded("grading")
     monkeypatch.setattr(module, "HOSTILE", {"stars": "*" * 100})
+    monkeypatch.setattr(module, "NEVER_ENDS", "*" * 100)
     monkeypatch.setattr(module, "MAX_SECONDS", max_seconds)
     monkeypatch.setattr(sys, "argv", ["grading.py", "--data", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
@@ -160,6 +161,8 @@ def test_http(speed: float, added: float, missed: list[str]):
 KILLED = {
     "table": "complete",
     "paid_twice": 5,
+    "at_kill": 5,
+    "after_kill": 3,
     "at_end": 5,
     "allowed": 8,
     "late_requests": 0,
@@ -173,6 +176,7 @@ KILLED = {
     [
         ({}, True),
         ({"at_end": 8, "paid_twice": 8}, True),
+        ({"at_end": 8, "paid_twice": 8, "after_kill": 2}, False),
         ({"paid_twice": 6}, False),  # one of them was on disk
         ({"at_end": 9}, False),
         ({"table": "79 of 80 rows"}, False),
