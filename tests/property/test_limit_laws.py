@@ -117,6 +117,17 @@ class Run:
 MEAN_USD = 0.5
 
 
+def outcome(
+    draw: random.Random, service: OpenAI, cost: float, *, failing: float, broken: float, counted: float
+) -> tuple[float, Result]:
+    """What a request of such a cost was paid with, and what the limiter is told of it."""
+    if draw.random() < failing:
+        return 0.0, Result(True, 0, 0)
+    failed = draw.random() < broken
+    tokens = int(cost * 1000) if not failed and draw.random() < counted else None
+    return cost, Result(failed, tokens, cost if tokens is not None else service.cost_usd(None, None))
+
+
 def simulate(
     limits: Limits,
     *,
@@ -171,13 +182,10 @@ def simulate(
             now += verdict.seconds + 1e-9
             continue
         now, permit, cost = heapq.heappop(under_way)
-        refused = draw.random() < failing
-        failed = refused or draw.random() < broken
-        run.spent_usd += 0 if refused else cost
-        tokens = int(cost * 1000) if not failed and draw.random() < counted else None
-        known_usd = cost if tokens is not None else service.cost_usd(None, None)
-        limiter.finished(now, permit, Result(failed, 0, 0) if refused else Result(failed, tokens, known_usd))
-        if permit == -1 or failed:
+        paid_usd, result = outcome(draw, service, cost, failing=failing, broken=broken, counted=counted)
+        run.spent_usd += paid_usd
+        limiter.finished(now, permit, result)
+        if permit == -1 or result.failed:
             waiting += not run.stopped
         else:
             run.finished += 1
