@@ -21,7 +21,9 @@ class Progress:
     def __init__(self, label: str, total: int | None = None, unit: str | None = None) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done, self.note = 0, ""
-        self._started = self._printed = self._measured_from = time.monotonic()
+        self._started = self._printed = time.monotonic()
+        # When the first unit of this attempt came: until then machines, engines and models have started.
+        self._measured_from: float | None = None
         self._done_before = 0  # what was done then, and says nothing about the rate
         self._bar: Any = None
 
@@ -39,9 +41,9 @@ class Progress:
         return tqdm(total=self.total, desc=self.label, unit=unit, initial=self.done, dynamic_ncols=True)
 
     def resume(self, done: int) -> None:
-        """`done` units are there from earlier: rate and time left are measured from here on."""
-        self.done = self._done_before = done
-        self._measured_from = time.monotonic()
+        """`done` units are there from earlier, or workers begin anew: rate and time left are measured from the next."""
+        self.done = done
+        self._measured_from = None
         if self._bar is not None:
             self._bar.leave = False
             self._bar.close()
@@ -55,6 +57,10 @@ class Progress:
         """Say that `done` units are finished in all."""
         step, self.done = done - self.done, done
         self.note = self.note if note is None else note
+        if step > 0 and self._measured_from is None:
+            self._measured_from, self._done_before = time.monotonic(), done
+            if self._bar is not None:
+                self._bar.unpause()
         if self._bar is not None:
             self._bar.set_postfix_str(self.note, refresh=False)
             self._bar.update(step)
@@ -68,14 +74,20 @@ class Progress:
         if self.unit is None:
             print(f"{self.label}: {passed}{note}", file=sys.stderr, flush=True)
             return
-        rate = (self.done - self._done_before) / max(now - self._measured_from, 1e-9)
         of = f"/{self.total}" if self.total is not None else ""
-        left = f", {(self.total - self.done) / rate:.0f} s left" if self.total is not None and rate > 0 else ""
-        print(
-            f"{self.label}: {self.done}{of} {self.unit}, {rate:.3g}/s, {passed}{left}{note}",
-            file=sys.stderr,
-            flush=True,
-        )
+        parts = [f"{self.label}: {self.done}{of} {self.unit}", passed]
+        rate = self._rate(now)
+        if rate is not None:
+            parts.insert(1, f"{rate:.3g}/s")
+            if self.total is not None and rate > 0:
+                parts.append(f"{(self.total - self.done) / rate:.0f} s left")
+        print(", ".join(parts) + note, file=sys.stderr, flush=True)
+
+    def _rate(self, now: float) -> float | None:
+        """Units per second of this attempt; None as long as no unit has followed the first ones."""
+        if self._measured_from is None or self.done == self._done_before or now <= self._measured_from:
+            return None
+        return (self.done - self._done_before) / (now - self._measured_from)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

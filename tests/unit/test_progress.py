@@ -14,7 +14,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_what_was_restored_is_done_but_says_nothing_about_the_time_left(clock, capsys):
+def test_what_was_restored_and_the_start_say_nothing_about_the_time_left(clock, capsys):
     with progress.Progress("train", total=315, unit="steps") as bar:
         clock.seconds = 60.0  # the workers started and loaded their checkpoint
         bar.resume(252)
@@ -23,16 +23,30 @@ def test_what_was_restored_is_done_but_says_nothing_about_the_time_left(clock, c
         clock.seconds = 140.0
         bar.update(256)
     first, second, _ = capsys.readouterr().err.splitlines()
-    assert first == "train: 253/315 steps, 0.05/s, 80 s, 1240 s left, loss 1.0"
+    assert first == "train: 253/315 steps, 80 s, loss 1.0"
     assert second == "train: 256/315 steps, 0.05/s, 140 s, 1180 s left, loss 1.0"
 
 
-def test_nothing_is_said_about_the_time_left_before_the_first_unit_of_this_attempt(clock, capsys):
-    with progress.Progress("train", total=315, unit="steps") as bar:
-        bar.resume(252)
+def test_the_rate_is_measured_anew_for_workers_that_begin_anew(clock, capsys):
+    with progress.Progress("train", total=100, unit="steps") as bar:
+        for seconds, done in ((100.0, 10), (110.0, 20)):
+            clock.seconds = seconds
+            bar.update(done)
+        bar.resume(15)
+        for seconds, done in ((300.0, 16), (310.0, 18)):
+            clock.seconds = seconds
+            bar.update(done)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "train: 20/100 steps, 1/s, 110 s, 80 s left"
+    assert lines[2] == "train: 16/100 steps, 300 s"
+    assert lines[3] == "train: 18/100 steps, 0.2/s, 310 s, 410 s left"
+
+
+def test_what_comes_at_once_has_no_rate(clock, capsys):
+    with progress.Progress("collect", total=1000, unit="questions") as bar:
         clock.seconds = 20.0
-        bar.update(252)
-        assert capsys.readouterr().err == "train: 252/315 steps, 0/s, 20 s\n"
+        bar.advance(1000)
+    assert capsys.readouterr().err.splitlines()[-1] == "collect: 1000/1000 questions, 20 s"
 
 
 def test_where_nothing_is_counted_the_time_is_shown(clock, capsys):
