@@ -25,6 +25,7 @@ class Progress:
         # When the first unit of this attempt came: until then machines, engines and models have started.
         self._measured_from: float | None = None
         self._done_before = 0  # what was done then, and says nothing about the rate
+        self._line = ""  # what was printed last
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -72,7 +73,7 @@ class Progress:
         now = time.monotonic()
         passed, note = f"{now - self._started:.0f} s", f", {self.note}" if self.note else ""
         if self.unit is None:
-            print(f"{self.label}: {passed}{note}", file=sys.stderr, flush=True)
+            self._print(f"{self.label}: {passed}{note}")
             return
         of = f"/{self.total}" if self.total is not None else ""
         parts = [f"{self.label}: {self.done}{of} {self.unit}", passed]
@@ -81,7 +82,12 @@ class Progress:
             parts.insert(1, f"{rate:.3g}/s")
             if self.total is not None and rate > 0:
                 parts.append(f"{(self.total - self.done) / rate:.0f} s left")
-        print(", ".join(parts) + note, file=sys.stderr, flush=True)
+        self._print(", ".join(parts) + note)
+
+    def _print(self, line: str) -> None:
+        if line != self._line:
+            print(line, file=sys.stderr, flush=True)
+            self._line = line
 
     def _rate(self, now: float) -> float | None:
         """Units per second of this attempt; None as long as no unit has followed the first ones."""

@@ -32,6 +32,18 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def ray():
+    with ray_session():
+        yield
+
+
+@pytest.fixture(scope="module")
+def served(ray, run_dir: Path) -> list[dict[str, Any]]:
+    """Answers through Ray Serve."""
+    return evaluate(run_dir)
+
+
 def evaluate(run_dir: Path, **more: Any) -> list[dict[str, Any]]:
     options = EvaluateOptions.model_validate(
         {
@@ -55,19 +67,17 @@ def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "latency_s"} for row in rows]
 
 
-def test_serve_and_ray_data_give_the_same_answers_under_greedy_decoding(run_dir: Path):
-    with ray_session():
-        served = evaluate(run_dir)
-        offline = evaluate(
-            run_dir,
-            offline=True,
-            parallel={
-                "tree": (3,),
-                "reward": "s1.evaluation.scorers:few_repetitions",
-                "step_tokens": 8,
-                "max_steps": 2,
-            },
-        )
+def test_serve_and_ray_data_give_the_same_answers_under_greedy_decoding(served, run_dir: Path):
+    offline = evaluate(
+        run_dir,
+        offline=True,
+        parallel={
+            "tree": (3,),
+            "reward": "s1.evaluation.scorers:few_repetitions",
+            "step_tokens": 8,
+            "max_steps": 2,
+        },
+    )
     tree = [row for row in offline if row["method"] == "tree_search"]
     assert len(served) == 4 * len(QUESTIONS)
     assert told([row for row in offline if row not in tree]) == told(served)
@@ -82,7 +92,7 @@ def test_serve_and_ray_data_give_the_same_answers_under_greedy_decoding(run_dir:
     assert all(row["thinking_tokens"] <= 16 and row["num_tries"] >= 4 for row in fits)
 
 
-def test_the_answers_of_an_engine_that_dies_are_asked_again(run_dir: Path):
+def test_the_answers_of_an_engine_that_dies_are_asked_again(served, run_dir: Path):
     """Its actor goes with it, and Ray Data starts another one."""
     killed: list[int] = []
 
@@ -96,10 +106,9 @@ def test_the_answers_of_an_engine_that_dies_are_asked_again(run_dir: Path):
             time.sleep(0.02)
 
     killer = threading.Thread(target=kill_once_something_is_answered)
-    with ray_session():
-        killer.start()
-        # Two at a time, half of them in a task: there is more to do when the first is answered.
-        rows = evaluate(run_dir, offline=True, concurrency=2, seed=1)
-        killer.join()
-        assert killed
-        assert told(rows) == told(evaluate(run_dir, offline=True, seed=2))
+    killer.start()
+    # Two at a time, half of them in a task: there is more to do when the first is answered.
+    rows = evaluate(run_dir, offline=True, concurrency=2, seed=1)
+    killer.join()
+    assert killed
+    assert told(rows) == told(served)
