@@ -1,5 +1,7 @@
-"""The plain progress line, with a clock that the test sets."""
+"""The progress line and bar, with a clock that the test sets."""
 
+import io
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -47,6 +49,23 @@ def test_what_comes_at_once_has_no_rate(clock, capsys):
         clock.seconds = 20.0
         bar.advance(1000)
     assert capsys.readouterr().err == "collect: 1000/1000 questions, 20 s\n"  # not once more at the end
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_of_a_terminal_is_measured_from_the_first_unit_too(clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("tqdm.std.time", lambda: clock.seconds)
+    with progress.Progress("evaluate", total=100, unit="answers") as bar:
+        clock.seconds = 3600.0  # the models started
+        bar.advance()
+        clock.seconds = 3610.0
+        bar.advance(20)
+    assert "21/100 [00:10<00:3" in terminal.getvalue().split("\r")[-1]
 
 
 def test_where_nothing_is_counted_the_time_is_shown(clock, capsys):
