@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -38,10 +39,12 @@ CURVES = {
 RECENT_STEPS = 20  # that say how long the next ones will take
 COMPARED_STEPS = 5  # with what was planned for a step
 SLOW = 2.0  # times as long as planned
+# Nothing new for longer than this, and than so many steps: workers were lost, or hang, or write a large checkpoint.
+SILENT_S, SILENT_STEPS = 60.0, 5
 
 
 class Trackers:
-    """Follows the records of a training of `steps` steps; `note` is a line about the last one.
+    """Follows the records of a training of `steps` steps.
 
     `planned_s`: seconds of a step as planned, if they are; steps that take much longer are told once. UserError when a
     service that is asked for does not let itself be used.
@@ -51,7 +54,8 @@ class Trackers:
         self, options: TrainOptions, context: Context, steps: int, bill: Bill, planned_s: float | None = None
     ) -> None:
         self.shown = 0  # steps
-        self.note = "starting workers"
+        self._note = "starting workers"
+        self._last: tuple[float, float] | None = None  # when the last step was told, and the seconds that it took
         self._options, self._steps, self._bill, self._planned_s = options, steps, bill, planned_s
         self._group = 0
         self._ends: deque[float] = deque(maxlen=RECENT_STEPS + 1)  # of the last steps of this group of workers
@@ -63,6 +67,16 @@ class Trackers:
 
     def __exit__(self, kind: object, *_: object) -> None:
         sinks.close(self._sinks, finished=kind is None)
+
+    @property
+    def note(self) -> str:
+        """A line about the last step; when the next one is long in coming, for how long."""
+        if self._last is not None and self.shown < self._steps:
+            told, seconds = self._last
+            silent_s = time.monotonic() - told
+            if silent_s > max(SILENT_S, SILENT_STEPS * seconds):
+                return f"no step for {silent_s:.0f} s"
+        return self._note
 
     def show(self, news: News) -> None:
         """Write the new records; there are fewer in all than before after a restart."""
@@ -80,7 +94,7 @@ class Trackers:
                 sink.write({name: values[key] for name, key in CURVES.items() if key in values}, record["step"])
                 if record.get("samples"):
                     sink.write_texts(record["samples"], record["step"])
-            self.note = self._line(values)
+            self._note, self._last = self._line(values), (time.monotonic(), record["seconds"])
         if news.workers == self._options.workers and len(self._ends) > COMPARED_STEPS:
             self._compare_with_plan(values)
 

@@ -4,6 +4,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import services
@@ -155,6 +156,34 @@ def test_what_is_left_follows_from_the_steps_of_these_workers(folders, tmp_path)
         assert trackers.note.endswith("$3.76, $0.38 left")  # 6 steps of 8 s on 8 workers
         trackers.show(News(6, [record(5, 5120.0), record(6, 5140.0)], 3, 1, 8))
         assert trackers.note.endswith("$4.40, $0.64 left")  # 4 steps of 20 s
+
+
+def test_a_step_that_is_long_in_coming_is_told(tmp_path, monkeypatch):
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr("jobs.tracking.time", SimpleNamespace(monotonic=lambda: now.seconds))
+    with trackers_of(tmp_path / "run", trackers=()) as trackers:
+        now.seconds = 300.0
+        assert trackers.note == "starting workers"
+        trackers.show(news(1, 1))
+        now.seconds += 60
+        assert trackers.note.startswith("loss 1.000")
+        now.seconds += 15
+        trackers.show(News(1, [], 0, 1, 16))
+        assert trackers.note == "no step for 75 s"
+        trackers.show(news(2, 2))
+        assert trackers.note.startswith("loss 0.500")
+        trackers.show(news(3, STEPS))
+        now.seconds += 300  # it writes the model
+        assert trackers.note.startswith("loss 0.100")
+
+
+def test_steps_of_minutes_are_not_called_late(tmp_path, monkeypatch):
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr("jobs.tracking.time", SimpleNamespace(monotonic=lambda: now.seconds))
+    with trackers_of(tmp_path / "run", trackers=()) as trackers:
+        trackers.show(news(1, 1, seconds=100.0))
+        now.seconds = 400.0
+        assert trackers.note.startswith("loss 1.000")
 
 
 def test_a_service_that_hangs_keeps_neither_a_result_nor_a_process_waiting(folders, tmp_path, capsys, monkeypatch):
