@@ -122,6 +122,8 @@ def plain_loop(options: TrainOptions, run_dir: str, until: int | None = None) ->
     from torch.nn import functional
     from transformers import AutoModelForCausalLM
 
+    # Other processes of the tests use the cores too, and threads that spin at every small operation keep them from it.
+    torch.set_num_threads(1)
     rows = examples_of(options, run_dir).to_pylist()
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     if options.lora_rank:
