@@ -7,6 +7,7 @@ else than was meant, so it is refused by name. `parse` gives it the one form tha
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -165,8 +166,9 @@ class _Request(BudgetFields):
             )
         return self
 
+    @abstractmethod
     def conversation(self) -> tuple[events.Message, ...]:
-        raise NotImplementedError
+        """Who said what, in text."""
 
     def bound(self) -> tuple[str, int | None]:
         """Name and value of what bounds the whole completion."""

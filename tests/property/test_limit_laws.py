@@ -113,6 +113,11 @@ class Run:
     most_over_usd: float = -math.inf
     sent: list[float] = field(default_factory=list)
 
+    def sends(self, now: float, max_usd: float | None) -> None:
+        self.sent.append(now)
+        if max_usd is not None:
+            self.most_over_usd = max(self.most_over_usd, self.spent_usd - max_usd)
+
 
 MEAN_USD = 0.5
 
@@ -164,9 +169,7 @@ def simulate(
         if isinstance(verdict, Grant):
             waiting -= 1
             cost = MEAN_USD * draw.uniform(1 - spread, 1 + spread)
-            run.sent.append(now)
-            if max_usd is not None:
-                run.most_over_usd = max(run.most_over_usd, run.spent_usd - max_usd)
+            run.sends(now, max_usd)
             if dies:  # it is never heard of again; another worker takes the question over
                 heapq.heappush(under_way, (now + 3 * LEASE_S, -1, cost))
                 continue

@@ -20,11 +20,14 @@ def test_what_was_restored_and_the_start_say_nothing_about_the_time_left(clock, 
     with progress.Progress("train", total=315, unit="steps") as bar:
         clock.seconds = 60.0  # the workers started and loaded their checkpoint
         bar.resume(252)
+        clock.seconds = 70.0
+        bar.update(252)
         clock.seconds = 80.0
         bar.update(253, "loss 1.0")
         clock.seconds = 140.0
         bar.update(256)
-    first, second = capsys.readouterr().err.splitlines()
+    nothing, first, second = capsys.readouterr().err.splitlines()
+    assert nothing == "train: 252/315 steps, 70 s"
     assert first == "train: 253/315 steps, 80 s, loss 1.0"
     assert second == "train: 256/315 steps, 0.05/s, 140 s, 1180 s left, loss 1.0"
 

@@ -45,6 +45,13 @@ def folders(monkeypatch, tmp_path):
         sys.modules.pop(name, None)
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr("jobs.tracking.time", SimpleNamespace(monotonic=lambda: now.seconds))
+    return now
+
+
 def context_of(run_dir: Path) -> Context:
     staging = Staging(Artifact(str(run_dir / "checkpoint")), str(run_dir / "checkpoint"))
     return Context({}, staging, str(run_dir), "same-options", str(run_dir / "_scratch"))
@@ -158,31 +165,27 @@ def test_what_is_left_follows_from_the_steps_of_these_workers(folders, tmp_path)
         assert trackers.note.endswith("$4.40, $0.64 left")  # 4 steps of 20 s
 
 
-def test_a_step_that_is_long_in_coming_is_told(tmp_path, monkeypatch):
-    now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr("jobs.tracking.time", SimpleNamespace(monotonic=lambda: now.seconds))
+def test_a_step_that_is_long_in_coming_is_told(tmp_path, clock):
     with trackers_of(tmp_path / "run", trackers=()) as trackers:
-        now.seconds = 300.0
+        clock.seconds = 300.0
         assert trackers.note == "starting workers"
         trackers.show(news(1, 1))
-        now.seconds += 60
+        clock.seconds += 60
         assert trackers.note.startswith("loss 1.000")
-        now.seconds += 15
+        clock.seconds += 15
         trackers.show(News(1, [], 0, 1, 16))
         assert trackers.note == "no step for 75 s"
         trackers.show(news(2, 2))
         assert trackers.note.startswith("loss 0.500")
         trackers.show(news(3, STEPS))
-        now.seconds += 300  # it writes the model
+        clock.seconds += 300  # it writes the model
         assert trackers.note.startswith("loss 0.100")
 
 
-def test_steps_of_minutes_are_not_called_late(tmp_path, monkeypatch):
-    now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr("jobs.tracking.time", SimpleNamespace(monotonic=lambda: now.seconds))
+def test_steps_of_minutes_are_not_called_late(tmp_path, clock):
     with trackers_of(tmp_path / "run", trackers=()) as trackers:
         trackers.show(news(1, 1, seconds=100.0))
-        now.seconds = 400.0
+        clock.seconds = 400.0
         assert trackers.note.startswith("loss 1.000")
 
 
